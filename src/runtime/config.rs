@@ -1,0 +1,157 @@
+//! `/etc/attestrun/config.toml`: the one place that configures this host. No environment variable
+//! and no flag relocates it (engines give a runtime neither), so a test mounts its own over it.
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+pub const PATH: &str = "/etc/attestrun/config.toml";
+/// Who may run what; its digest is measured.
+pub const POLICY: &str = "/etc/attestrun/policy.toml";
+/// Manifests, signatures and lists: an OCI layout without layers.
+pub const SIGNATURES: &str = "/var/lib/attestrun/signatures";
+/// The host AIK's blob and the binding log.
+pub const HOST_STATE: &str = "/var/lib/attestrun/host";
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    version: u32,
+    pub backend: BackendChoice,
+    /// An external runtime (runc, crun, youki), absolute: engines call us without a PATH.
+    pub runc: PathBuf,
+    pub swtpm: PathBuf,
+    pub host_tpm: HostTpm,
+    pub stores: Stores,
+    pub vtpm: Vtpm,
+    pub agent: Agent,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendChoice {
+    /// libcontainer where it gives what runc gives, else runc.
+    Auto,
+    Libcontainer,
+    Runc,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostTpm {
+    /// A TCTI name and its configuration, as in tpm2-tools: `device:/dev/tpmrm0`.
+    pub tcti: String,
+    pub root: Root,
+    /// The host PCR that the binding log is replayed against.
+    pub binding_pcr: u8,
+}
+
+/// A software root is always named, here and in every evidence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Root {
+    Hardware,
+    Software,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stores {
+    pub containers_storage: Vec<PathBuf>,
+    pub docker: Vec<PathBuf>,
+    #[serde(default)]
+    pub containerd: Vec<Containerd>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Containerd {
+    /// Its gRPC socket.
+    pub address: PathBuf,
+    /// Its persistent root, where the content store lies.
+    pub root: PathBuf,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vtpm {
+    /// First and last uid of the range from which each vTPM takes one of its own.
+    pub uid_range: [u32; 2],
+    /// A container's event log ends here: then deny, and a fault in PCR 8.
+    pub log_max_bytes: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Agent {
+    /// The group that may ask the host service for evidence.
+    pub group: String,
+}
+
+impl Config {
+    pub fn load() -> Result<Self> {
+        Self::read(Path::new(PATH))
+    }
+
+    fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| {
+            format!("cannot read the configuration {}; `attestrun setup` writes one", path.display())
+        })?;
+        Self::parse(&text).with_context(|| format!("configuration {}", path.display()))
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let config: Self = toml::from_str(text)?;
+        ensure!(config.version == 1, "version = {} is not known to this attestrun (it knows 1)", config.version);
+        for (key, path) in [("runc", &config.runc), ("swtpm", &config.swtpm)] {
+            ensure!(path.is_absolute(), "{key} = {:?} must be an absolute path", path);
+        }
+        let stores = &config.stores;
+        let containerd = stores.containerd.iter().flat_map(|c| [&c.address, &c.root]);
+        for path in stores.containers_storage.iter().chain(&stores.docker).chain(containerd) {
+            ensure!(path.is_absolute(), "stores: {path:?} must be an absolute path");
+        }
+        if !(8..=15).contains(&config.host_tpm.binding_pcr) {
+            bail!(
+                "host_tpm.binding_pcr = {} is not one of 8 to 15, which nobody can reset at run time",
+                config.host_tpm.binding_pcr
+            );
+        }
+        let [first, last] = config.vtpm.uid_range;
+        ensure!(
+            first >= 1000 && last > first,
+            "vtpm.uid_range = [{first}, {last}] must be two ascending uids above the system's own"
+        );
+        ensure!(config.vtpm.log_max_bytes >= 65536, "vtpm.log_max_bytes must be at least 65536");
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = include_str!("../../packaging/config.toml");
+
+    #[test]
+    fn accept_the_packaged_file() {
+        let config = Config::parse(GOOD).unwrap();
+        assert_eq!(config.backend, BackendChoice::Auto);
+        assert_eq!(config.host_tpm.root, Root::Hardware);
+    }
+
+    #[test]
+    fn refuse_what_would_weaken_silently() {
+        for (from, to) in [
+            ("version = 1", "version = 2"),
+            ("binding_pcr = 13", "binding_pcr = 16"),
+            ("runc = \"/", "runc = \""),
+            ("version = 1", "version = 1\nnonsense = 1"),
+            ("root = \"hardware\"", ""),
+        ] {
+            let text = GOOD.replacen(from, to, 1);
+            assert_ne!(text, GOOD, "{from} is not in the packaged file");
+            assert!(Config::parse(&text).is_err(), "{from} -> {to}");
+        }
+    }
+}
