@@ -1,1 +1,239 @@
-fn main() {}
+//! End-to-end tests: the built binaries on real engines, in namespaces of their own, as root.
+//!
+//! `e2e [--list] [--bench B1,B2 [--json FILE]] [NAME-PART …]`. Each module tells one story; each test
+//! is followed by the leftover checker. Exit 0: all passed, and only expected skips.
+#![deny(clippy::disallowed_methods)]
+
+mod bench; // B1 and B2: attested start next to plain runc
+mod drop_in; // the verbs on the runtime itself: what runc does, and in runc's words
+mod image; // test images
+mod leftover; // what a test may not leave behind
+mod namespace; // a machine of one's own
+mod runtime; // the runtime under test, bundles
+mod spawn; // starting processes
+mod tidy; // rules about the source itself
+mod world; // binaries, software root, engines, images
+
+use anyhow::{Context, Result, ensure};
+use runtime::Runtime;
+use std::{
+    path::Path,
+    process::ExitCode,
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+use world::{Skip, World};
+
+/// One test may take this long; then the namespace is ended, and with it everything.
+const TEST_LIMIT: Duration = Duration::from_secs(180);
+/// All tests together.
+const LIMIT: Duration = Duration::from_secs(40 * 60);
+
+/// A test: what it says by its name.
+pub enum Test {
+    /// On the world.
+    Once(&'static str, fn(&World) -> Result<()>),
+    /// On each runtime, plain runc included: a test that runc fails is a wrong test.
+    Each(&'static str, fn(&World, &Runtime) -> Result<()>),
+    /// On each attestrun.
+    Ours(&'static str, fn(&World, &Runtime) -> Result<()>),
+}
+
+/// A story, and what must stand before its first test (and so is no leftover of it).
+pub struct Module {
+    pub name: &'static str,
+    pub prepare: fn(&World) -> Result<()>,
+    pub tests: &'static [Test],
+}
+
+const MODULES: &[Module] = &[tidy::MODULE, drop_in::MODULE];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let done = match args.first().map(String::as_str) {
+        Some("--reaper") => namespace::reap(&args[1..]),
+        Some("--inner") => inner(&args[1..]),
+        Some("--list") => list(),
+        _ => namespace::enter(&args, LIMIT),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("e2e: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn list() -> Result<ExitCode> {
+    for module in MODULES {
+        for test in module.tests {
+            let (Test::Once(name, _) | Test::Each(name, _) | Test::Ours(name, _)) = test;
+            println!("{}::{name}", module.name);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// In the namespaces: `<work> [--bench …] [NAME-PART …]`.
+fn inner(args: &[String]) -> Result<ExitCode> {
+    let (work, rest) = args.split_first().context("work directory")?;
+    // target/release/deps/e2e-… -> target/release
+    let me = std::env::current_exe()?;
+    let binaries = me.ancestors().nth(2).context("this program's place")?;
+    let world = World::make(Path::new(work), binaries)?;
+    if rest.first().is_some_and(|a| a == "--bench") {
+        let done = bench::run(&world, &rest[1..]);
+        world.close()?;
+        return done.map(|()| ExitCode::SUCCESS);
+    }
+    leftover::sees_what_it_promises(&world.work)?;
+    let filters: Vec<&String> = rest.iter().filter(|a| !a.starts_with('-')).collect();
+    let mut run = Run { world: &world, filters, tally: Tally::default(), watchdog: watchdog() };
+    for module in MODULES {
+        run.module(module)?;
+    }
+    let tally = run.tally;
+    let closed = world.close();
+    tally.report(closed)
+}
+
+/// What happened so far.
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    failed: Vec<String>,
+    skipped: Vec<(String, String)>,
+    filtered: usize,
+}
+
+impl Tally {
+    fn report(self, closed: Result<()>) -> Result<ExitCode> {
+        if let Err(error) = &closed {
+            println!("ending the daemons: {error:#}");
+        }
+        let expected = expected_skips()?;
+        let unexpected: Vec<_> =
+            self.skipped.iter().filter(|(name, _)| !expected.iter().any(|e| name.starts_with(e))).collect();
+        for (name, why) in &unexpected {
+            println!("not in tests/expected-skips: {name}: {why}");
+        }
+        for name in &self.failed {
+            println!("failed: {name}");
+        }
+        let good = closed.is_ok() && self.failed.is_empty() && unexpected.is_empty() && self.passed > 0;
+        let verdict = if good { "ok" } else { "FAILED" };
+        let (passed, failed, skipped) = (self.passed, self.failed.len(), self.skipped.len());
+        println!(
+            "\ntest result: {verdict}. {passed} passed; {failed} failed; {skipped} skipped; {} filtered out",
+            self.filtered
+        );
+        println!("{passed} passed, {failed} failed, {skipped} skipped");
+        Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// Names (or their beginnings) in `tests/expected-skips`, one a line, a reason after `:`.
+fn expected_skips() -> Result<Vec<String>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("expected-skips");
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
+    Ok(lines.map(|l| l.split(": ").next().unwrap_or(l).to_owned()).collect())
+}
+
+struct Run<'a> {
+    world: &'a World,
+    filters: Vec<&'a String>,
+    tally: Tally,
+    watchdog: mpsc::Sender<Option<String>>,
+}
+
+impl Run<'_> {
+    fn module(&mut self, module: &Module) -> Result<()> {
+        let world = self.world;
+        let mut tests: Vec<(String, Option<Runtime>, &Test)> = Vec::new();
+        for test in module.tests {
+            match test {
+                Test::Once(name, _) => tests.push((format!("{}::{name}", module.name), None, test)),
+                Test::Each(name, _) | Test::Ours(name, _) => {
+                    for runtime in world.runtimes() {
+                        if runtime.backend.is_some() || matches!(test, Test::Each(..)) {
+                            tests.push((format!("{}::{name}::{}", module.name, runtime.name), Some(runtime), test));
+                        }
+                    }
+                }
+            }
+        }
+        let all = tests.len();
+        tests.retain(|(name, ..)| self.filters.is_empty() || self.filters.iter().any(|f| name.contains(f.as_str())));
+        self.tally.filtered += all - tests.len();
+        if tests.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = (module.prepare)(world) {
+            println!("test {}::prepare ... FAILED\n    {error:#}\n{}", module.name, world.logs());
+            self.tally.failed.push(format!("{}::prepare (and its {} tests)", module.name, tests.len()));
+            return Ok(());
+        }
+        for (name, runtime, test) in tests {
+            self.one(&name, || match (test, &runtime) {
+                (Test::Once(_, run), _) => run(world),
+                (Test::Each(_, run) | Test::Ours(_, run), Some(runtime)) => run(world, runtime),
+                (Test::Each(..) | Test::Ours(..), None) => Ok(()),
+            }, runtime.as_ref())?;
+        }
+        Ok(())
+    }
+
+    fn one(&mut self, name: &str, test: impl Fn() -> Result<()>, runtime: Option<&Runtime>) -> Result<()> {
+        let since = Instant::now();
+        self.watchdog.send(Some(name.to_owned()))?;
+        let done = self.world.select(runtime).and_then(|()| {
+            let before = self.world.snapshot()?;
+            test()?;
+            let left = self.world.left_since(&before)?;
+            ensure!(left.is_empty(), "left behind:\n      {}", left.join("\n      "));
+            Ok(())
+        });
+        self.watchdog.send(None)?;
+        let took = since.elapsed().as_millis();
+        match done {
+            Ok(()) => {
+                println!("test {name} ... ok ({took} ms)");
+                self.tally.passed += 1;
+            }
+            Err(error) => match error.downcast_ref::<Skip>() {
+                Some(Skip(why)) => {
+                    println!("test {name} ... skipped: {why}");
+                    self.tally.skipped.push((name.to_owned(), why.clone()));
+                }
+                None => {
+                    println!("test {name} ... FAILED ({took} ms)\n    {error:#}\n{}", self.world.logs());
+                    self.tally.failed.push(name.to_owned());
+                    self.world.sweep();
+                }
+            },
+        }
+        Ok(())
+    }
+}
+
+/// Ends this program, and with it the namespace, when a test is late: a hang must not hang the run.
+fn watchdog() -> mpsc::Sender<Option<String>> {
+    let (sender, receiver) = mpsc::channel::<Option<String>>();
+    std::thread::spawn(move || {
+        let mut current = None;
+        loop {
+            match receiver.recv_timeout(TEST_LIMIT) {
+                Ok(next) => current = next,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    if let Some(name) = &current {
+                        println!("test {name} ... FAILED (no end within {} s; the run ends here)", TEST_LIMIT.as_secs());
+                        println!("\ntest result: FAILED. the watchdog ended the run");
+                        std::process::exit(1);
+                    }
+                }
+            }
+        }
+    });
+    sender
+}
+

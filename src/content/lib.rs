@@ -1,1 +1,18 @@
-//! placeholder
+//! Trees, layers and stores on disk: walking and hashing, reading engines' stores, the signature store.
+//!
+//! Bytes and structures out, no verdicts: what is found here is a claim until `verify` has judged it.
+//! ```text
+//! rootfs path ─store::locate▶ Found { claims, layers }         what the engine says it mounted
+//! layers ─layer▶ (DiffId, Layer) ─verify::rootfs::merge▶ RootfsManifest ┐
+//! rootfs descriptor ─tree::walk▶ Tree ──────────────────────────────────┴ verify::rootfs::compare
+//! ```
+
+mod beneath; // opening and reading files below a directory descriptor
+pub mod cache; // layers that were read before in this boot
+pub mod layer; // a layer's archive, or its recording and directory, to what it holds
+pub mod layout; // OCI image layouts and docker archives, for publishers
+pub mod signatures; // the signature store
+pub mod store; // which image a rootfs was mounted from, by the engines' own stores
+pub mod tree; // a directory tree, walked by descriptors and hashed
+
+pub use beneath::{open_directory, read_bounded};

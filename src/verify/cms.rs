@@ -1,1 +1,142 @@
-//! (being written)
+//! CMS detached signatures (RFC 5652) by a user's certificate, and the chain behind it (RFC 5280).
+//!
+//! Trusts: the user CAs that a policy names, and the time it is given. Proves: the owner of a
+//! certificate for this tenant signed exactly these bytes. The revocation question is never left
+//! open by accident: it is answered by [`Revocation`], which policies spell out.
+
+use crate::digest::KeyDigest;
+use crate::id::UnixTime;
+use sha2::{Digest as _, Sha256};
+
+mod build;
+mod chain;
+mod envelope;
+
+pub use build::{BuildError, build_detached};
+pub use chain::{PemError, certificates_from_pem};
+
+/// A signature with its certificates has some 2 KiB; chains end far below this.
+pub const MAX_SIGNATURE: usize = 256 * 1024;
+
+/// How a signer's certificates are checked for revocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Revocation {
+    /// Not at all; a policy says so with `revocation = "unchecked"`.
+    Unchecked,
+    /// Against these CRLs (DER): every certificate of the chain must be covered by one that has not
+    /// run out. No CRL at all refuses.
+    Crls(Vec<Vec<u8>>),
+}
+
+/// Why a signature does not count.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CmsRefusal {
+    #[error("the signature has {0} bytes, more than {MAX_SIGNATURE}")]
+    TooLong(usize),
+    #[error("the signature is not a DER-encoded CMS SignedData: {0}")]
+    Malformed(String),
+    #[error("the signature carries content of its own; a detached one is expected")]
+    NotDetached,
+    #[error("the signature has {0} signers; exactly one is expected")]
+    Signers(usize),
+    #[error("the signature carries unsigned attributes or CRLs, which nothing vouches for")]
+    Unsigned,
+    #[error("{0}")]
+    Attributes(&'static str),
+    #[error("digest algorithm {0} is not SHA-256")]
+    DigestAlgorithm(String),
+    #[error("signature algorithm {0} is not supported (ECDSA P-256 or P-384, or RSA PKCS#1, with SHA-256)")]
+    SignatureAlgorithm(String),
+    #[error("the signature has {0} certificates that fit its signer; exactly one is expected")]
+    SignerCertificate(usize),
+    #[error("the signature is over other content (sha256:{signed}; this is sha256:{actual})")]
+    AlteredContent { signed: String, actual: String },
+    #[error("the signature was not made by the key of its certificate")]
+    Signature,
+    #[error("no user CA was given")]
+    NoRoots,
+    #[error("a user CA certificate cannot be read: {0}")]
+    Root(String),
+    #[error("no chain leads from the certificate of {subject} to one of the user CAs: {detail}")]
+    Untrusted { subject: String, detail: String },
+    #[error("a certificate in the chain of {subject} ran out at {not_after}")]
+    Expired {
+        subject: String,
+        not_after: UnixTime,
+    },
+    #[error("a certificate in the chain of {subject} is valid only from {not_before}")]
+    NotYetValid {
+        subject: String,
+        not_before: UnixTime,
+    },
+    #[error("a certificate in the chain of {0} was revoked")]
+    Revoked(String),
+    #[error("the revocation lists do not settle the chain of {subject}: {detail}")]
+    RevocationUnknown { subject: String, detail: String },
+    #[error("the certificate of {0} is a CA's; a user's is expected")]
+    CaAsUser(String),
+    #[error("the certificate of {0} does not have the key usage digitalSignature")]
+    KeyUsage(String),
+    #[error("the certificate of {0} does not have the extended key usage codeSigning")]
+    ExtendedKeyUsage(String),
+    #[error("the certificate of {subject} has a weak key: {detail}")]
+    WeakKey { subject: String, detail: String },
+    #[error("the certificate of {subject} names no tenant: {detail} (expected is one subjectAltName URI:spiffe://<domain>/tenant/<name>)")]
+    NoTenant { subject: String, detail: String },
+    #[error("the time {0} is before 1970")]
+    Time(UnixTime),
+}
+
+/// The owner of a certificate, who signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedSigner {
+    certificate: KeyDigest,
+    subject: String,
+    tenant: String,
+}
+
+impl VerifiedSigner {
+    /// SHA-256 of the certificate's DER.
+    pub fn certificate(&self) -> KeyDigest {
+        self.certificate
+    }
+    /// The distinguished name (RFC 4514), for people; nothing is decided by it.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+    /// `spiffe://<domain>/tenant/<name>`: the name that policies authorise.
+    pub fn tenant(&self) -> &str {
+        &self.tenant
+    }
+}
+
+/// Verifies that `signature` is a detached signature over `content` by a user whose certificate
+/// chains to one of `roots` (DER) at the time `now`. Which tenant may sign what is the caller's
+/// question.
+pub fn verify_detached(
+    content: &[u8],
+    signature: &[u8],
+    roots: &[Vec<u8>],
+    now: UnixTime,
+    revocation: &Revocation,
+) -> Result<VerifiedSigner, CmsRefusal> {
+    let envelope = envelope::open(signature)?;
+    let actual = Sha256::digest(content);
+    if envelope.message_digest != actual.as_slice() {
+        return Err(CmsRefusal::AlteredContent {
+            signed: hex::encode(&envelope.message_digest),
+            actual: hex::encode(actual),
+        });
+    }
+    envelope.verify_signature()?;
+    chain::verify(&envelope, roots, now, revocation)?;
+    let tenant = chain::user_profile(&envelope.leaf)?;
+    Ok(VerifiedSigner {
+        certificate: KeyDigest::of(&envelope.leaf_der),
+        subject: chain::subject(&envelope.leaf),
+        tenant,
+    })
+}
+
+#[cfg(test)]
+mod tests;

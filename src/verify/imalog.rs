@@ -1,1 +1,393 @@
-//! (being written)
+//! IMA binary runtime list, the canonical form of a container's event log: encode, parse, replay.
+//!
+//! Layout: Linux `security/integrity/ima/ima_fs.c` (`ima_measurements_show`), always little-endian
+//! (`ima_canonical_fmt`). Two templates, one PCR rule each: `ima-ng` (digest, path) in PCR 10 and
+//! `ima-buf` (digest, name, buffer) everywhere else. Every extended value is recomputed from the
+//! template data; the list's own hash column is never trusted.
+
+use crate::digest::FileDigest;
+use crate::pcr::{self, Pcr, PcrIndex};
+use sha1::Sha1;
+use sha2::{Digest as _, Sha256};
+use std::fmt;
+
+/// Longest log that is read; a guard caps its container's log far below.
+pub const MAX_LOG: usize = 64 << 20;
+/// Longest buffer of one `ima-buf` entry.
+pub const MAX_BUFFER: usize = 1 << 20;
+/// Longest encoded path (`n-ng` holds 4097 bytes with its NUL).
+pub const MAX_PATH: usize = 4096;
+/// Longest name of a buffer.
+pub const MAX_NAME: usize = 64;
+
+const DIGEST_PREFIX: &[u8] = b"sha256:\0";
+const DIGEST_FIELD: usize = DIGEST_PREFIX.len() + 32;
+const IMA_NG: &str = "ima-ng";
+const IMA_BUF: &str = "ima-buf";
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    #[error("path is not absolute: `{0}`")]
+    Relative(String),
+    #[error("path has an empty, `.` or `..` component: `{0}`")]
+    Component(String),
+    #[error("path holds a NUL byte")]
+    Nul,
+    #[error("encoded path has {0} bytes, more than {MAX_PATH}")]
+    TooLong(usize),
+    #[error("path is not in its one encoded form: `{0}`")]
+    NotCanonical(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EntryError {
+    #[error("`{0}` cannot be the name of a buffer")]
+    Name(String),
+    #[error("buffer `{0}` has {1} bytes, more than {MAX_BUFFER}")]
+    BufferTooLong(String, usize),
+    #[error("buffers are not measured into PCR {0}")]
+    BufferPcr(PcrIndex),
+}
+
+/// Why a list is not one. `entry` counts from 0.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    #[error("log has {0} bytes, more than {MAX_LOG}")]
+    TooLong(usize),
+    #[error("entry {entry} ends in the middle of its {field}")]
+    Truncated { entry: usize, field: &'static str },
+    #[error("entry {entry}: {found} is not a PCR")]
+    Pcr { entry: usize, found: u32 },
+    /// Twenty zero bytes in the template-hash column: the kernel saw a file change while in use.
+    #[error("entry {entry} is a violation")]
+    Violation { entry: usize },
+    #[error("entry {entry}: template `{found}` is neither {IMA_NG} nor {IMA_BUF}")]
+    Template { entry: usize, found: String },
+    #[error("entry {entry}: template {template} does not belong into PCR {pcr}")]
+    TemplatePcr { entry: usize, template: &'static str, pcr: PcrIndex },
+    #[error("entry {entry}: malformed {field}")]
+    Field { entry: usize, field: &'static str },
+    #[error("entry {entry}: the template hash is not that of the template data")]
+    TemplateHash { entry: usize },
+    #[error("entry {entry}: the digest is not that of the buffer")]
+    BufferDigest { entry: usize },
+    #[error("entry {entry}: {source}")]
+    Path { entry: usize, source: PathError },
+    #[error("entry {entry}: {source}")]
+    Entry { entry: usize, source: EntryError },
+}
+
+/// An absolute path in the spelling that is hashed: injective, printable, without spaces.
+///
+/// Bytes 0x01 to 0x20, 0x7F, `%` and all that is not UTF-8 become `%XX` (upper-case). The kernel's
+/// own spelling turns spaces into `_` and keeps newlines, so that two files may share one name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EncodedPath(String);
+
+impl EncodedPath {
+    /// From a path's bytes, as the file system spells it.
+    pub fn of(path: &[u8]) -> Result<Self, PathError> {
+        check_path(path)?;
+        let text = encode_path(path);
+        match text.len() {
+            0..=MAX_PATH => Ok(Self(text)),
+            n => Err(PathError::TooLong(n)),
+        }
+    }
+    /// From its encoded form, which must be the canonical one.
+    pub fn parse(text: &str) -> Result<Self, PathError> {
+        if text.len() > MAX_PATH {
+            return Err(PathError::TooLong(text.len()));
+        }
+        check_path(&decode_path(text)?)?;
+        Ok(Self(text.to_owned()))
+    }
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+    /// The path's own bytes.
+    pub fn decode(&self) -> Vec<u8> {
+        percent_decode(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for EncodedPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Percent-encodes (see [`EncodedPath`]); says nothing about the path being absolute.
+pub fn encode_path(path: &[u8]) -> String {
+    let mut text = String::with_capacity(path.len());
+    for chunk in path.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\0'..=' ' | '\x7f' | '%' => text.push_str(&format!("%{:02X}", u32::from(c))),
+                c => text.push(c),
+            }
+        }
+        for byte in chunk.invalid() {
+            text.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    text
+}
+
+/// The inverse of [`encode_path`]; refuses every spelling but the canonical one.
+pub fn decode_path(text: &str) -> Result<Vec<u8>, PathError> {
+    match percent_decode(text) {
+        Some(path) if encode_path(&path) == text => Ok(path),
+        _ => Err(PathError::NotCanonical(shorten(text))),
+    }
+}
+
+fn percent_decode(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = text.bytes();
+    let mut path = Vec::with_capacity(text.len());
+    while let Some(byte) = bytes.next() {
+        path.push(match byte {
+            b'%' => {
+                let digit = |b: u8| char::from(b).to_digit(16);
+                let (high, low) = (digit(bytes.next()?)?, digit(bytes.next()?)?);
+                u8::try_from(high << 4 | low).ok()?
+            }
+            other => other,
+        });
+    }
+    Some(path)
+}
+
+fn check_path(path: &[u8]) -> Result<(), PathError> {
+    let shown = || shorten(&encode_path(path));
+    let rest = path.strip_prefix(b"/").ok_or_else(|| PathError::Relative(shown()))?;
+    if path.contains(&0) {
+        return Err(PathError::Nul);
+    }
+    match rest.split(|b| *b == b'/').any(|part| matches!(part, b"" | b"." | b"..")) {
+        true => Err(PathError::Component(shown())),
+        false => Ok(()),
+    }
+}
+
+fn shorten(text: &str) -> String {
+    text.chars().take(200).collect()
+}
+
+/// What one entry says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Template {
+    /// `ima-ng`: a file's SHA-256 and its path.
+    ImaNg { digest: FileDigest, path: EncodedPath },
+    /// `ima-buf`: a named buffer, in clear; its digest field is the buffer's SHA-256.
+    ImaBuf { name: String, buf: Vec<u8> },
+}
+
+/// One entry of the list. Made by [`Entry::file`], [`Entry::buffer`] or [`parse`] alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pcr: PcrIndex,
+    template: Template,
+}
+
+impl Entry {
+    /// A file that was executed: PCR 10.
+    pub fn file(digest: FileDigest, path: EncodedPath) -> Self {
+        Self { pcr: pcr::FILES, template: Template::ImaNg { digest, path } }
+    }
+
+    /// A record in clear text: any PCR that attestrun extends, except 10.
+    pub fn buffer(pcr: PcrIndex, name: &str, buf: Vec<u8>) -> Result<Self, EntryError> {
+        if pcr == pcr::FILES || pcr > pcr::LIFE {
+            return Err(EntryError::BufferPcr(pcr));
+        }
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.' || b == b'-';
+        if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(allowed) {
+            return Err(EntryError::Name(shorten(&name.escape_default().to_string())));
+        }
+        if buf.len() > MAX_BUFFER {
+            return Err(EntryError::BufferTooLong(name.to_owned(), buf.len()));
+        }
+        Ok(Self { pcr, template: Template::ImaBuf { name: name.to_owned(), buf } })
+    }
+
+    pub fn pcr(&self) -> PcrIndex {
+        self.pcr
+    }
+    pub fn template(&self) -> &Template {
+        &self.template
+    }
+
+    /// The fields, each `u32 LE length ‖ bytes`: what is hashed.
+    pub fn template_data(&self) -> Vec<u8> {
+        let (digest, name, buf) = match &self.template {
+            Template::ImaNg { digest, path } => (*digest, path.as_str(), None),
+            Template::ImaBuf { name, buf } => (FileDigest::of(buf), name.as_str(), Some(buf)),
+        };
+        let mut data = Vec::new();
+        put_field(&mut data, &[DIGEST_PREFIX, digest.as_bytes()]);
+        put_field(&mut data, &[name.as_bytes(), b"\0"]);
+        if let Some(buf) = buf {
+            put_field(&mut data, &[buf]);
+        }
+        data
+    }
+
+    /// What is extended into the SHA-1 bank (the template hash) and into the SHA-256 bank.
+    pub fn extend_values(&self) -> ([u8; 20], [u8; 32]) {
+        let data = self.template_data();
+        (Sha1::digest(&data).into(), Sha256::digest(&data).into())
+    }
+
+    /// The entry's bytes in the list.
+    pub fn encode(&self) -> Vec<u8> {
+        let data = self.template_data();
+        let name = match self.template {
+            Template::ImaNg { .. } => IMA_NG,
+            Template::ImaBuf { .. } => IMA_BUF,
+        };
+        let mut bytes = u32::from(self.pcr).to_le_bytes().to_vec();
+        bytes.extend(Sha1::digest(&data));
+        put_field(&mut bytes, &[name.as_bytes()]);
+        put_field(&mut bytes, &[&data]);
+        bytes
+    }
+}
+
+fn put_field(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    let length: usize = parts.iter().map(|p| p.len()).sum();
+    // Lengths are bounded by this module's limits, far below 4 GiB.
+    out.extend(u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+}
+
+/// The whole list: strict lengths, known templates, matching hashes, canonical paths.
+pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, ParseError> {
+    if bytes.len() > MAX_LOG {
+        return Err(ParseError::TooLong(bytes.len()));
+    }
+    let mut input = Input(bytes);
+    let mut entries = Vec::new();
+    while !input.0.is_empty() {
+        let entry = parse_entry(&mut input, entries.len())?;
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+fn parse_entry(input: &mut Input<'_>, entry: usize) -> Result<Entry, ParseError> {
+    let found = input.u32(entry, "PCR")?;
+    let pcr = PcrIndex::new(found).map_err(|_| ParseError::Pcr { entry, found })?;
+    let hash = input.take(20, entry, "template hash")?;
+    let name = input.field(entry, "template name")?;
+    let data = input.field(entry, "template data")?;
+
+    let made = match name {
+        _ if hash == [0; 20] => return Err(ParseError::Violation { entry }),
+        b"ima-ng" => parse_file(pcr, data, entry)?,
+        b"ima-buf" => parse_buffer(pcr, data, entry)?,
+        other => {
+            let found = shorten(&other.escape_ascii().to_string());
+            return Err(ParseError::Template { entry, found });
+        }
+    };
+    match Sha1::digest(data).as_slice() == hash {
+        true => Ok(made),
+        false => Err(ParseError::TemplateHash { entry }),
+    }
+}
+
+fn parse_file(pcr: PcrIndex, data: &[u8], entry: usize) -> Result<Entry, ParseError> {
+    if pcr != pcr::FILES {
+        return Err(ParseError::TemplatePcr { entry, template: IMA_NG, pcr });
+    }
+    let mut data = Input(data);
+    let digest = data.digest(entry)?;
+    let path = EncodedPath::parse(data.name(entry)?).map_err(|source| ParseError::Path { entry, source })?;
+    data.end(entry)?;
+    Ok(Entry::file(digest, path))
+}
+
+fn parse_buffer(pcr: PcrIndex, data: &[u8], entry: usize) -> Result<Entry, ParseError> {
+    let mut data = Input(data);
+    let digest = data.digest(entry)?;
+    let name = data.name(entry)?;
+    let buf = data.field(entry, "buffer")?;
+    data.end(entry)?;
+    if FileDigest::of(buf) != digest {
+        return Err(ParseError::BufferDigest { entry });
+    }
+    Entry::buffer(pcr, name, buf.to_vec()).map_err(|source| ParseError::Entry { entry, source })
+}
+
+/// What is left to read.
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn take(&mut self, n: usize, entry: usize, field: &'static str) -> Result<&'a [u8], ParseError> {
+        let (head, tail) = self.0.split_at_checked(n).ok_or(ParseError::Truncated { entry, field })?;
+        self.0 = tail;
+        Ok(head)
+    }
+    fn u32(&mut self, entry: usize, field: &'static str) -> Result<u32, ParseError> {
+        let (head, tail) = self.0.split_first_chunk().ok_or(ParseError::Truncated { entry, field })?;
+        self.0 = tail;
+        Ok(u32::from_le_bytes(*head))
+    }
+    fn field(&mut self, entry: usize, field: &'static str) -> Result<&'a [u8], ParseError> {
+        let length = self.u32(entry, field)?;
+        let length = usize::try_from(length).map_err(|_| ParseError::Truncated { entry, field })?;
+        self.take(length, entry, field)
+    }
+    fn digest(&mut self, entry: usize) -> Result<FileDigest, ParseError> {
+        let malformed = ParseError::Field { entry, field: "digest (sha256 is demanded)" };
+        let field = self.field(entry, "digest")?;
+        if field.len() != DIGEST_FIELD {
+            return Err(malformed);
+        }
+        let bytes = field.strip_prefix(DIGEST_PREFIX).and_then(|d| d.try_into().ok());
+        bytes.map(FileDigest::from_bytes).ok_or(malformed)
+    }
+    fn name(&mut self, entry: usize) -> Result<&'a str, ParseError> {
+        let malformed = ParseError::Field { entry, field: "name" };
+        let name = self.field(entry, "name")?.strip_suffix(b"\0");
+        name.and_then(|n| std::str::from_utf8(n).ok()).ok_or(malformed)
+    }
+    fn end(&self, entry: usize) -> Result<(), ParseError> {
+        match self.0.is_empty() {
+            true => Ok(()),
+            false => Err(ParseError::Field { entry, field: "template data (trailing bytes)" }),
+        }
+    }
+}
+
+/// The PCR values that a list explains, starting from zero.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replay {
+    pcrs: [Pcr; pcr::COUNT],
+}
+
+impl Replay {
+    pub fn of(entries: &[Entry]) -> Self {
+        let mut replay = Self { pcrs: [Pcr::ZERO; pcr::COUNT] };
+        entries.iter().for_each(|entry| replay.add(entry));
+        replay
+    }
+    /// As [`Replay::of`] with one entry more.
+    pub fn add(&mut self, entry: &Entry) {
+        let (sha1, sha256) = entry.extend_values();
+        if let Some(pcr) = self.pcrs.get_mut(entry.pcr().as_usize()) {
+            pcr.extend(&sha1, &sha256);
+        }
+    }
+    pub fn pcr(&self, index: PcrIndex) -> Pcr {
+        // `PcrIndex` is below `COUNT` by construction.
+        self.pcrs.get(index.as_usize()).copied().unwrap_or(Pcr::ZERO)
+    }
+    /// The SHA-256 bank's values of `selection`, in its order.
+    pub fn sha256(&self, selection: &[PcrIndex]) -> Vec<[u8; 32]> {
+        selection.iter().map(|index| self.pcr(*index).sha256).collect()
+    }
+}

@@ -30,3 +30,6 @@ pub mod rootfs; // rootfs manifest (mtree), layers and their merging
 pub mod siglist; // signature list: in-toto statement of the programs that may run
 pub mod tpm2; // TPMT_PUBLIC, TPMS_ATTEST, TPMT_SIGNATURE, quote verification
 pub mod wire; // messages between attestrun's processes
+
+#[cfg(test)]
+mod testkit; // keys and certificates that tests make
