@@ -6,9 +6,11 @@
 
 mod bench; // B1 and B2: attested start next to plain runc
 mod drop_in; // the verbs on the runtime itself: what runc does, and in runc's words
+mod engines; // podman, containerd, docker
 mod image; // test images
 mod leftover; // what a test may not leave behind
 mod namespace; // a machine of one's own
+mod packaging; // the .deb
 mod runtime; // the runtime under test, bundles
 mod spawn; // starting processes
 mod tidy; // rules about the source itself
@@ -46,7 +48,7 @@ pub struct Module {
     pub tests: &'static [Test],
 }
 
-const MODULES: &[Module] = &[tidy::MODULE, drop_in::MODULE];
+const MODULES: &[Module] = &[tidy::MODULE, drop_in::MODULE, engines::MODULE, packaging::MODULE];
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -132,7 +134,7 @@ impl Tally {
 
 /// Names (or their beginnings) in `tests/expected-skips`, one a line, a reason after `:`.
 fn expected_skips() -> Result<Vec<String>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("expected-skips");
+    let path = Path::new(namespace::SOURCES).join("tests/expected-skips");
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
     Ok(lines.map(|l| l.split(": ").next().unwrap_or(l).to_owned()).collect())

@@ -1,2 +1,99 @@
-//! placeholder
-fn main() {}
+//! `attestctl`: makes, signs and verifies images' signatures and lists; enrols and challenges hosts;
+//! appraises evidence.
+//!
+//! Output: text for people, or one JSON object with `--json`. Exit status: 0 accepted or done,
+//! 1 refused, 2 could not find out, 64 used wrongly.
+//!
+//! Trusts: the files that its arguments name. Deliberately absent: a configuration, a cache, a
+//! connection to anything but the agent that is named, and any process but its own.
+
+mod agent; // the way to a host's agent
+mod ca;
+mod certificate; // X.509 files
+mod challenge;
+mod disk; // reading and writing files
+mod enroll;
+mod key; // private keys of publishers
+mod log;
+mod report; // what a verb says and how it ends
+mod verdict; // an appraisal, shown
+
+#[cfg(test)]
+mod scratch; // directories of tests
+#[cfg(test)]
+mod spawn; // openssl, for tests
+
+use clap::{Parser, Subcommand};
+use report::Style;
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    process::ExitCode,
+};
+
+/// Make and verify what attested containers need, and judge what they prove.
+#[derive(Parser)]
+#[command(name = "attestctl", version, infer_subcommands = false)]
+struct Cli {
+    /// Print one JSON object instead of text
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// A small certificate authority for owners of containers
+    #[command(subcommand)]
+    Ca(ca::Verb),
+    /// Pin a host's attestation key (trust on first use)
+    Enroll(enroll::Enroll),
+    /// Ask a host about a container, with a fresh nonce, and judge the answer
+    Challenge(challenge::Challenge),
+    /// Judge evidence that was kept
+    Appraise(challenge::Appraise),
+    /// Read event logs
+    #[command(subcommand)]
+    Log(log::Verb),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // A closed terminal changes nothing about the outcome.
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { report::USED_WRONGLY } else { 0 });
+        }
+    };
+    let style = match io::stdout().is_terminal() {
+        true => Style::Coloured,
+        false => Style::Plain,
+    };
+    let result = match &cli.verb {
+        Verb::Ca(verb) => ca::run(verb),
+        Verb::Enroll(args) => enroll::run(args),
+        Verb::Challenge(args) => challenge::challenge(args, style),
+        Verb::Appraise(args) => challenge::appraise_file(args, style),
+        Verb::Log(verb) => log::run(verb),
+    };
+    match result {
+        Ok(report) => match writeln!(io::stdout(), "{}", report.render(cli.json)) {
+            Ok(()) => report.ending.into(),
+            // Whoever wanted the answer did not get it.
+            Err(e) => {
+                eprintln!("attestctl: writing the result: {e}");
+                ExitCode::from(2)
+            }
+        },
+        Err(error) => {
+            let (status, object) = report::failure(&error);
+            eprintln!("attestctl: {error:#}");
+            if cli.json {
+                // The exit status says the same.
+                let _ = writeln!(io::stdout(), "{object}");
+            }
+            ExitCode::from(status)
+        }
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! They are two types, not two settings: a [`vtpm::Vtpm`] is a connected socket whose other end is
 //! the swtpm process that the guard started; a [`host::HostTpm`] is opened by the host service
-//! alone. Neither starts a process, reads the environment or looks for a TPM by itself.
+//! alone. Neither starts a process, and neither takes a TPM's name from the environment.
 //!
 //! Proves: nothing. What a TPM returns is evidence; `verify` judges it.
 #![forbid(unsafe_code)]

@@ -247,7 +247,7 @@ impl Flat {
 }
 
 /// r of a record's canonical bytes.
-fn digest_of(canonical: &[u8]) -> RecordDigest {
+pub(crate) fn digest_of(canonical: &[u8]) -> RecordDigest {
     let hash = Sha256::new_with_prefix(RECORD_DOMAIN).chain_update(canonical);
     RecordDigest::from_bytes(hash.finalize().into())
 }

@@ -191,8 +191,8 @@ const BINDING_LOG: Kind =
     kind("binding-log", "application/vnd.attestrun.binding-log", crate::binding::MAX_LOG);
 const CONTAINER_LOG: Kind =
     kind("container/log", "application/vnd.attestrun.ima-binary", crate::imalog::MAX_LOG);
-const SIGLIST: Kind = kind("siglist", "application/vnd.in-toto+json", 32 << 20);
-const SIGLIST_SIG: Kind = kind("siglist.sig", "application/cms", 1 << 20);
+const SIGLIST: Kind = kind("siglist", "application/vnd.in-toto+json", crate::siglist::MAX_STATEMENT);
+const SIGLIST_SIG: Kind = kind("siglist.sig", "application/cms", crate::cms::MAX_SIGNATURE);
 
 impl Kind {
     fn pack(&self, bytes: &[u8]) -> Message {

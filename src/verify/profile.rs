@@ -1,1 +1,428 @@
-//! (being written)
+//! The launch profile: a clear-text summary of config.json (OCI runtime-spec 1.x) that is judged at
+//! `create`, measured into PCR 1, and judged again by the challenger.
+//!
+//! It is made of the config.json that the caller wrote. What attestrun adds when it seals the bundle is
+//! the same for every container and is covered by the sealed file's own digest.
+
+use crate::canon::{NotCanonical, canonical};
+use crate::digest::{FileDigest, ProfileDigest};
+use oci_spec::runtime::{
+    Hook, Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespaceType, Mount, Spec,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+mod judge;
+mod process;
+
+pub use judge::{
+    Area, JudgedProcess, JudgedProfile, LaunchRules, NotARelaxation, Objection, Relaxation, judge,
+    judge_process,
+};
+pub use process::{CapabilitySets, ProcessProfile, UserProfile};
+
+/// `/dev/tpm0` (Linux `Documentation/admin-guide/devices.txt`: misc, char 10:224).
+const TPM0: (i64, i64) = (10, 224);
+
+/// A config.json that cannot be summarised.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProfileError {
+    #[error("config.json has no `{0}`")]
+    Missing(&'static str),
+    #[error("config.json: process.args is empty")]
+    NoArgs,
+    #[error("config.json: {what} `{path}` was not looked up on the host")]
+    Unresolved { what: &'static str, path: String },
+    #[error("config.json: {0}")]
+    Encoding(String),
+    #[error("config.json names the {0} namespace twice")]
+    DuplicateNamespace(String),
+}
+
+/// Facts about the host that config.json only points at; [`needs`] says which.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostView {
+    /// Source of each bind mount → its canonical path (no symbolic links, no `..`).
+    pub sources: BTreeMap<PathBuf, PathBuf>,
+    /// Path of each hook → SHA-256 of the executable.
+    pub hooks: BTreeMap<PathBuf, FileDigest>,
+    /// Path of each namespace that is joined → whose it is.
+    pub namespaces: BTreeMap<PathBuf, NamespaceOwner>,
+    /// Major and minor numbers of the host's TPM devices (`/dev/tpm*`).
+    pub tpm_devices: Vec<(i64, i64)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NamespaceOwner {
+    /// The initial namespace: joining it is sharing the host's.
+    Host,
+    Other,
+}
+
+/// The paths that a [`HostView`] must answer for this config.json.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needs {
+    pub sources: BTreeSet<PathBuf>,
+    pub hooks: BTreeSet<PathBuf>,
+    pub namespaces: BTreeSet<PathBuf>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaunchProfile {
+    pub process: ProcessProfile,
+    /// All eight kinds, by name.
+    pub namespaces: Vec<NamespaceUse>,
+    pub mounts: Vec<MountUse>,
+    pub devices: Vec<DeviceNode>,
+    /// Rules of the device cgroup in their order: `allow c 1:3 rwm`.
+    pub device_rules: Vec<String>,
+    /// These rules leave a host TPM readable or writable.
+    pub tpm_by_rule: bool,
+    pub hooks: Vec<HookProgram>,
+    pub rootfs_readonly: bool,
+    /// `none`, or the digest of the seccomp section.
+    pub seccomp: String,
+    pub masked_paths: PathSet,
+    pub readonly_paths: PathSet,
+    pub cgroups_path: String,
+}
+
+/// How a container comes by its namespace of one kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamespaceUse {
+    /// As config.json calls it: `pid`, `network`, `mount`…
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub how: How,
+    /// The joined namespace, else empty.
+    pub path: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum How {
+    New,
+    /// The host's, by leaving it out or by joining it.
+    Host,
+    Joined,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MountUse {
+    pub destination: String,
+    /// The file system type, or `bind`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// As config.json has it.
+    pub source: String,
+    /// Where the source of a bind mount really is; else empty.
+    pub real_source: String,
+    pub options: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceNode {
+    pub path: String,
+    /// `c`, `b`, `u` or `p`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub major: i64,
+    pub minor: i64,
+    pub host_tpm: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HookProgram {
+    /// As config.json calls it: `prestart`, `createRuntime`…
+    pub stage: String,
+    pub path: String,
+    pub digest: FileDigest,
+    /// Over the canonical JSON of the hook's arguments.
+    pub args_digest: String,
+}
+
+/// Many paths, told apart by their digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PathSet {
+    pub count: u64,
+    /// Over the canonical JSON of the sorted paths.
+    pub digest: String,
+}
+
+/// What has to be looked up on the host before [`LaunchProfile::of`].
+pub fn needs(spec: &Spec) -> Needs {
+    let mut needs = Needs::default();
+    for mount in spec.mounts().iter().flatten().filter(|m| is_bind(m)) {
+        needs.sources.extend(mount.source().clone());
+    }
+    for (_, hook) in hooks(spec) {
+        needs.hooks.insert(hook.path().clone());
+    }
+    let namespaces = spec.linux().as_ref().and_then(|l| l.namespaces().as_ref());
+    for namespace in namespaces.into_iter().flatten() {
+        needs.namespaces.extend(joined(namespace.path()));
+    }
+    needs
+}
+
+impl LaunchProfile {
+    pub fn of(spec: &Spec, host: &HostView) -> Result<Self, ProfileError> {
+        let process = spec.process().as_ref().ok_or(ProfileError::Missing("process"))?;
+        let linux = spec.linux().as_ref().ok_or(ProfileError::Missing("linux"))?;
+        let root = spec.root().as_ref().ok_or(ProfileError::Missing("root"))?;
+        let rules: &[LinuxDeviceCgroup] = linux
+            .resources()
+            .as_ref()
+            .and_then(|r| r.devices().as_deref())
+            .unwrap_or_default();
+        let mut tpms = host.tpm_devices.clone();
+        tpms.push(TPM0);
+        Ok(Self {
+            process: ProcessProfile::of(process)?,
+            namespaces: namespaces(linux, host)?,
+            mounts: spec
+                .mounts()
+                .iter()
+                .flatten()
+                .map(|m| mount_use(m, host))
+                .collect::<Result<_, _>>()?,
+            devices: devices(linux, &tpms)?,
+            device_rules: rules.iter().map(rule_text).collect(),
+            tpm_by_rule: tpms.iter().any(|tpm| reachable(rules, *tpm)),
+            hooks: hook_programs(spec, host)?,
+            rootfs_readonly: root.readonly().unwrap_or(false),
+            seccomp: match linux.seccomp() {
+                None => "none".to_owned(),
+                Some(seccomp) => digest_of(seccomp)?,
+            },
+            masked_paths: path_set(linux.masked_paths())?,
+            readonly_paths: path_set(linux.readonly_paths())?,
+            cgroups_path: match linux.cgroups_path() {
+                None => String::new(),
+                Some(path) => utf8(path)?,
+            },
+        })
+    }
+    /// SHA-256 of the canonical JSON: `profile` of the binding record.
+    pub fn digest(&self) -> Result<ProfileDigest, NotCanonical> {
+        Ok(ProfileDigest::of(&canonical(self)?))
+    }
+    /// How the namespace of this kind (`pid`, `mount`…) is come by; what is not said is the host's.
+    pub fn namespace(&self, kind: &str) -> How {
+        self.namespaces
+            .iter()
+            .find(|n| n.kind == kind)
+            .map_or(How::Host, |n| n.how)
+    }
+}
+
+/// config.json's names (runtime-spec, config-linux.md, "Namespaces"), in alphabetical order.
+const NAMESPACES: [(&str, LinuxNamespaceType); 8] = [
+    ("cgroup", LinuxNamespaceType::Cgroup),
+    ("ipc", LinuxNamespaceType::Ipc),
+    ("mount", LinuxNamespaceType::Mount),
+    ("network", LinuxNamespaceType::Network),
+    ("pid", LinuxNamespaceType::Pid),
+    ("time", LinuxNamespaceType::Time),
+    ("user", LinuxNamespaceType::User),
+    ("uts", LinuxNamespaceType::Uts),
+];
+
+fn namespaces(linux: &Linux, host: &HostView) -> Result<Vec<NamespaceUse>, ProfileError> {
+    let given = linux.namespaces().as_deref().unwrap_or_default();
+    NAMESPACES
+        .iter()
+        .map(|(name, typ)| {
+            let mut of_kind = given.iter().filter(|n| n.typ() == *typ);
+            let (how, path) = match (of_kind.next(), of_kind.next()) {
+                (Some(_), Some(_)) => {
+                    return Err(ProfileError::DuplicateNamespace((*name).to_owned()));
+                }
+                (None, _) => (How::Host, String::new()),
+                (Some(namespace), None) => match joined(namespace.path()) {
+                    None => (How::New, String::new()),
+                    Some(path) => match host.namespaces.get(&path) {
+                        Some(NamespaceOwner::Host) => (How::Host, utf8(&path)?),
+                        Some(NamespaceOwner::Other) => (How::Joined, utf8(&path)?),
+                        None => return Err(unresolved("joined namespace", &path)),
+                    },
+                },
+            };
+            Ok(NamespaceUse {
+                kind: (*name).to_owned(),
+                how,
+                path,
+            })
+        })
+        .collect()
+}
+
+/// An empty path is none (runc, specconv).
+fn joined(path: &Option<PathBuf>) -> Option<PathBuf> {
+    path.clone().filter(|path| !path.as_os_str().is_empty())
+}
+
+/// What runc takes for a bind mount: the options decide; `type: bind` alone is read the strict way.
+fn is_bind(mount: &Mount) -> bool {
+    let options = mount.options().iter().flatten();
+    mount.typ().as_deref() == Some("bind")
+        || options.into_iter().any(|o| o == "bind" || o == "rbind")
+}
+
+fn mount_use(mount: &Mount, host: &HostView) -> Result<MountUse, ProfileError> {
+    let source = mount.source().clone().unwrap_or_default();
+    let (kind, real_source) = match is_bind(mount) {
+        true => match host.sources.get(&source) {
+            Some(real) => ("bind".to_owned(), utf8(real)?),
+            None => return Err(unresolved("source of a bind mount", &source)),
+        },
+        false => (mount.typ().clone().unwrap_or_default(), String::new()),
+    };
+    Ok(MountUse {
+        destination: utf8(mount.destination())?,
+        kind,
+        source: utf8(&source)?,
+        real_source,
+        options: mount.options().clone().unwrap_or_default(),
+    })
+}
+
+fn devices(linux: &Linux, tpms: &[(i64, i64)]) -> Result<Vec<DeviceNode>, ProfileError> {
+    let nodes = linux.devices().as_deref().unwrap_or_default();
+    nodes
+        .iter()
+        .map(|device| {
+            let path = utf8(device.path())?;
+            let is_char = matches!(device.typ(), LinuxDeviceType::C | LinuxDeviceType::U);
+            Ok(DeviceNode {
+                host_tpm: path.starts_with("/dev/tpm")
+                    || is_char && tpms.contains(&(device.major(), device.minor())),
+                path,
+                kind: device.typ().as_str().to_owned(),
+                major: device.major(),
+                minor: device.minor(),
+            })
+        })
+        .collect()
+}
+
+fn rule_text(rule: &LinuxDeviceCgroup) -> String {
+    let number = |n: Option<i64>| match n {
+        None | Some(-1) => "*".to_owned(),
+        Some(n) => n.to_string(),
+    };
+    format!(
+        "{} {} {}:{} {}",
+        if rule.allow() { "allow" } else { "deny" },
+        rule.typ().unwrap_or_default().as_str(),
+        number(rule.major()),
+        number(rule.minor()),
+        access(rule),
+    )
+}
+
+/// What is left out means everything (runc, specconv).
+fn access(rule: &LinuxDeviceCgroup) -> &str {
+    match rule.access().as_deref() {
+        None | Some("") => "rwm",
+        Some(access) => access,
+    }
+}
+
+/// These rules, in their order and from "nothing is allowed", let a container read or write the
+/// character device (Linux `Documentation/admin-guide/cgroup-v1/devices.rst`).
+fn reachable(rules: &[LinuxDeviceCgroup], device: (i64, i64)) -> bool {
+    let fits = |n: Option<i64>, number: i64| matches!(n, None | Some(-1)) || n == Some(number);
+    let mut open = false;
+    for rule in rules {
+        let typ = rule.typ().unwrap_or_default();
+        if !matches!(typ, LinuxDeviceType::A | LinuxDeviceType::C | LinuxDeviceType::U) {
+            continue;
+        }
+        // An entry of type `a` is about every device, whatever its numbers say.
+        let fits = typ == LinuxDeviceType::A
+            || fits(rule.major(), device.0) && fits(rule.minor(), device.1);
+        let (read, write) = (access(rule).contains('r'), access(rule).contains('w'));
+        match rule.allow() {
+            true if fits && (read || write) => open = true,
+            false if fits && read && write => open = false,
+            _ => {}
+        }
+    }
+    open
+}
+
+/// The hooks in the order in which they run (runtime-spec, config.md, "POSIX-platform Hooks").
+fn hooks(spec: &Spec) -> Vec<(&'static str, &Hook)> {
+    let Some(hooks) = spec.hooks() else {
+        return Vec::new();
+    };
+    let stages = [
+        ("prestart", hooks.prestart()),
+        ("createRuntime", hooks.create_runtime()),
+        ("createContainer", hooks.create_container()),
+        ("startContainer", hooks.start_container()),
+        ("poststart", hooks.poststart()),
+        ("poststop", hooks.poststop()),
+    ];
+    stages
+        .into_iter()
+        .flat_map(|(stage, hooks)| hooks.iter().flatten().map(move |hook| (stage, hook)))
+        .collect()
+}
+
+fn hook_programs(spec: &Spec, host: &HostView) -> Result<Vec<HookProgram>, ProfileError> {
+    hooks(spec)
+        .into_iter()
+        .map(|(stage, hook)| {
+            let digest = host
+                .hooks
+                .get(hook.path())
+                .ok_or_else(|| unresolved("hook", hook.path()))?;
+            Ok(HookProgram {
+                stage: stage.to_owned(),
+                path: utf8(hook.path())?,
+                digest: *digest,
+                args_digest: digest_of(hook.args())?,
+            })
+        })
+        .collect()
+}
+
+fn path_set(paths: &Option<Vec<String>>) -> Result<PathSet, ProfileError> {
+    let mut paths = paths.clone().unwrap_or_default();
+    paths.sort();
+    Ok(PathSet {
+        count: u64::try_from(paths.len()).unwrap_or(u64::MAX),
+        digest: digest_of(&paths)?,
+    })
+}
+
+fn unresolved(what: &'static str, path: &Path) -> ProfileError {
+    ProfileError::Unresolved {
+        what,
+        path: path.display().to_string(),
+    }
+}
+
+fn utf8(path: &Path) -> Result<String, ProfileError> {
+    path.to_str()
+        .map(str::to_owned)
+        .ok_or_else(|| ProfileError::Encoding(format!("the path {path:?} is not UTF-8")))
+}
+
+/// `sha256:` of the value's canonical JSON.
+fn digest_of<T: Serialize>(value: &T) -> Result<String, ProfileError> {
+    let bytes = canonical(value).map_err(|e| ProfileError::Encoding(e.to_string()))?;
+    Ok(ProfileDigest::of(&bytes).to_string())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,408 @@
-//! (being written)
+//! The signature list: which programs (by path and SHA-256) may run in containers of which image.
+//!
+//! An in-toto Statement v1 over one predicate of ours, signed by the image's user. Trusts: the user
+//! CA and tenant that a policy names. Proves: this tenant's list, in force now, is about this image.
+
+use crate::canon::canonical;
+use crate::cms::{self, CmsRefusal, Revocation, VerifiedSigner};
+use crate::digest::{FileDigest, ImageDigest, ListDigest};
+use crate::id::UnixTime;
+use crate::imalog::{EncodedPath, PathError, encode_path};
+use std::collections::{BTreeMap, BTreeSet};
+
+pub(crate) mod statement;
+use statement::Statement;
+
+/// in-toto attestation framework v1, `spec/v1/statement.md`.
+pub const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
+/// Our predicate (a tag URI, RFC 4151).
+pub const PREDICATE_TYPE: &str = "tag:attestrun,2026:signature-list/v1";
+/// Files in one list: ten times a large image.
+pub const MAX_ENTRIES: usize = 1_048_576;
+/// Room for that many entries of usual length.
+pub const MAX_STATEMENT: usize = 256 * 1024 * 1024;
+/// Digests of one path (a list may cover neighbouring versions of an image).
+const MAX_DIGESTS: usize = 64;
+/// Images that one list is about.
+const MAX_SUBJECTS: usize = 1024;
+/// RFC 8785 numbers are IEEE 754 doubles: larger integers have no exact spelling.
+const MAX_SERIAL: u64 = (1 << 53) - 1;
+
+/// What is wrong with a list's bytes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ListError {
+    #[error("the list has {0} bytes, more than {MAX_STATEMENT}")]
+    TooLong(usize),
+    #[error("the list is malformed: {0}")]
+    Malformed(String),
+    #[error("the list is a `{0}`, not an in-toto Statement v1")]
+    StatementType(String),
+    #[error("the statement's predicateType is `{0}`, not `{PREDICATE_TYPE}`")]
+    PredicateType(String),
+    #[error("the list uses {field} `{found}`, which is not known here")]
+    Unknown { field: &'static str, found: String },
+    #[error("`{0}` cannot be a list's name (letters, digits, `.`, `_`, `-`; at most 128)")]
+    Name(String),
+    #[error("serial {0} is not in the range 1 to 2^53-1")]
+    Serial(u64),
+    #[error("the list expires at {expires}, not after it was issued at {issued}")]
+    Lifetime {
+        issued: UnixTime,
+        expires: UnixTime,
+    },
+    #[error("the list is about {0} images; at least one, at most {MAX_SUBJECTS} are expected")]
+    Subjects(usize),
+    #[error("the list has {0} files; at least one, at most {MAX_ENTRIES} are expected")]
+    Entries(usize),
+    #[error("{0}")]
+    Path(#[from] PathError),
+    #[error("the path {0} holds a newline")]
+    Newline(String),
+    #[error("the path {0} is listed twice")]
+    DuplicatePath(String),
+    #[error("{path} has {count} digests; at least one, at most {MAX_DIGESTS} are expected")]
+    Digests { path: String, count: usize },
+    #[error("{path}: `{found}` is not a SHA-256 in 64 lower-case hex digits")]
+    Digest { path: String, found: String },
+    #[error("{path} has the digest {digest} twice")]
+    DuplicateDigest { path: String, digest: FileDigest },
+    #[error("exec.allow names {0}, which is not among the files")]
+    UnknownProgram(String),
+    #[error("the list has excludes, which are not known here")]
+    Excludes,
+}
+
+/// Why a list does not count for an image.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ListRefusal {
+    #[error(transparent)]
+    Signature(#[from] CmsRefusal),
+    #[error(transparent)]
+    List(#[from] ListError),
+    #[error("it is signed for tenant {found}, not {expected}")]
+    OtherTenant { expected: String, found: String },
+    #[error("it is named `{found}`, not `{expected}`")]
+    OtherName { expected: String, found: String },
+    #[error("it is not about this image, but about {0}")]
+    OtherImage(ImageDigest),
+    #[error("its serial {found} is lower than {min}")]
+    LowSerial { min: u64, found: u64 },
+    #[error("it expired at {0}")]
+    Expired(UnixTime),
+    #[error("it was issued at {issued}, which is later than now ({now})")]
+    NotYetIssued {
+        issued: UnixTime,
+        now: UnixTime,
+    },
+}
+
+/// Which of the listed files may be started as programs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Programs {
+    /// All: the list has no `exec`.
+    AllFiles,
+    /// These; the others may only be mapped (libraries) or read.
+    Only(BTreeSet<Vec<u8>>),
+}
+
+/// A well-formed list of which nothing has been believed yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct List {
+    digest: ListDigest,
+    name: String,
+    serial: u64,
+    issued_at: UnixTime,
+    expires_at: UnixTime,
+    images: Vec<ImageDigest>,
+    files: BTreeMap<Vec<u8>, BTreeSet<FileDigest>>,
+    programs: Programs,
+}
+
+impl List {
+    pub fn parse(bytes: &[u8]) -> Result<Self, ListError> {
+        if bytes.len() > MAX_STATEMENT {
+            return Err(ListError::TooLong(bytes.len()));
+        }
+        let statement: Statement =
+            serde_json::from_slice(bytes).map_err(|e| ListError::Malformed(e.to_string()))?;
+        statement.judge(ListDigest::of(bytes))
+    }
+    /// SHA-256 of the statement's bytes.
+    pub fn digest(&self) -> ListDigest {
+        self.digest
+    }
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+    pub fn serial(&self) -> u64 {
+        self.serial
+    }
+    pub fn issued_at(&self) -> UnixTime {
+        self.issued_at
+    }
+    pub fn expires_at(&self) -> UnixTime {
+        self.expires_at
+    }
+    /// The manifests or indexes that the list is about.
+    pub fn images(&self) -> &[ImageDigest] {
+        &self.images
+    }
+    /// Absolute paths (as the file system spells them) and the contents that each may have.
+    pub fn files(&self) -> &BTreeMap<Vec<u8>, BTreeSet<FileDigest>> {
+        &self.files
+    }
+    pub fn programs(&self) -> &Programs {
+        &self.programs
+    }
+    fn is_program(&self, path: &[u8]) -> bool {
+        match &self.programs {
+            Programs::AllFiles => true,
+            Programs::Only(allowed) => allowed.contains(path),
+        }
+    }
+}
+
+/// What a policy or a challenger demands of a list.
+#[derive(Debug, Clone, Copy)]
+pub struct ListRule<'a> {
+    /// User CA certificates (DER).
+    pub roots: &'a [Vec<u8>],
+    pub tenant: &'a str,
+    pub name: &'a str,
+    pub min_serial: u64,
+    pub revocation: &'a Revocation,
+}
+
+/// A list that the rule's tenant signed, about the image, in force at the time of the check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedList {
+    list: List,
+    signer: VerifiedSigner,
+    /// Digests of programs, for questions without a path.
+    by_digest: BTreeMap<FileDigest, Vec<u8>>,
+}
+
+/// Verifies `statement` and its detached signature: whose it is, that it is about one of `images`
+/// (an empty slice refuses), and that it is in force at `now`.
+pub fn verify_list(
+    statement: &[u8],
+    signature: &[u8],
+    rule: &ListRule<'_>,
+    images: &[ImageDigest],
+    now: UnixTime,
+) -> Result<VerifiedList, ListRefusal> {
+    Authentic::verify(statement, signature, rule, images, now)?.in_force(rule, now)
+}
+
+/// A list that its tenant did sign about this image; whether it is in force is another question.
+/// Kept apart so that an outdated list can still outrank an older one (see `policy`).
+pub(crate) struct Authentic {
+    list: List,
+    signer: VerifiedSigner,
+}
+
+impl Authentic {
+    /// As of the time `at`.
+    pub(crate) fn verify(
+        statement: &[u8],
+        signature: &[u8],
+        rule: &ListRule<'_>,
+        images: &[ImageDigest],
+        at: UnixTime,
+    ) -> Result<Self, ListRefusal> {
+        let signer = cms::verify_detached(statement, signature, rule.roots, at, rule.revocation)?;
+        // Only now is the statement read.
+        if signer.tenant() != rule.tenant {
+            return Err(ListRefusal::OtherTenant {
+                expected: rule.tenant.to_owned(),
+                found: signer.tenant().to_owned(),
+            });
+        }
+        let list = List::parse(statement)?;
+        if list.name != rule.name {
+            return Err(ListRefusal::OtherName {
+                expected: rule.name.to_owned(),
+                found: list.name,
+            });
+        }
+        match list.images.first() {
+            _ if list.images.iter().any(|image| images.contains(image)) => {}
+            Some(other) => return Err(ListRefusal::OtherImage(*other)),
+            None => return Err(ListError::Subjects(0).into()),
+        }
+        Ok(Self { list, signer })
+    }
+    pub(crate) fn list(&self) -> &List {
+        &self.list
+    }
+    pub(crate) fn signer(&self) -> &VerifiedSigner {
+        &self.signer
+    }
+    pub(crate) fn in_force(
+        self,
+        rule: &ListRule<'_>,
+        now: UnixTime,
+    ) -> Result<VerifiedList, ListRefusal> {
+        let Self { list, signer } = self;
+        if list.serial < rule.min_serial {
+            return Err(ListRefusal::LowSerial {
+                min: rule.min_serial,
+                found: list.serial,
+            });
+        }
+        if now < list.issued_at {
+            return Err(ListRefusal::NotYetIssued {
+                issued: list.issued_at,
+                now,
+            });
+        }
+        if now >= list.expires_at {
+            return Err(ListRefusal::Expired(list.expires_at));
+        }
+        let mut by_digest = BTreeMap::new();
+        for (path, digests) in list.files.iter().filter(|(path, _)| list.is_program(path)) {
+            for digest in digests {
+                by_digest.entry(*digest).or_insert_with(|| path.clone());
+            }
+        }
+        Ok(VerifiedList {
+            list,
+            signer,
+            by_digest,
+        })
+    }
+}
+
+/// A program that the list names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    path: Vec<u8>,
+    digest: FileDigest,
+}
+
+impl Listed {
+    /// The path under which the list names it.
+    pub fn path(&self) -> &[u8] {
+        &self.path
+    }
+    pub fn digest(&self) -> FileDigest {
+        self.digest
+    }
+}
+
+/// Why a program may not run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotListed {
+    #[error("{path} ({digest}) is not in the signed list {list}")]
+    Path {
+        path: String,
+        digest: FileDigest,
+        list: String,
+    },
+    #[error("{path} has content {digest}, which the signed list {list} does not name for it")]
+    Content {
+        path: String,
+        digest: FileDigest,
+        list: String,
+    },
+    #[error("{path} is in the signed list {list}, but not as a program that may be started")]
+    NotAProgram { path: String, list: String },
+    #[error("a program with content {digest} is not in the signed list {list}")]
+    Digest { digest: FileDigest, list: String },
+}
+
+impl VerifiedList {
+    pub fn list(&self) -> &List {
+        &self.list
+    }
+    pub fn signer(&self) -> &VerifiedSigner {
+        &self.signer
+    }
+    pub fn digest(&self) -> ListDigest {
+        self.list.digest
+    }
+    pub fn name(&self) -> &str {
+        &self.list.name
+    }
+    pub fn serial(&self) -> u64 {
+        self.list.serial
+    }
+    /// The program at `path` (absolute, without symbolic links) with this content may be started.
+    pub fn allows(&self, path: &[u8], digest: &FileDigest) -> Result<Listed, NotListed> {
+        let shown = || encode_path(path);
+        match self.list.files.get(path) {
+            None => Err(NotListed::Path {
+                path: shown(),
+                digest: *digest,
+                list: self.title(),
+            }),
+            Some(digests) if !digests.contains(digest) => Err(NotListed::Content {
+                path: shown(),
+                digest: *digest,
+                list: self.title(),
+            }),
+            Some(_) if !self.list.is_program(path) => Err(NotListed::NotAProgram {
+                path: shown(),
+                list: self.title(),
+            }),
+            Some(_) => Ok(Listed {
+                path: path.to_vec(),
+                digest: *digest,
+            }),
+        }
+    }
+    /// A program with this content may be started, wherever it lies.
+    pub fn allows_digest(&self, digest: &FileDigest) -> Result<Listed, NotListed> {
+        match self.by_digest.get(digest) {
+            Some(path) => Ok(Listed {
+                path: path.clone(),
+                digest: *digest,
+            }),
+            None => Err(NotListed::Digest {
+                digest: *digest,
+                list: self.title(),
+            }),
+        }
+    }
+    fn title(&self) -> String {
+        format!("{} (serial {})", self.list.name, self.list.serial)
+    }
+}
+
+/// A list being made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Draft {
+    pub name: String,
+    pub serial: u64,
+    pub issued_at: UnixTime,
+    pub expires_at: UnixTime,
+    /// Name (for people) and digest of each image that the list is about.
+    pub images: Vec<(String, ImageDigest)>,
+    /// Absolute paths and the contents that each may have.
+    pub files: BTreeMap<Vec<u8>, BTreeSet<FileDigest>>,
+    pub programs: Programs,
+}
+
+impl Draft {
+    /// The statement's bytes (RFC 8785), which are what is signed. Parsed before they are handed out:
+    /// nothing is signed that would be refused later.
+    pub fn statement_bytes(&self) -> Result<Vec<u8>, ListError> {
+        let statement = Statement::of(self)?;
+        let bytes = canonical(&statement).map_err(|e| ListError::Malformed(e.to_string()))?;
+        List::parse(&bytes)?;
+        Ok(bytes)
+    }
+}
+
+/// The one spelling of a listed path; see [`EncodedPath`]. Newlines are refused although they could
+/// be encoded: a path is shown to people in lines.
+fn path_from(text: &str) -> Result<Vec<u8>, ListError> {
+    let path = EncodedPath::parse(text)?.decode();
+    match path.contains(&b'\n') {
+        true => Err(ListError::Newline(text.to_owned())),
+        false => Ok(path),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,8 @@
 //! connection. The agent is the only caller; nothing that it sends is trusted, and it passes on what
 //! the host service answers without reading it: evidence proves itself at the challenger.
 
+pub use crate::evidence::Root;
+
 use crate::{
     id::{ContainerId, IdError, Nonce},
     pcr::HOST_BINDING_PCR,
@@ -15,8 +17,8 @@ use serde::{Deserialize, Serialize, de::IgnoredAny};
 pub const VERSION: u64 = 1;
 /// A request is a nonce, an id and a few words.
 pub const MAX_REQUEST: usize = 16 * 1024;
-/// A reply holds an event log of at most 64 MiB (`log_max_bytes`) in base64, and the small items.
-pub const MAX_REPLY: usize = 128 * 1024 * 1024;
+/// A reply holds evidence: two logs of at most 64 MiB each and a list, in base64.
+pub const MAX_REPLY: usize = 256 * 1024 * 1024;
 /// Bytes of the length in front of each frame.
 pub const HEADER: usize = 4;
 
@@ -207,14 +209,6 @@ impl AgentRequest {
     }
 }
 
-/// Which kind of TPM the host service holds: a claim, which only an enrolled key makes true.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Root {
-    Software,
-    Hardware,
-}
-
 /// What the host service says about itself: claims, to be pinned or proved by who enrols.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostFacts {
@@ -259,7 +253,8 @@ impl HostFacts {
         if text.binding_pcr != HOST_BINDING_PCR.get() {
             return Err(WireError::Malformed(format!(
                 "binding_pcr is {}, expected {}",
-                text.binding_pcr, HOST_BINDING_PCR.get()
+                text.binding_pcr,
+                HOST_BINDING_PCR.get()
             )));
         }
         let mut binding_pcr_start = [0; 32];

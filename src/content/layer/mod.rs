@@ -1,0 +1,105 @@
+//! A layer's archive, or its recording and directory, to its diff-ID and what it holds.
+//!
+//! The diff-ID is computed over exactly the bytes that the entries were read from, so a caller who
+//! compares it with the signed one knows that the entries are signed too.
+
+mod archive;
+mod compression;
+mod split;
+
+pub use archive::{ArchiveError, from_tar};
+pub use compression::decompress;
+pub use split::from_tar_split;
+
+use crate::beneath;
+use anyhow::{Context as _, Result, bail};
+use std::{
+    fs::File,
+    io::Read,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
+use verify::{digest::DiffId, rootfs::Layer};
+
+/// Where one layer can be read from, and which diff-ID the store says it has.
+#[derive(Debug, Clone)]
+pub struct LayerSource {
+    claimed: DiffId,
+    origin: Origin,
+}
+
+#[derive(Debug, Clone)]
+enum Origin {
+    /// tar-split: the archive's headers, recorded, and the directory it was unpacked to.
+    Split { recording: PathBuf, directory: PathBuf },
+    /// The archive itself, compressed or not.
+    Blob(PathBuf),
+    /// The archive within a file (a layer in an image archive).
+    Part { path: PathBuf, offset: u64, size: u64 },
+}
+
+impl LayerSource {
+    pub(crate) fn split(claimed: DiffId, recording: PathBuf, directory: PathBuf) -> Self {
+        Self { claimed, origin: Origin::Split { recording, directory } }
+    }
+
+    pub(crate) fn blob(claimed: DiffId, path: PathBuf) -> Self {
+        Self { claimed, origin: Origin::Blob(path) }
+    }
+
+    pub(crate) fn part(claimed: DiffId, path: PathBuf, offset: u64, size: u64) -> Self {
+        Self { claimed, origin: Origin::Part { path, offset, size } }
+    }
+
+    /// What the store says; [`Self::read`] tells what it is.
+    pub fn claimed(&self) -> DiffId {
+        self.claimed
+    }
+
+    /// Reads the whole layer.
+    pub fn read(&self) -> Result<(DiffId, Layer)> {
+        match &self.origin {
+            Origin::Split { recording, directory } => {
+                let fd = beneath::open_directory(directory)?;
+                from_tar_split(open(recording)?, fd.as_fd()).with_context(|| {
+                    format!("layer {}, recorded in {}", directory.display(), recording.display())
+                })
+            }
+            Origin::Blob(path) => from_archive(open(path)?, path),
+            Origin::Part { path, offset, size } => {
+                use std::io::{Seek as _, SeekFrom};
+                let mut file = open(path)?;
+                file.seek(SeekFrom::Start(*offset))?;
+                from_archive(file.take(*size), path)
+            }
+        }
+    }
+
+    /// Reads the whole layer and refuses another one than `wanted`.
+    pub fn read_as(&self, wanted: DiffId) -> Result<Layer> {
+        let (found, layer) = self.read()?;
+        if found != wanted {
+            bail!("{self}: the layer's diff-ID is {found}, the image's configuration says {wanted}");
+        }
+        Ok(layer)
+    }
+}
+
+impl std::fmt::Display for LayerSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.origin {
+            Origin::Split { directory, .. } => write!(f, "{}", directory.display()),
+            Origin::Blob(path) => write!(f, "{}", path.display()),
+            Origin::Part { path, offset, .. } => write!(f, "{} at {offset}", path.display()),
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    File::open(path).with_context(|| format!("open {}", path.display()))
+}
+
+fn from_archive(file: impl Read, path: &Path) -> Result<(DiffId, Layer)> {
+    let archive = decompress(file).with_context(|| format!("decompress {}", path.display()))?;
+    from_tar(archive).with_context(|| format!("layer {}", path.display()))
+}

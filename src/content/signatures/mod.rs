@@ -1,0 +1,332 @@
+//! The signature store: an OCI image layout without layers that holds manifests, indexes, image
+//! configurations, cosign signatures and signature lists.
+//!
+//! What it gives is bytes for `verify` to judge. `cosign save` writes the same layout; descriptors
+//! that we write carry two annotations more, by which others are skipped without being read.
+
+mod import;
+
+pub use import::Imported;
+
+use crate::oci::{self, Descriptor, Directory, IndexFile, ManifestFile};
+use anyhow::{Context as _, Result, ensure};
+use rustix::fs::FlockOperation;
+use std::{collections::BTreeMap, path::Path};
+use verify::{
+    digest::{BlobDigest, ConfigDigest, ImageDigest},
+    image::{Config, Index, Manifest},
+    policy::{StoredList, StoredSignature},
+};
+
+/// cosign's marks in index.json (sigstore/cosign, pkg/oci/layout).
+const KIND: &str = "kind";
+const KIND_IMAGE: &str = "dev.cosignproject.cosign/image";
+const KIND_INDEX: &str = "dev.cosignproject.cosign/imageIndex";
+const KIND_SIGNATURES: &str = "dev.cosignproject.cosign/sigs";
+/// Simple signing (sigstore/cosign, specs/SIGNATURE_SPEC.md).
+const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
+const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
+
+/// A signature list as an artifact: layer 0 the statement, layer 1 its detached CMS signature,
+/// subject the image.
+pub const LIST_ARTIFACT: &str = "application/vnd.attestrun.signature-list.v1";
+/// in-toto Attestation Framework, "Statement": the payload's media type.
+pub const LIST_STATEMENT: &str = "application/vnd.in-toto+json";
+/// Detached CMS (RFC 5751, section 3.2.2).
+pub const LIST_SIGNATURE: &str = "application/pkcs7-signature";
+
+/// In index.json: which image a signature or list is about; which configuration a manifest names. A
+/// wrong one can only hide what it stands on.
+const SUBJECT: &str = "dev.attestrun.subject";
+const IMAGE_CONFIG: &str = "dev.attestrun.config";
+
+/// A list of a hundred thousand programs has about 20 MB.
+const MAX_LIST: u64 = 64 << 20;
+
+/// The store's directory.
+#[derive(Debug)]
+pub struct Store {
+    directory: Directory,
+}
+
+impl Store {
+    /// Opens a store that exists.
+    pub fn open(path: &Path) -> Result<Self> {
+        let directory = Directory::open(path)?;
+        directory.require_private()?;
+        Ok(Self { directory })
+    }
+
+    /// Opens a store, or makes an empty one.
+    pub fn create(path: &Path) -> Result<Self> {
+        let directory = Directory::create(path)?;
+        directory.require_private()?;
+        Ok(Self { directory })
+    }
+
+    /// The simple signatures of an image (a manifest or an index).
+    pub fn signatures(&self, image: &ImageDigest) -> Result<Vec<StoredSignature>> {
+        let mut found = Vec::new();
+        self.each(|descriptor| {
+            if descriptor.annotations.get(KIND).map(String::as_str) != Some(KIND_SIGNATURES)
+                || is_about_another(descriptor, image)
+            {
+                return Ok(());
+            }
+            for layer in self.directory.manifest(descriptor)?.layers {
+                if layer.media_type != SIMPLE_SIGNING {
+                    continue;
+                }
+                let payload = self.directory.required(&layer)?;
+                if !contains(&payload, image.to_string().as_bytes()) {
+                    continue;
+                }
+                let mut annotations = layer.annotations;
+                if let Some(signature_b64) = annotations.remove(SIGNATURE) {
+                    found.push(StoredSignature { payload, signature_b64, annotations });
+                }
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// The signature lists whose subject is an image (a manifest or an index).
+    pub fn lists(&self, image: &ImageDigest) -> Result<Vec<StoredList>> {
+        let mut found = Vec::new();
+        self.each(|descriptor| {
+            if descriptor.artifact_type.as_deref() == Some(LIST_ARTIFACT) && !is_about_another(descriptor, image) {
+                let manifest = self.directory.manifest(descriptor)?;
+                if manifest.subject.as_ref().is_some_and(|subject| subject.image() == *image) {
+                    found.push(self.list(&manifest)?);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// The manifests that name this image configuration.
+    pub fn manifest_by_config(&self, config: &ConfigDigest) -> Result<Vec<(ImageDigest, Vec<u8>)>> {
+        let mut found = Vec::new();
+        let wanted = config.to_string();
+        self.each(|descriptor| {
+            let hint = descriptor.annotations.get(IMAGE_CONFIG);
+            if !is_image(descriptor) || descriptor.is_index() || hint.is_some_and(|hint| *hint != wanted) {
+                return Ok(());
+            }
+            let content = self.directory.required(descriptor)?;
+            if Manifest::parse(&content).is_ok_and(|manifest| manifest.config() == *config) {
+                found.push((descriptor.image(), content));
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// The indexes that contain this manifest.
+    pub fn indexes_containing(&self, manifest: &ImageDigest) -> Result<Vec<(ImageDigest, Vec<u8>)>> {
+        let mut found = Vec::new();
+        self.each(|descriptor| {
+            if is_image(descriptor) && descriptor.is_index() {
+                let content = self.directory.required(descriptor)?;
+                if Index::parse(&content).is_ok_and(|index| index.contains(manifest)) {
+                    found.push((descriptor.image(), content));
+                }
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// Stores an image manifest.
+    pub fn put_manifest(&self, content: &[u8]) -> Result<ImageDigest> {
+        let manifest = Manifest::parse(content)?;
+        let media_type = oci::media_type_of(content, oci::MANIFEST)?;
+        let descriptor = Descriptor::new(&media_type, content)
+            .annotated(KIND, KIND_IMAGE)
+            .annotated(IMAGE_CONFIG, manifest.config().to_string());
+        self.change(|index| {
+            self.directory.put(content)?;
+            set(index, descriptor, None);
+            Ok(())
+        })?;
+        Ok(manifest.digest())
+    }
+
+    /// Stores an image index.
+    pub fn put_index(&self, content: &[u8]) -> Result<ImageDigest> {
+        let parsed = Index::parse(content)?;
+        let media_type = oci::media_type_of(content, oci::INDEX)?;
+        let descriptor = Descriptor::new(&media_type, content).annotated(KIND, KIND_INDEX);
+        self.change(|index| {
+            self.directory.put(content)?;
+            set(index, descriptor, None);
+            Ok(())
+        })?;
+        Ok(parsed.digest())
+    }
+
+    /// Stores an image configuration.
+    pub fn put_config(&self, content: &[u8]) -> Result<ConfigDigest> {
+        let config = Config::parse(content)?;
+        let _lock = self.directory.lock(FlockOperation::LockExclusive)?;
+        self.directory.put(content)?;
+        Ok(config.digest())
+    }
+
+    /// An image configuration that was stored.
+    pub fn config(&self, digest: &ConfigDigest) -> Result<Option<Vec<u8>>> {
+        self.directory.blob(BlobDigest::from_bytes(*digest.as_bytes()), oci::MAX_DOCUMENT)
+    }
+
+    /// Stores a simple signature of an image beside those that it has.
+    pub fn put_simple_signature(
+        &self,
+        image: &ImageDigest,
+        payload: &[u8],
+        signature_b64: &str,
+        annotations: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        ensure!(
+            contains(payload, image.to_string().as_bytes()),
+            "the signature's payload does not name {image}"
+        );
+        let mut layer = Descriptor::new(SIMPLE_SIGNING, payload);
+        layer.annotations = annotations.clone();
+        let layer = layer.annotated(SIGNATURE, signature_b64);
+        self.change(|index| {
+            let about = |descriptor: &Descriptor| {
+                descriptor.annotations.get(KIND).map(String::as_str) == Some(KIND_SIGNATURES)
+                    && descriptor.annotations.get(SUBJECT) == Some(&image.to_string())
+            };
+            let former = index.manifests.iter().find(|descriptor| about(descriptor)).cloned();
+            let mut layers = match &former {
+                Some(descriptor) => self.directory.manifest(descriptor)?.layers,
+                None => Vec::new(),
+            };
+            if !layers.contains(&layer) {
+                layers.push(layer.clone());
+            }
+            self.directory.put(payload)?;
+            let config = signatures_config(&layers)?;
+            self.directory.put(&config)?;
+            let manifest = serde_json::to_vec(&ManifestFile {
+                schema_version: 2,
+                media_type: oci::MANIFEST.into(),
+                artifact_type: None,
+                config: Descriptor::new(oci::CONFIG, &config),
+                layers,
+                subject: None,
+                annotations: BTreeMap::new(),
+            })?;
+            self.directory.put(&manifest)?;
+            let descriptor = Descriptor::new(oci::MANIFEST, &manifest)
+                .annotated(KIND, KIND_SIGNATURES)
+                .annotated(SUBJECT, image.to_string());
+            set(index, descriptor, former.map(|former| former.digest));
+            Ok(())
+        })
+    }
+
+    /// Stores a signature list for images whose manifests or indexes are stored already.
+    pub fn put_list(&self, images: &[ImageDigest], statement: &[u8], cms: &[u8]) -> Result<()> {
+        ensure!(!images.is_empty(), "a signature list needs an image as its subject");
+        self.change(|index| {
+            self.directory.put(oci::EMPTY_CONTENT)?;
+            self.directory.put(statement)?;
+            self.directory.put(cms)?;
+            for image in images {
+                let subject = index.manifests.iter().find(|descriptor| descriptor.image() == *image);
+                let subject = subject.with_context(|| {
+                    format!("the store has no manifest {image}; import the image's manifest first")
+                })?;
+                let manifest = serde_json::to_vec(&ManifestFile {
+                    schema_version: 2,
+                    media_type: oci::MANIFEST.into(),
+                    artifact_type: Some(LIST_ARTIFACT.into()),
+                    config: Descriptor::new(oci::EMPTY, oci::EMPTY_CONTENT),
+                    layers: vec![
+                        Descriptor::new(LIST_STATEMENT, statement),
+                        Descriptor::new(LIST_SIGNATURE, cms),
+                    ],
+                    subject: Some(Descriptor { annotations: BTreeMap::new(), ..subject.clone() }),
+                    annotations: BTreeMap::new(),
+                })?;
+                self.directory.put(&manifest)?;
+                let mut descriptor =
+                    Descriptor::new(oci::MANIFEST, &manifest).annotated(SUBJECT, image.to_string());
+                descriptor.artifact_type = Some(LIST_ARTIFACT.into());
+                set(index, descriptor, None);
+            }
+            Ok(())
+        })
+    }
+
+    fn list(&self, manifest: &ManifestFile) -> Result<StoredList> {
+        let layer = |media_type: &str| {
+            let mut layers = manifest.layers.iter().filter(|layer| layer.media_type == media_type);
+            match (layers.next(), layers.next()) {
+                (Some(layer), None) => self
+                    .directory
+                    .blob(layer.digest, MAX_LIST)?
+                    .with_context(|| format!("signature list: {} is missing", layer.digest)),
+                _ => anyhow::bail!("signature list: not exactly one layer of type {media_type}"),
+            }
+        };
+        Ok(StoredList { statement: layer(LIST_STATEMENT)?, cms: layer(LIST_SIGNATURE)? })
+    }
+
+    fn each(&self, mut look: impl FnMut(&Descriptor) -> Result<()>) -> Result<()> {
+        let _lock = self.directory.lock(FlockOperation::LockShared)?;
+        self.directory.index()?.manifests.iter().try_for_each(&mut look)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut IndexFile) -> Result<()>) -> Result<()> {
+        let _lock = self.directory.lock(FlockOperation::LockExclusive)?;
+        let mut index = self.directory.index()?;
+        change(&mut index)?;
+        self.directory.write_index(&index)
+    }
+}
+
+/// Puts `descriptor` where `former` or the same digest stands, or at the end.
+fn set(index: &mut IndexFile, descriptor: Descriptor, former: Option<BlobDigest>) {
+    let same = |known: &&mut Descriptor| known.digest == descriptor.digest || Some(known.digest) == former;
+    match index.manifests.iter_mut().find(same) {
+        Some(known) => *known = descriptor,
+        None => index.manifests.push(descriptor),
+    }
+}
+
+fn is_about_another(descriptor: &Descriptor, image: &ImageDigest) -> bool {
+    descriptor.annotations.get(SUBJECT).is_some_and(|subject| *subject != image.to_string())
+}
+
+/// An image's manifest or index, not a signature or an artifact.
+fn is_image(descriptor: &Descriptor) -> bool {
+    let kind = descriptor.annotations.get(KIND).map(String::as_str);
+    matches!(kind, None | Some(KIND_IMAGE | KIND_INDEX))
+        && descriptor.artifact_type.is_none()
+        && (descriptor.is_index() || descriptor.is_manifest())
+}
+
+/// The configuration that cosign gives a set of signatures: the payloads as if they were layers.
+fn signatures_config(layers: &[Descriptor]) -> Result<Vec<u8>> {
+    let diff_ids: Vec<_> = layers.iter().map(|layer| layer.digest).collect();
+    let zero = "0001-01-01T00:00:00Z";
+    Ok(serde_json::to_vec(&serde_json::json!({
+        "architecture": "", "created": zero, "os": "",
+        "history": vec![serde_json::json!({"created": zero}); layers.len()],
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        "config": {},
+    }))?)
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,0 +1,204 @@
+//! /proc/self/mountinfo (proc_pid_mountinfo(5)) and the layers that an overlay mount names.
+
+use std::{
+    ffi::OsString,
+    os::unix::ffi::OsStringExt as _,
+    path::{Path, PathBuf},
+};
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MountinfoError {
+    #[error("line {0} of mountinfo is malformed")]
+    Line(usize),
+    #[error("the overlay mount has the option `{0}`, which is not known")]
+    Option(String),
+    #[error("the overlay mount names its layers by relative paths, and has no upperdir to resolve them")]
+    Relative,
+}
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// What of the file system is mounted.
+    pub root: PathBuf,
+    pub mount_point: PathBuf,
+    pub fs_type: String,
+    /// Options of the file system, as it shows them.
+    pub options: Vec<u8>,
+}
+
+/// The directories of an overlay mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Overlay {
+    /// Absent for a read-only mount.
+    pub upper: Option<PathBuf>,
+    /// Topmost first, as the kernel takes them.
+    pub lower: Vec<PathBuf>,
+}
+
+/// Every mount, in the kernel's order: of two at the same place the later one is seen.
+pub fn parse(text: &[u8]) -> Result<Vec<Mount>, MountinfoError> {
+    let lines = text.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty());
+    lines.map(|(number, line)| parse_line(line).ok_or(MountinfoError::Line(number + 1))).collect()
+}
+
+fn parse_line(line: &[u8]) -> Option<Mount> {
+    let fields: Vec<_> = line.split(|byte| *byte == b' ').collect();
+    let optional_end = fields.iter().skip(6).position(|field| *field == b"-")? + 6;
+    let fs_type = String::from_utf8(unescape(fields.get(optional_end + 1)?)?).ok()?;
+    Some(Mount {
+        root: path(unescape(fields.get(3)?)?),
+        mount_point: path(unescape(fields.get(4)?)?),
+        fs_type,
+        options: unescape(fields.get(optional_end + 3)?)?,
+    })
+}
+
+/// Space, tab, newline and backslash are written `\ooo` (fs/proc_namespace.c, mangle).
+fn unescape(field: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, tail)) = rest.split_first() {
+        rest = tail;
+        match first {
+            b'\\' => {
+                let (digits, tail) = tail.split_at_checked(3)?;
+                bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()?);
+                rest = tail;
+            }
+            byte => bytes.push(*byte),
+        }
+    }
+    Some(bytes)
+}
+
+fn path(bytes: Vec<u8>) -> PathBuf {
+    OsString::from_vec(bytes).into()
+}
+
+impl Mount {
+    /// The directories that an overlay mount shows; `None` for another file system.
+    pub(super) fn overlay(&self) -> Result<Option<Overlay>, MountinfoError> {
+        if self.fs_type != "overlay" {
+            return Ok(None);
+        }
+        let mut overlay = Overlay { upper: None, lower: Vec::new() };
+        // Within a value `\,`, `\:` and `\\` are escaped once more (overlayfs.rst).
+        for option in split(&self.options, b',') {
+            let (key, value) = match option.iter().position(|byte| *byte == b'=') {
+                Some(at) => (&option[..at], &option[at + 1..]),
+                None => (&option[..], &[][..]),
+            };
+            match key {
+                b"upperdir" => overlay.upper = Some(path(plain(value))),
+                b"lowerdir" => {
+                    overlay.lower.extend(split(value, b':').iter().map(|one| path(plain(one))));
+                }
+                // One layer each, since Linux 6.8.
+                b"lowerdir+" => overlay.lower.push(path(plain(value))),
+                // Files whose content lies elsewhere: nothing here follows that.
+                b"datadir+" => {
+                    return Err(MountinfoError::Option(String::from_utf8_lossy(&option).into_owned()));
+                }
+                _ => {}
+            }
+        }
+        if overlay.lower.iter().any(|lower| lower.as_os_str().is_empty()) {
+            return Err(MountinfoError::Option("lowerdir=…::…".into()));
+        }
+        overlay.make_absolute()?;
+        Ok(Some(overlay))
+    }
+}
+
+impl Overlay {
+    /// Engines that have many layers change to their store and name them from there: `l/ABC` below
+    /// `<store>/overlay`, `12/fs` below `<store>/snapshots`. The upper directory is absolute:
+    /// `<store>/<id>/diff` or `<store>/<id>/fs`.
+    fn make_absolute(&mut self) -> Result<(), MountinfoError> {
+        if self.lower.iter().all(|lower| lower.is_absolute()) {
+            return Ok(());
+        }
+        let store = self.upper.as_deref().filter(|upper| upper.is_absolute());
+        let store = store.and_then(Path::parent).and_then(Path::parent);
+        let store = store.ok_or(MountinfoError::Relative)?.to_owned();
+        for lower in &mut self.lower {
+            *lower = store.join(&*lower);
+        }
+        Ok(())
+    }
+}
+
+/// At `separator`s that have no backslash before them; the backslashes stay.
+fn split(text: &[u8], separator: u8) -> Vec<Vec<u8>> {
+    let mut parts = vec![Vec::new()];
+    let mut escaped = false;
+    for &byte in text {
+        if byte == separator && !escaped {
+            parts.push(Vec::new());
+        } else if let Some(last) = parts.last_mut() {
+            last.push(byte);
+        }
+        escaped = byte == b'\\' && !escaped;
+    }
+    parts
+}
+
+fn plain(escaped: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(escaped.len());
+    let mut rest = escaped.iter();
+    while let Some(&byte) = rest.next() {
+        match byte {
+            b'\\' => bytes.extend(rest.next()),
+            byte => bytes.push(byte),
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PODMAN: &[u8] = b"132 44 0:108 / /g/overlay/a\\040b/merged rw,relatime shared:1 master:2 - overlay overlay rw,lowerdir=/g/overlay/l/AA:/g/overlay/l/BB,upperdir=/g/overlay/id/diff,workdir=/g/overlay/id/work,volatile\n";
+
+    #[test]
+    fn accept_overlay() {
+        let mounts = parse(PODMAN).unwrap();
+        assert_eq!(mounts.len(), 1);
+        assert_eq!(mounts[0].mount_point, Path::new("/g/overlay/a b/merged"));
+        let overlay = mounts[0].overlay().unwrap().unwrap();
+        assert_eq!(overlay.upper.as_deref(), Some(Path::new("/g/overlay/id/diff")));
+        assert_eq!(overlay.lower, ["/g/overlay/l/AA", "/g/overlay/l/BB"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn accept_relative_and_escaped() {
+        let text = b"1 2 0:3 / /m rw - overlay overlay rw,lowerdir=89/fs:a\\134:b/fs,upperdir=/c/snapshots/90/fs,workdir=/c/w\n";
+        let overlay = parse(text).unwrap()[0].overlay().unwrap().unwrap();
+        assert_eq!(overlay.lower, ["/c/snapshots/89/fs", "/c/snapshots/a:b/fs"].map(PathBuf::from));
+        let text = b"1 2 0:3 / /m rw - overlay overlay rw,lowerdir+=/a,lowerdir+=/b\n";
+        let overlay = parse(text).unwrap()[0].overlay().unwrap().unwrap();
+        assert_eq!(overlay.lower, ["/a", "/b"].map(PathBuf::from));
+        let text = b"1 2 8:1 /x /m rw - ext4 /dev/sda rw\n";
+        assert_eq!(parse(text).unwrap()[0].overlay(), Ok(None));
+    }
+
+    #[test]
+    fn refuse_malformed() {
+        for bad in ["1 2 3", "1 2 0:3 / /m rw overlay overlay rw", "1 2 0:3 / /m\\04 rw - ext4 a b"] {
+            assert_eq!(parse(bad.as_bytes()), Err(MountinfoError::Line(1)), "{bad}");
+        }
+    }
+
+    #[test]
+    fn refuse_unknown_layers() {
+        let overlay = |options: &str| {
+            let line = format!("1 2 0:3 / /m rw - overlay overlay {options}");
+            parse(line.as_bytes()).unwrap()[0].overlay()
+        };
+        assert_eq!(overlay("rw,lowerdir=a:b"), Err(MountinfoError::Relative));
+        assert!(matches!(overlay("rw,lowerdir=/a::/b"), Err(MountinfoError::Option(_))));
+        assert!(matches!(overlay("rw,lowerdir+=/a,datadir+=/b"), Err(MountinfoError::Option(_))));
+    }
+}

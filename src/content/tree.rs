@@ -1,0 +1,289 @@
+//! A directory tree as it is on disk: walked by descriptors, every regular file hashed.
+//!
+//! Trusts nothing in the tree: each step opens one name below the directory that is open already,
+//! never follows a link and never enters another mount. What cannot be read, or changes while it is
+//! read, is an error that names the path.
+
+use crate::beneath;
+use rayon::prelude::*;
+use rustix::{
+    fs::{self, AtFlags, FileType, OFlags, RawDir, Stat},
+    io::Errno,
+};
+use sha2::{Digest as _, Sha256};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::Read as _,
+    mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+};
+use verify::{
+    digest::FileDigest,
+    rootfs::{Entry, Kind, MAX_ENTRIES, PathError, RootfsPath, SYMLINK_MODE, Tree, TreeError, xattr_counts},
+};
+
+/// Directories within directories; every level holds a descriptor.
+const MAX_DEPTH: usize = 256;
+/// Files that wait for hashing hold their directory's descriptor: bounded, so that the walk stays
+/// below the usual limit of 1024.
+const BATCH: usize = 256;
+/// Below this many bytes, starting threads costs more than it saves.
+const WORTH_THREADS: u64 = 8 << 20;
+const BUFFER: usize = 256 << 10;
+
+/// Why there is no tree.
+#[derive(Debug, thiserror::Error)]
+pub enum WalkError {
+    #[error("cannot {action} {path}: {errno}")]
+    Io { action: &'static str, path: RootfsPath, errno: Errno },
+    #[error("{0} changed while it was read")]
+    Changed(RootfsPath),
+    #[error("{0} is a mount point: the tree below it is not part of the rootfs")]
+    MountPoint(RootfsPath),
+    #[error("{0} lies more than {MAX_DEPTH} directories deep")]
+    TooDeep(RootfsPath),
+    #[error("more than {MAX_ENTRIES} entries")]
+    TooMany,
+    #[error(transparent)]
+    Path(#[from] PathError),
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    #[error("cannot start threads: {0}")]
+    Threads(String),
+}
+
+/// Everything below `root`, and the root itself.
+pub fn walk(root: BorrowedFd<'_>) -> Result<Tree, WalkError> {
+    let path = RootfsPath::root();
+    // A descriptor of our own: the caller's may be O_PATH or stand in the middle of a listing.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = beneath::openat2(root, b".", flags).map_err(failed("open", &path))?;
+    let mut walk = Walk { found: Vec::new(), waiting: Vec::new(), pool: None };
+    walk.directory(Arc::new(root), path, 0)?;
+    walk.hash_waiting()?;
+    Ok(Tree::new(walk.found)?)
+}
+
+struct Walk {
+    found: Vec<(RootfsPath, Entry)>,
+    waiting: Vec<Waiting>,
+    pool: Option<rayon::ThreadPool>,
+}
+
+/// A regular file that is still to be hashed.
+struct Waiting {
+    directory: Arc<OwnedFd>,
+    path: RootfsPath,
+}
+
+impl Walk {
+    fn directory(&mut self, fd: Arc<OwnedFd>, path: RootfsPath, depth: usize) -> Result<(), WalkError> {
+        if depth > MAX_DEPTH {
+            return Err(WalkError::TooDeep(path));
+        }
+        let before = fs::fstat(&fd).map_err(failed("stat", &path))?;
+        let xattrs = xattrs(&fd).map_err(failed("read extended attributes of", &path))?;
+        self.push(path.clone(), entry(&before, Kind::Directory, xattrs))?;
+        for (name, kind) in list(&fd).map_err(failed("list", &path))? {
+            let path = path.join(&name)?;
+            match kind {
+                FileType::RegularFile => {
+                    self.waiting.push(Waiting { directory: fd.clone(), path });
+                    if self.waiting.len() >= BATCH {
+                        self.hash_waiting()?;
+                    }
+                }
+                FileType::Directory => {
+                    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    let child = beneath::openat2(&fd, &name, flags).map_err(failed("open", &path))?;
+                    self.directory(Arc::new(child), path, depth + 1)?;
+                }
+                _ => {
+                    let entry = special(&fd, &name).map_err(failed("read", &path))?;
+                    self.push(path, entry)?;
+                }
+            }
+        }
+        let after = fs::fstat(&fd).map_err(failed("stat", &path))?;
+        if stamp(&before) != stamp(&after) {
+            return Err(WalkError::Changed(path));
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, path: RootfsPath, entry: Entry) -> Result<(), WalkError> {
+        if self.found.len() >= MAX_ENTRIES {
+            return Err(WalkError::TooMany);
+        }
+        self.found.push((path, entry));
+        Ok(())
+    }
+
+    fn hash_waiting(&mut self) -> Result<(), WalkError> {
+        let waiting = std::mem::take(&mut self.waiting);
+        if self.found.len() + waiting.len() > MAX_ENTRIES {
+            return Err(WalkError::TooMany);
+        }
+        if waiting.len() < 16 && bytes(&waiting) < WORTH_THREADS {
+            let mut buffer = vec![0; BUFFER];
+            for file in waiting {
+                let entry = regular(&file, &mut buffer)?;
+                self.found.push((file.path, entry));
+            }
+            return Ok(());
+        }
+        if self.pool.is_none() {
+            // Our own pool: its threads end with the walk.
+            let pool = rayon::ThreadPoolBuilder::new().build();
+            self.pool = Some(pool.map_err(|e| WalkError::Threads(e.to_string()))?);
+        }
+        let hash = || {
+            let hashed = waiting.into_par_iter().map_init(
+                || vec![0; BUFFER],
+                |buffer, file| regular(&file, buffer).map(|entry| (file.path, entry)),
+            );
+            hashed.collect::<Result<Vec<_>, _>>()
+        };
+        let hashed = match &self.pool {
+            Some(pool) => pool.install(hash)?,
+            None => hash()?,
+        };
+        self.found.extend(hashed);
+        Ok(())
+    }
+}
+
+/// An estimate: what cannot be looked at here is an error when it is hashed.
+fn bytes(waiting: &[Waiting]) -> u64 {
+    let size = |file: &Waiting| {
+        let stat = fs::statat(&file.directory, file.path.name(), AtFlags::SYMLINK_NOFOLLOW);
+        stat.map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
+    };
+    waiting.iter().map(size).sum()
+}
+
+fn list(directory: &OwnedFd) -> rustix::io::Result<Vec<(Vec<u8>, FileType)>> {
+    let mut names = Vec::new();
+    let mut buffer = [MaybeUninit::<u8>::uninit(); 32 << 10];
+    let mut entries = RawDir::new(directory, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name == b"." || name == b".." {
+            continue;
+        }
+        let kind = match entry.file_type() {
+            FileType::Unknown => {
+                let stat = fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                FileType::from_raw_mode(stat.st_mode)
+            }
+            kind => kind,
+        };
+        names.push((name.to_vec(), kind));
+    }
+    Ok(names)
+}
+
+fn regular(file: &Waiting, buffer: &mut [u8]) -> Result<Entry, WalkError> {
+    let path = &file.path;
+    let mut opened =
+        beneath::open_file(&file.directory, path.name()).map_err(failed("open", path))?;
+    let before = fs::fstat(&opened).map_err(failed("stat", path))?;
+    let (size, digest) = hash(&mut opened, buffer).map_err(|error| {
+        failed("read", path)(Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    })?;
+    let xattrs = xattrs(&opened).map_err(failed("read extended attributes of", path))?;
+    let after = fs::fstat(&opened).map_err(failed("stat", path))?;
+    if stamp(&before) != stamp(&after) || u64::try_from(before.st_size) != Ok(size) {
+        return Err(WalkError::Changed(path.clone()));
+    }
+    Ok(entry(&before, Kind::File { size, digest }, xattrs))
+}
+
+/// Reads to the end.
+fn hash(file: &mut File, buffer: &mut [u8]) -> std::io::Result<(u64, FileDigest)> {
+    let mut hasher = Sha256::new();
+    let mut size = 0;
+    loop {
+        match file.read(buffer) {
+            Ok(0) => return Ok((size, FileDigest::from_bytes(hasher.finalize().into()))),
+            Ok(n) => {
+                hasher.update(&buffer[..n]);
+                size += n as u64;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A symbolic link, device, FIFO or socket: looked at, never opened. Extended attributes of these
+/// mean nothing to the kernel.
+fn special(directory: &OwnedFd, name: &[u8]) -> rustix::io::Result<Entry> {
+    let stat = fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let (major, minor) = (fs::major(stat.st_rdev), fs::minor(stat.st_rdev));
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Symlink => {
+            let target = fs::readlinkat(directory, name, Vec::new())?.into_bytes();
+            Kind::Symlink { target }
+        }
+        FileType::CharacterDevice => Kind::CharDevice { major, minor },
+        FileType::BlockDevice => Kind::BlockDevice { major, minor },
+        FileType::Fifo => Kind::Fifo,
+        FileType::Socket => Kind::Socket,
+        // It was something else when it was listed.
+        _ => return Err(Errno::STALE),
+    };
+    Ok(entry(&stat, kind, BTreeMap::new()))
+}
+
+fn entry(stat: &Stat, kind: Kind, xattrs: BTreeMap<Vec<u8>, Vec<u8>>) -> Entry {
+    let mode = match kind {
+        Kind::Symlink { .. } => SYMLINK_MODE,
+        _ => (stat.st_mode & 0o7777) as u16,
+    };
+    Entry { kind, mode, uid: stat.st_uid, gid: stat.st_gid, xattrs }
+}
+
+/// Equal before and after: nobody wrote meanwhile, as far as the file system tells.
+fn stamp(stat: &Stat) -> impl PartialEq + use<> {
+    let inode = (stat.st_dev, stat.st_ino, stat.st_mode, stat.st_uid, stat.st_gid, stat.st_size);
+    (inode, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec)
+}
+
+fn xattrs(file: impl AsFd) -> rustix::io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+    const MAX: usize = 64 << 10; // XATTR_LIST_MAX and XATTR_SIZE_MAX (xattr(7))
+    let mut found = BTreeMap::new();
+    let mut small = [0; 1024];
+    let mut large = Vec::new();
+    let names: &[u8] = match fs::flistxattr(&file, &mut small[..]) {
+        Ok(length) => &small[..length],
+        Err(Errno::OPNOTSUPP) => return Ok(found),
+        Err(Errno::RANGE) => {
+            large.resize(MAX, 0);
+            let length = fs::flistxattr(&file, &mut large[..])?;
+            &large[..length]
+        }
+        Err(errno) => return Err(errno),
+    };
+    for name in names.split(|byte| *byte == 0).filter(|name| xattr_counts(name)) {
+        let mut value = vec![0; MAX];
+        let length = fs::fgetxattr(&file, name, &mut value[..])?;
+        value.truncate(length);
+        found.insert(name.to_vec(), value);
+    }
+    Ok(found)
+}
+
+fn failed<'a>(action: &'static str, path: &'a RootfsPath) -> impl Fn(Errno) -> WalkError + 'a {
+    move |errno| match errno {
+        Errno::XDEV => WalkError::MountPoint(path.clone()),
+        errno => WalkError::Io { action, path: path.clone(), errno },
+    }
+}
+
+#[cfg(test)]
+#[path = "tree_tests.rs"]
+mod tests;

@@ -1,0 +1,182 @@
+//! `attestctl challenge` and `appraise`: ask a host about a container, and judge the answer.
+//!
+//! Trusts: the policy file, its user CAs, this machine's clock and random numbers. The nonce is made
+//! here, used once, and lives as long as the challenge; `appraise` is for evidence that was kept,
+//! and demands again what the challenger knew when it asked.
+
+use crate::{
+    agent, disk, key,
+    report::{Refused, Report, Style, Usage},
+    verdict,
+};
+use anyhow::Context as _;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
+use clap::Args;
+use std::path::{Path, PathBuf};
+use verify::{
+    appraise::{Appraisal, Expectations, RevocationCheck, Trust, appraise},
+    cms,
+    evidence::{Evidence, MEDIA_TYPE},
+    id::{ContainerId, Nonce, UnixTime},
+    wire::{Challenge as Question, ChannelBinding, MAX_REPLY},
+};
+
+/// 160 bits (Guo et al. 2019).
+const NONCE_BYTES: usize = 20;
+
+#[derive(Args)]
+pub struct Challenge {
+    /// The agent's socket
+    #[arg(long, default_value = agent::SOCKET)]
+    socket: PathBuf,
+    /// What is expected of host and container (TOML)
+    #[arg(long)]
+    policy: PathBuf,
+    /// Keep the evidence in this file
+    #[arg(long)]
+    save: Option<PathBuf>,
+    /// The container's full id, as its engine gave it to the runtime
+    container: String,
+}
+
+#[derive(Args)]
+pub struct Appraise {
+    /// Evidence kept by `attestctl challenge --save`
+    evidence: PathBuf,
+    /// What is expected of host and container (TOML)
+    #[arg(long)]
+    policy: PathBuf,
+    /// The nonce of that challenge (base64url, as `challenge` printed it)
+    #[arg(long)]
+    nonce: String,
+    /// The container that was asked about
+    #[arg(long)]
+    container: String,
+    /// When it was asked (RFC 3339, as `challenge` printed it)
+    #[arg(long)]
+    asked_at: String,
+}
+
+/// What the challenger knows of its own question.
+struct Asked {
+    nonce: Nonce,
+    container: ContainerId,
+    at: UnixTime,
+}
+
+/// What the challenger expects, and the bytes behind the files that it names.
+struct Policy {
+    expect: Expectations,
+    trust: Trust,
+}
+
+pub fn challenge(args: &Challenge, style: Style) -> anyhow::Result<Report> {
+    // Everything that can be wrong on this side comes before the nonce is spent.
+    let policy = Policy::read(&args.policy)?;
+    let asked = Asked {
+        nonce: Nonce::new(key::random::<NONCE_BYTES>()?.to_vec())?,
+        container: container(&args.container)?,
+        at: now(),
+    };
+    let question = Question {
+        nonce: asked.nonce.clone(),
+        container: asked.container.clone(),
+        channel_binding: ChannelBinding::None,
+    };
+    let bytes = agent::post(&args.socket, "/v1/challenge", question.encode()?, MEDIA_TYPE)?;
+    if let Some(path) = &args.save {
+        disk::replace(path, "the evidence", &bytes)?;
+    }
+    let appraisal = judge(&bytes, &asked, &policy, &args.socket)?;
+    let mut report = verdict::report(&appraisal, style);
+    report.add("nonce", BASE64URL.encode(asked.nonce.as_bytes()));
+    report.add("asked_at", asked.at.to_string());
+    if let Some(path) = &args.save {
+        report.add("evidence", path.display().to_string());
+        report.text.push_str(&format!(
+            "\nkept; judge it again with\n  attestctl appraise {} --policy {} --container {} --nonce {} --asked-at {}",
+            path.display(),
+            args.policy.display(),
+            asked.container,
+            BASE64URL.encode(asked.nonce.as_bytes()),
+            asked.at
+        ));
+    }
+    Ok(report)
+}
+
+pub fn appraise_file(args: &Appraise, style: Style) -> anyhow::Result<Report> {
+    let policy = Policy::read(&args.policy)?;
+    let nonce = BASE64URL
+        .decode(&args.nonce)
+        .map_err(|e| Usage(format!("--nonce: not base64url without padding: {e}")))?;
+    let asked = Asked {
+        nonce: Nonce::new(nonce).map_err(|e| Usage(format!("--nonce: {e}")))?,
+        container: container(&args.container)?,
+        at: UnixTime::parse(&args.asked_at).map_err(|e| Usage(format!("--asked-at: {e}")))?,
+    };
+    let bytes = disk::read(&args.evidence, "the evidence", MAX_REPLY as u64)?;
+    let appraisal = judge(&bytes, &asked, &policy, &args.evidence)?;
+    Ok(verdict::report(&appraisal, style))
+}
+
+fn judge(bytes: &[u8], asked: &Asked, policy: &Policy, source: &Path) -> anyhow::Result<Appraisal> {
+    let evidence = Evidence::parse(bytes, MAX_REPLY)
+        .map_err(|e| Refused(e.to_string()))
+        .with_context(|| format!("reading the evidence from {}", source.display()))?;
+    Ok(appraise(
+        &evidence,
+        &asked.nonce,
+        &asked.container,
+        ChannelBinding::None.as_bytes(),
+        &policy.expect,
+        &policy.trust,
+        now(),
+        asked.at,
+    ))
+}
+
+impl Policy {
+    fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = disk::read_text(path, "the challenger's policy")?;
+        let expect = Expectations::parse(&text)
+            .with_context(|| format!("reading the challenger's policy {}", path.display()))?;
+        let mut user_roots = Vec::new();
+        for file in &expect.user_ca {
+            // Relative to the policy, so that the two can travel together.
+            let file = beside(path, file);
+            let pem = disk::read(&file, "the user CA", disk::SMALL)?;
+            let roots = cms::certificates_from_pem(&pem)
+                .with_context(|| format!("reading the user CA {}", file.display()))?;
+            user_roots.extend(roots);
+        }
+        let mut crls = Vec::new();
+        if expect.revocation == RevocationCheck::Crl {
+            for file in &expect.crls {
+                let file = beside(path, file);
+                crls.push(crl(disk::read(&file, "the revocation list", disk::SMALL)?));
+            }
+        }
+        Ok(Self { expect, trust: Trust { user_roots, crls } })
+    }
+}
+
+/// DER as it is, PEM decoded; which of them is malformed, the appraisal says.
+fn crl(bytes: Vec<u8>) -> Vec<u8> {
+    match der::pem::decode_vec(&bytes) {
+        Ok(("X509 CRL", der)) => der,
+        _ => bytes,
+    }
+}
+
+fn beside(policy: &Path, file: &Path) -> PathBuf {
+    policy.parent().unwrap_or(Path::new("")).join(file)
+}
+
+fn container(text: &str) -> anyhow::Result<ContainerId> {
+    ContainerId::parse(text).map_err(|e| Usage(e.to_string()).into())
+}
+
+pub fn now() -> UnixTime {
+    UnixTime::from_secs(chrono::Utc::now().timestamp())
+}

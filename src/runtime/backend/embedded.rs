@@ -1,0 +1,486 @@
+//! The embedded backend: libcontainer makes the container from the sealed configuration in memory.
+//!
+//! libcontainer's init is a fork without exec of this process: nothing here starts a thread, and no
+//! secret may live in this process. Its builders are not used: they read config.json from disk a
+//! second time and know no seccomp on exec; the procedure beneath them is public.
+
+use super::{
+    ExecOptions, Made, Options, cgroup::Cgroup, cgroup_config,
+    executor::{Program, Role},
+    seccomp, trace,
+};
+use crate::{
+    bundle::{SealedBundle, normalise_process},
+    state::State,
+    sys::{self, Capabilities},
+    term::{self, Terminal},
+};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use libcgroups::common::{CgroupManager, ControllerOpt, create_cgroup_manager};
+use libcontainer::{
+    apparmor,
+    capabilities::CapabilityExt,
+    container::{Container, ContainerStatus, State as HookState},
+    hooks,
+    notify_socket::{NotifyListener, NotifySocket},
+    process::{
+        args::{ContainerArgs, ContainerType},
+        channel::ChannelError,
+        container_main_process::{ProcessError, container_main_process},
+    },
+    syscall::syscall::{SyscallType, create_syscall},
+    user_ns::UserNamespaceConfig,
+    utils,
+    validator::Validator,
+};
+use oci_spec::runtime::{
+    Capability, Hook, LinuxBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources, Process, Spec,
+};
+use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, kill_process, set_dumpable_behavior, waitpid};
+use std::{
+    collections::BTreeSet,
+    ffi::CString,
+    fs,
+    io::Read,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+const NOTIFY: &str = "notify.sock";
+
+pub fn create(state: &State, sealed: &SealedBundle, options: Options, terminal: Terminal) -> Result<Made> {
+    let spec = &sealed.spec;
+    validate(spec)?;
+    let dir = state.run_dir().backend();
+    fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let undo = Undo::new(Some(state));
+    let container = Container { state: hook_state(state, ContainerStatus::Creating, None), root: dir.clone() };
+    let launch = Launch {
+        state,
+        kind: ContainerType::InitContainer,
+        role: Role::Init,
+        spec: spec.clone(),
+        rootfs: sealed.rootfs.clone(),
+        notify: dir.join(NOTIFY),
+        container,
+        no_pivot: options.no_pivot,
+        no_new_keyring: options.no_new_keyring,
+        preserve_fds: options.preserve_fds,
+        detached: options.detached,
+        terminal,
+    };
+    let made = launch.run().map_err(|e| e.context("unable to start container process"))?;
+    if !state.systemd_cgroup {
+        Cgroup::join_rest(made.pid, &state.cgroups_path)?;
+    }
+    undo.disarm();
+    Ok(made)
+}
+
+/// Lets init go on to execve, then runs the poststart hooks.
+pub fn start(state: &State) -> Result<()> {
+    let socket = state.run_dir().backend().join(NOTIFY);
+    NotifySocket::new(socket).notify_container_start().context("init does not take the start signal")?;
+    let spec = SealedBundle::read_spec(&state.run_dir())?;
+    let poststart = spec.hooks().as_ref().and_then(|h| h.poststart().clone());
+    run_hooks(poststart, state, ContainerStatus::Running).map_err(|e| {
+        // runtime-spec, "Poststart": an error stops the container
+        state.cgroup.kill_all().ok();
+        e.context("error running poststart hook")
+    })
+}
+
+/// What [`super::Backend::destroy`] leaves to the backend: systemd's scope and poststop hooks.
+pub fn destroy(state: &State) -> Result<()> {
+    if state.systemd_cgroup {
+        create_cgroup_manager(cgroup_config(state))?.remove().context("cannot remove the container's scope")?;
+    }
+    if let Ok(spec) = SealedBundle::read_spec(&state.run_dir()) {
+        let poststop = spec.hooks().as_ref().and_then(|h| h.poststop().clone());
+        // runtime-spec, "Poststop": a failing hook stops nothing
+        run_hooks(poststop, state, ContainerStatus::Stopped).ok();
+    }
+    Ok(())
+}
+
+pub fn exec(state: &State, process: Process, options: &ExecOptions) -> Result<Made> {
+    ensure!(
+        options.cgroup.iter().all(|c| c == "/"),
+        "exec --cgroup is not available with the embedded backend"
+    );
+    let sealed = SealedBundle::read_spec(&state.run_dir())?;
+    // descriptors first, then the proof that init still is who the record says: a reused pid cannot
+    // put the process into a stranger's namespaces
+    let init = state.init.context("the container has no init")?;
+    let namespaces = Namespaces::open(&sealed, init.pid)?;
+    ensure!(init.pidfd()?.is_some(), "cannot exec in a stopped container");
+    let (mut errors, notify_fd) = std::io::pipe()?;
+    let spec = tenant_spec(&sealed, process, &namespaces)?;
+    let dir = state.run_dir().backend();
+    let notify = dir.join(format!("exec-{}.sock", std::process::id()));
+    let container =
+        Container { state: hook_state(state, ContainerStatus::Running, Some(init.pid)), root: dir.clone() };
+    let undo = Undo::new(None);
+    let launch = Launch {
+        state,
+        kind: ContainerType::TenantContainer { exec_notify_fd: notify_fd.as_raw_fd() },
+        role: Role::Tenant,
+        rootfs: spec.root().as_ref().map(|r| r.path().clone()).unwrap_or_default(),
+        spec,
+        notify: notify.clone(),
+        container,
+        no_pivot: false,
+        no_new_keyring: state.no_new_keyring,
+        preserve_fds: options.preserve_fds,
+        detached: options.detached,
+        terminal: options.terminal.clone(),
+    };
+    let made = launch.run();
+    let started = made.and_then(|made| {
+        if !state.systemd_cgroup {
+            Cgroup::join_rest(made.pid, &state.cgroups_path)?;
+        }
+        NotifySocket::new(&notify).notify_container_start().context("the process does not take its start signal")?;
+        Ok(made)
+    });
+    fs::remove_file(&notify).ok();
+    drop(notify_fd);
+    let made = started.map_err(|e| e.context("unable to start container process"))?;
+    // the other end closes at execve, or brings the reason why there was none
+    let mut why = String::new();
+    errors.read_to_string(&mut why).context("cannot hear from the process")?;
+    ensure!(why.is_empty(), "unable to start container process: {why}");
+    undo.disarm();
+    Ok(made)
+}
+
+pub fn update(state: &State, resources: &LinuxResources) -> Result<()> {
+    let manager = create_cgroup_manager(cgroup_config(state))?;
+    let options =
+        ControllerOpt { resources, disable_oom_killer: false, oom_score_adj: None, freezer_state: None };
+    manager.apply(&options).context("cannot apply the limits")
+}
+
+/// One call of libcontainer's main process, for init and for exec alike.
+struct Launch<'a> {
+    state: &'a State,
+    kind: ContainerType,
+    role: Role,
+    spec: Spec,
+    rootfs: PathBuf,
+    notify: PathBuf,
+    container: Container,
+    no_pivot: bool,
+    no_new_keyring: bool,
+    preserve_fds: u32,
+    detached: bool,
+    terminal: Terminal,
+}
+
+impl Launch<'_> {
+    fn run(mut self) -> Result<Made> {
+        trace::keep();
+        let process = self.spec.process().clone().context("Process must be specified")?;
+        let user = host_id(&self.spec, process.user().uid());
+        let executor = self.prepare_program(&process)?;
+        let listener = NotifyListener::new(&self.notify).context("cannot listen for the start signal")?;
+        set_oom_score(process.oom_score_adj())?;
+        if !self.no_new_keyring {
+            let name = CString::new(format!("_ses.{}", self.state.id))?;
+            sys::join_session_keyring(&name).context("cannot join the container's session keyring")?;
+        }
+        let console = match &self.terminal {
+            Terminal::None => {
+                term::give_streams(user, self.detached);
+                None
+            }
+            Terminal::Socket(_) | Terminal::Own => Some(term::channel()?),
+        };
+        // nobody inside the namespaces that we are about to enter may trace us or read our memory
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).context("cannot become undumpable")?;
+        let args = ContainerArgs {
+            container_type: self.kind,
+            syscall: SyscallType::default(),
+            rootfs: self.rootfs,
+            console_socket: console.as_ref().map(|(_, theirs)| theirs.as_raw_fd()),
+            notify_listener: listener,
+            preserve_fds: self.preserve_fds.try_into().context("--preserve-fds")?,
+            container: Some(self.container),
+            user_ns_config: UserNamespaceConfig::new(&self.spec)?,
+            cgroup_config: cgroup_config(self.state),
+            detached: self.detached,
+            executor: Box::new(executor),
+            no_pivot: self.no_pivot,
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            as_sibling: false,
+            // written by us, once everything has succeeded
+            pid_file: None,
+            spec: Rc::new(self.spec),
+        };
+        let pid = container_main_process(&args).map_err(|e| explain(&e))?.as_raw();
+        let master = match console {
+            None => None,
+            Some((ours, theirs)) => {
+                drop(theirs);
+                term::deliver(&ours, &self.terminal, process.console_size(), user)?
+            }
+        };
+        Ok(Made { pid, master })
+    }
+
+    /// Takes the filter out of libcontainer's hands. Without no_new_privs the kernel wants
+    /// CAP_SYS_ADMIN for it, which is lent (effective and permitted only) until it is loaded.
+    fn prepare_program(&mut self, process: &Process) -> Result<Program> {
+        let mut lent = process.clone();
+        let linux = self.spec.linux_mut().as_mut().context("linux must be specified")?;
+        let filter = linux.seccomp().as_ref().map(seccomp::compile).transpose()?;
+        linux.set_seccomp(None);
+        let mut own = None;
+        if filter.is_some() && process.no_new_privileges() != Some(true) {
+            let mut caps = process.capabilities().clone().context("process without capabilities")?;
+            let mask = |set: &Option<oci_spec::runtime::Capabilities>| {
+                set.iter().flatten().fold(0u64, |m, c| m | 1 << c.to_cap().index())
+            };
+            own = Some(Capabilities {
+                effective: mask(caps.effective()),
+                permitted: mask(caps.permitted()),
+                inheritable: mask(caps.inheritable()),
+            });
+            for set in [&mut caps.effective().clone(), &mut caps.permitted().clone()] {
+                set.get_or_insert_default().insert(Capability::SysAdmin);
+            }
+            let more = |set: &Option<oci_spec::runtime::Capabilities>| {
+                let mut set = set.clone().unwrap_or_default();
+                set.insert(Capability::SysAdmin);
+                Some(set)
+            };
+            let (effective, permitted) = (more(caps.effective()), more(caps.permitted()));
+            caps.set_effective(effective);
+            caps.set_permitted(permitted);
+            lent.set_capabilities(Some(caps));
+        }
+        // libcontainer would ask the C library for HOME, which loads modules from the container's
+        // own files; the executor sets the real value
+        let mut env = process.env().clone().unwrap_or_default();
+        env.retain(|e| !e.starts_with("HOME="));
+        env.push("HOME=/".to_owned());
+        lent.set_env(Some(env));
+        self.spec.set_process(Some(lent));
+        Program::new(self.role, process, filter, own)
+    }
+}
+
+/// What InitContainerBuilder checks before it begins.
+fn validate(spec: &Spec) -> Result<()> {
+    Validator::validate_spec(spec)?;
+    let profile = spec.process().as_ref().and_then(|p| p.apparmor_profile().clone());
+    if profile.is_some_and(|p| !p.is_empty()) {
+        ensure!(apparmor::is_enabled()?, "apparmor is not enabled on this host, the configuration names a profile");
+    }
+    let syscall = create_syscall();
+    utils::validate_spec_for_new_user_ns(spec, &*syscall)?;
+    utils::validate_spec_for_net_devices(spec, &*syscall)?;
+    Ok(())
+}
+
+/// Descriptors of init's namespaces, by type.
+struct Namespaces(Vec<(LinuxNamespaceType, OwnedFd)>);
+
+impl Namespaces {
+    fn open(spec: &Spec, pid: i32) -> Result<Self> {
+        use LinuxNamespaceType as T;
+        let linux = spec.linux().as_ref().context("linux must be specified")?;
+        let open = |namespace: &oci_spec::runtime::LinuxNamespace| {
+            let name = match namespace.typ() {
+                T::Ipc => "ipc",
+                T::Uts => "uts",
+                T::Network => "net",
+                T::Pid => "pid",
+                T::Mount => "mnt",
+                T::Cgroup => "cgroup",
+                T::Time => "time",
+                T::User => "user",
+            };
+            let path = format!("/proc/{pid}/ns/{name}");
+            let file = fs::File::open(&path).with_context(|| format!("cannot open {path}"))?;
+            Ok((namespace.typ(), file.into()))
+        };
+        linux.namespaces().iter().flatten().map(open).collect::<Result<_>>().map(Self)
+    }
+}
+
+/// The container's configuration, cut down to what a further process takes from it.
+fn tenant_spec(sealed: &Spec, mut process: Process, namespaces: &Namespaces) -> Result<Spec> {
+    let linux = sealed.linux().as_ref().context("linux must be specified")?;
+    let joined = namespaces.0.iter().map(|(typ, fd)| {
+        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        Ok(LinuxNamespaceBuilder::default().typ(*typ).path(path).build()?)
+    });
+    let mut builder = LinuxBuilder::default().namespaces(joined.collect::<Result<Vec<_>>>()?);
+    if let Some(path) = linux.cgroups_path() {
+        builder = builder.cgroups_path(path.clone());
+    }
+    if let Some(personality) = linux.personality() {
+        builder = builder.personality(personality.clone());
+    }
+    if let Some(seccomp) = linux.seccomp() {
+        builder = builder.seccomp(seccomp.clone());
+    }
+    // what the process does not say is the container's (runc, newInitConfig)
+    let own = sealed.process().as_ref().context("Process must be specified")?;
+    if process.capabilities().is_none() {
+        process.set_capabilities(own.capabilities().clone());
+    }
+    if process.apparmor_profile().as_ref().is_none_or(String::is_empty) {
+        process.set_apparmor_profile(own.apparmor_profile().clone());
+    }
+    if process.rlimits().as_ref().is_none_or(Vec::is_empty) {
+        process.set_rlimits(own.rlimits().clone());
+    }
+    if process.oom_score_adj().is_none() {
+        process.set_oom_score_adj(own.oom_score_adj());
+    }
+    if process.user().umask().is_none() {
+        process.user_mut().set_umask(own.user().umask());
+    }
+    normalise_process(&mut process);
+    let mut spec = sealed.clone();
+    spec.set_linux(Some(builder.build()?)).set_process(Some(process)).set_hooks(None).set_mounts(None);
+    Ok(spec)
+}
+
+/// A uid of the container as the host sees it.
+fn host_id(spec: &Spec, uid: u32) -> u32 {
+    let linux = spec.linux().as_ref();
+    let mappings = linux.and_then(|l| l.uid_mappings().clone()).unwrap_or_default();
+    let found = mappings.iter().find_map(|m| {
+        let offset = uid.checked_sub(m.container_id()).filter(|o| *o < m.size())?;
+        m.host_id().checked_add(offset)
+    });
+    found.unwrap_or(uid)
+}
+
+/// Inherited by the container's processes. Writing the value that is set already needs no privilege.
+fn set_oom_score(wanted: Option<i32>) -> Result<()> {
+    const PATH: &str = "/proc/self/oom_score_adj";
+    let Some(wanted) = wanted.map(|w| w.to_string()) else { return Ok(()) };
+    if fs::read_to_string(PATH).is_ok_and(|now| now.trim() == wanted) {
+        return Ok(());
+    }
+    fs::write(PATH, &wanted).with_context(|| format!("cannot write {wanted} to {PATH}"))
+}
+
+fn hook_state(state: &State, status: ContainerStatus, pid: Option<i32>) -> HookState {
+    // hooks see the bundle that the caller named, not the sealed one
+    let mut hook_state = HookState::new(state.id.as_str(), status, pid, state.bundle.clone());
+    hook_state.annotations = Some(state.annotations.clone().into_iter().collect());
+    hook_state
+}
+
+fn run_hooks(hooks: Option<Vec<Hook>>, state: &State, status: ContainerStatus) -> Result<()> {
+    let pid = state.init.filter(|_| status != ContainerStatus::Stopped).map(|i| i.pid);
+    Ok(hooks::run_hooks(hooks.as_ref(), Some(&hook_state(state, status, pid)), None, None, None)?)
+}
+
+/// The words of an error, with the cause that libcontainer leaves in its trace.
+fn explain(error: &ProcessError) -> anyhow::Error {
+    if let ProcessError::Channel(ChannelError::ExecError(text)) = error {
+        let text = text.strip_prefix("error in executing process : ").unwrap_or(text);
+        if text.starts_with("exec: ") {
+            return anyhow!("{text}");
+        }
+    }
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    let first = trace::first_error();
+    if first.is_empty() || text.contains(&first) { anyhow!("{text}") } else { anyhow!("{text}: {first}") }
+}
+
+/// Until disarmed: kills the processes that this launch forked, and removes the cgroup it made.
+struct Undo<'a> {
+    state: Option<&'a State>,
+    before: BTreeSet<i32>,
+    armed: bool,
+}
+
+impl<'a> Undo<'a> {
+    fn new(state: Option<&'a State>) -> Self {
+        Self { state, before: children(), armed: true }
+    }
+    fn disarm(mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if !self.armed {
+            return;
+        }
+        for pid in children().difference(&self.before).filter_map(|p| Pid::from_raw(*p)) {
+            kill_process(pid, Signal::KILL).ok();
+            waitpid(Some(pid), WaitOptions::empty()).ok();
+        }
+        if let Some(state) = self.state.filter(|s| s.systemd_cgroup) {
+            create_cgroup_manager(cgroup_config(state)).ok().and_then(|m| m.remove().ok());
+        }
+    }
+}
+
+/// Our children now; zombies too.
+fn children() -> BTreeSet<i32> {
+    let me = std::process::id();
+    let text = fs::read_to_string(format!("/proc/self/task/{me}/children")).unwrap_or_default();
+    text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_mapped_for_the_host() {
+        let text = r#"{"ociVersion":"1.0.2","root":{"path":"r"},"linux":{"uidMappings":[
+            {"containerID":0,"hostID":100000,"size":10},{"containerID":1000,"hostID":5,"size":1}]}}"#;
+        let spec: Spec = serde_json::from_str(text).unwrap();
+        assert_eq!(host_id(&spec, 0), 100_000);
+        assert_eq!(host_id(&spec, 9), 100_009);
+        assert_eq!(host_id(&spec, 1000), 5);
+        assert_eq!(host_id(&spec, 77), 77);
+    }
+
+    #[test]
+    fn the_executors_words_come_first() {
+        let inner = "exec: \"x\": executable file not found in $PATH";
+        let wrapped = format!("error in executing process : {inner}");
+        let error = ProcessError::Channel(ChannelError::ExecError(wrapped));
+        assert_eq!(explain(&error).to_string(), inner);
+    }
+
+    #[test]
+    fn a_further_process_takes_the_rest_from_the_container() {
+        let text = r#"{"ociVersion":"1.0.2","root":{"path":"r"},"linux":{"seccomp":{"defaultAction":"SCMP_ACT_ERRNO"}},
+            "process":{"user":{"uid":0,"gid":0,"umask":63},"cwd":"/","args":["a"],"oomScoreAdj":7,
+                       "capabilities":{"bounding":["CAP_KILL"]}}}"#;
+        let sealed: Spec = serde_json::from_str(text).unwrap();
+        let process: Process =
+            serde_json::from_str(r#"{"user":{"uid":1,"gid":1},"cwd":"/","args":["b"],"noNewPrivileges":false}"#).unwrap();
+        let spec = tenant_spec(&sealed, process, &Namespaces(vec![])).unwrap();
+        let p = spec.process().as_ref().unwrap();
+        assert_eq!((p.user().uid(), p.user().umask()), (1, Some(63)));
+        assert_eq!(p.oom_score_adj(), Some(7));
+        assert_eq!(p.no_new_privileges(), None);
+        assert!(p.capabilities().as_ref().unwrap().bounding().as_ref().unwrap().contains(&Capability::Kill));
+        assert!(spec.linux().as_ref().unwrap().seccomp().is_some());
+    }
+}

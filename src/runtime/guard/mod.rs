@@ -1,0 +1,220 @@
+//! The guard: one process per container, owner of its vTPM. It judges the image, the list and the
+//! launch, measures what it judged, and answers for the container until that ends.
+//!
+//! Trusts: its binary, `/etc/attestrun`, the root-only run directory. It parses what images and
+//! containers bring, so it never touches the host TPM. It keeps the truth in memory: files under
+//! `/run/attestrun` are for people.
+
+mod admit;
+mod enter;
+mod journal;
+mod measure;
+mod programs;
+mod serve;
+mod swtpm;
+
+pub use swtpm::VtpmUid;
+
+use crate::{
+    config::Config,
+    ending::{CgroupKind, Holdings},
+    ipc::{Answer, Channel},
+    state::RunDir,
+};
+use self::journal::Journal;
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    process::Child,
+    thread,
+    time::Duration,
+};
+use sha2::{Digest, Sha256};
+use tpm::vtpm::Vtpm;
+use verify::{
+    binding::{Claim, Record},
+    event::{Backend, HostLink},
+    id::{ContainerId, RunId, UnixTime},
+};
+
+/// keeper → guard, over standard input. Descriptors: the channels to create and to the host service.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Begin {
+    pub run_id: RunId,
+    pub container: ContainerId,
+}
+
+/// create → guard, in this order; a channel that closes before `Attach` ends the guard.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FromCreate {
+    /// Judge and measure; answered with [`Measured`].
+    Admit(Box<Application>),
+    /// The host service has logged this record (canonical JSON); answered with `()`.
+    Bound { record: String },
+    /// The backend has made the container; descriptors as in [`crate::ending::descriptors`].
+    Attach { cgroup: CgroupKind },
+}
+
+/// What wants to run.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Application {
+    pub container: ContainerId,
+    pub created: UnixTime,
+    /// runc's `--root`; its last component is containerd's namespace.
+    pub state_root: PathBuf,
+    /// The caller's bundle.
+    pub bundle: PathBuf,
+    /// Canonical.
+    pub rootfs: PathBuf,
+    /// The sealed config.json, from which the backend builds.
+    pub config: String,
+    pub backend: Backend,
+    pub host: HostLink,
+}
+
+/// The guard's word that the application was admitted and measured: what gets bound.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Measured {
+    pub claim: Claim,
+    pub rule: String,
+    pub image: String,
+}
+
+/// verb → guard, over `guard.sock` in the run directory.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FromVerb {
+    /// May the container start? Measures its entrypoint.
+    Start,
+    /// May this process (runtime-spec `process` object) enter?
+    Exec { process: String },
+}
+
+/// host service → guard.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FromHost {
+    Quote { qualifying_data: [u8; 32] },
+}
+
+/// The container's half of an evidence; bytes in base64 (RFC 4648, section 4).
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ContainerEvidence {
+    pub attest: String,
+    pub signature: String,
+    pub ak: String,
+    pub ek: String,
+    pub log: String,
+    pub siglist: String,
+    pub siglist_signature: String,
+}
+
+pub const SOCKET: &str = "guard.sock";
+
+/// How long create may take between two messages; engines allow 240 s for all of it.
+const CREATE_PATIENCE: Duration = Duration::from_secs(240);
+
+/// `attestrun guard`; standard input is the lifeline to the keeper.
+pub fn run() -> Result<()> {
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    let lifeline = Channel::from_stdin()?;
+    let (begin, fds) = lifeline.expect::<Begin>().context("guard: nothing to guard")?;
+    let Ok([create, host]) = <[OwnedFd; 2]>::try_from(fds) else { bail!("guard: two channels must come") };
+    let (create, host) = (Channel::new(create.into()), Channel::new(host.into()));
+    create.set_timeout(CREATE_PATIENCE)?;
+
+    let run_dir = RunDir::of(&begin.run_id);
+    // the vTPM gets ready while create still reads its bundle
+    let vtpm = Starting::begin(&begin.container, run_dir.path());
+    let (FromCreate::Admit(application), _) = create.expect()? else { bail!("guard: create begins with Admit") };
+    ensure!(application.container == begin.container, "guard: create changed its container");
+    let mut guarded = match vtpm.and_then(|vtpm| Guarded::admit(*application, vtpm, run_dir.path())) {
+        Ok(guarded) => guarded,
+        Err(refusal) => return create.send(&Answer::<Measured>::of(Err(refusal)), &[]),
+    };
+    create.send(&Answer::Ok(guarded.measured()), &[])?;
+    guarded.bound(&create)?;
+    let holdings = attached(&create)?;
+    serve::Service::new(begin.run_id, guarded, holdings, run_dir.path(), lifeline, host)?.announce(&create)?.run()
+}
+
+/// A vTPM that makes its keys in a thread of its own.
+struct Starting {
+    config: Config,
+    identity: thread::JoinHandle<Result<(Child, Vtpm, swtpm::Identity)>>,
+}
+
+impl Starting {
+    fn begin(container: &ContainerId, run_dir: &Path) -> Result<Self> {
+        let config = Config::load()?;
+        let uid = VtpmUid::take(config.vtpm.uid_range, run_dir, std::process::id())?;
+        let swtpm = swtpm::Swtpm::start(&config, run_dir, uid)?;
+        let outside_info: [u8; 32] = Sha256::digest(container.as_str()).into();
+        let identity = thread::spawn(move || swtpm.identify(&outside_info));
+        Ok(Self { config, identity })
+    }
+
+    fn finish(self, run_dir: &Path) -> Result<(Child, Vtpm, swtpm::Identity)> {
+        let identified = self.identity.join().unwrap_or_else(|_| bail!("the vTPM's thread panicked"));
+        identified.with_context(|| swtpm::last_words(run_dir))
+    }
+}
+
+/// A measured container and all that its guard knows of it.
+struct Guarded {
+    application: Application,
+    admitted: admit::Admitted,
+    journal: Journal,
+    identity: swtpm::Identity,
+    swtpm: Child,
+    claim: Claim,
+    record: Option<String>,
+}
+
+impl Guarded {
+    fn admit(application: Application, vtpm: Starting, run_dir: &Path) -> Result<Self> {
+        let config = vtpm.config.clone();
+        let admitted = admit::admit(&application, &config);
+        let identified = vtpm.finish(run_dir);
+        // when both failed, the refusal is what the user can act upon
+        let admitted = admitted?;
+        let (swtpm, vtpm, identity) = identified?;
+        let mut journal = Journal::new(vtpm, &run_dir.join("event.log"), config.vtpm.log_max_bytes)?;
+        let claim = measure::measure(&mut journal, &application, &admitted, &identity, &config)?;
+        Ok(Self { application, admitted, journal, identity, swtpm, claim, record: None })
+    }
+
+    fn measured(&self) -> Measured {
+        Measured {
+            claim: self.claim.clone(),
+            rule: self.admitted.admission.rule().to_owned(),
+            image: self.admitted.image_name.clone(),
+        }
+    }
+
+    /// Takes the record only if it says what was measured here.
+    fn bound(&mut self, create: &Channel) -> Result<()> {
+        let (FromCreate::Bound { record: text }, _) = create.expect()? else { bail!("guard: Admit is followed by Bound") };
+        let record = Record::parse(text.as_bytes())?;
+        let host = &self.application.host;
+        ensure!(record.claim == self.claim, "the host service bound another claim");
+        ensure!(
+            record.host.host_ak_name == host.host_ak_name
+                && record.host.host_reset == host.host_reset
+                && record.host.host_boot == host.host_boot,
+            "the host service bound under another host identity than the one measured"
+        );
+        self.record = Some(text);
+        create.send(&Answer::Ok(()), &[])
+    }
+}
+
+fn attached(create: &Channel) -> Result<Holdings> {
+    match create.expect()? {
+        (FromCreate::Attach { cgroup }, fds) => Holdings::of(cgroup, fds),
+        _ => bail!("guard: Bound is followed by Attach"),
+    }
+}

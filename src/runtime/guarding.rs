@@ -1,0 +1,137 @@
+//! create's side of keeper, guard and host service: begin, have judged and measured, bind, hand over.
+//!
+//! Each step returns a witness that the next one owns; dropping [`Guarding`] before [`Guarding::hand_over`]
+//! ends keeper, guard and vTPM, and the host service voids what it had bound.
+
+use crate::{
+    ending, guard,
+    guard::{Application, FromCreate, Measured},
+    host,
+    ipc::{Answer, Channel},
+    keeper,
+    slice, spawn,
+    state::RunDir,
+};
+use anyhow::{Context, Result};
+use std::{
+    fs,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    process::Child,
+    time::Duration,
+};
+use verify::id::{ContainerId, RunId};
+
+/// Judging a large image for the first time takes as long as reading it does.
+const JUDGING: Duration = Duration::from_secs(230);
+
+pub struct Guarding {
+    run_id: RunId,
+    run_dir: RunDir,
+    keeper: Child,
+    to_keeper: Channel,
+    to_guard: Channel,
+    /// The guard's channel for the host service.
+    for_host: Option<OwnedFd>,
+    handed_over: bool,
+}
+
+/// The guard admitted and measured this application. Only [`Guarding::judge`] makes one.
+pub struct Admitted(Measured);
+
+/// The host service logged and extended the record, and the guard took it. Only [`Guarding::bind`] makes one.
+pub struct Bound {
+    host: host::Client,
+}
+
+impl Guarding {
+    /// Starts keeper, guard and vTPM; they get ready while the caller goes on.
+    pub fn begin(run_dir: &RunDir, run_id: &RunId, container: &ContainerId) -> Result<Self> {
+        let (to_keeper, keepers) = Channel::pair()?;
+        let (to_guard, guards) = Channel::pair()?;
+        let (for_host, hosts) = Channel::pair()?;
+        let keeper = spawn::myself_logging(&["keeper"], keepers.into_fd(), &log_of(run_dir))?;
+        let mut this = Self {
+            run_id: run_id.clone(),
+            run_dir: run_dir.clone(),
+            keeper,
+            to_keeper,
+            to_guard,
+            for_host: Some(for_host.into_fd()),
+            handed_over: false,
+        };
+        this.to_guard.set_timeout(JUDGING)?;
+        this.to_keeper.set_timeout(JUDGING)?;
+        let begin = keeper::Begin { run_id: run_id.clone(), container: container.clone() };
+        let channels = [guards.into_fd(), hosts.into_fd()];
+        this.to_keeper.send(&begin, &[channels[0].as_fd(), channels[1].as_fd()]).map_err(|e| this.explained(e))?;
+        Ok(this)
+    }
+
+    pub fn judge(&mut self, application: Application) -> Result<Admitted> {
+        let question = FromCreate::Admit(Box::new(application));
+        let answer: Answer<Measured> = self.to_guard.ask(&question, &[]).map_err(|e| self.explained(e))?;
+        Ok(Admitted(answer.into_result()?))
+    }
+
+    pub fn bind(&mut self, host: host::Client, admitted: Admitted) -> Result<Bound> {
+        let guard = self.for_host.take().context("bound twice")?;
+        let record = host.bind(&self.run_id, admitted.0.claim, &guard).context("the host service does not bind")?;
+        let answer: Answer<()> = self.to_guard.ask(&FromCreate::Bound { record }, &[]).map_err(|e| self.explained(e))?;
+        answer.into_result()?;
+        Ok(Bound { host })
+    }
+
+    /// Gives the container whose init is `init` into the hands of guard, keeper and host service.
+    pub fn hand_over(mut self, bound: Bound, init: u32) -> Result<()> {
+        let (cgroup, fds) = ending::descriptors(init)?;
+        let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+        let answer: Answer<()> = self.to_guard.ask(&FromCreate::Attach { cgroup }, &fds).map_err(|e| self.explained(e))?;
+        answer.into_result()?;
+        let answer: Answer<()> = self.to_keeper.ask(&keeper::Keep { cgroup }, &fds).map_err(|e| self.explained(e))?;
+        answer.into_result()?;
+        bound.host.attach(*fds.first().context("no pidfd")?)?;
+        self.handed_over = true;
+        Ok(())
+    }
+
+    /// A guard that closed its channel has said why in its log.
+    fn explained(&self, error: anyhow::Error) -> anyhow::Error {
+        let said = fs::read_to_string(log_of(&self.run_dir)).unwrap_or_default();
+        match said.lines().last() {
+            Some(line) => error.context(format!("the container's guard does not work; it said: {line}")),
+            None => error.context("the container's guard does not work"),
+        }
+    }
+}
+
+impl Drop for Guarding {
+    fn drop(&mut self) {
+        if !self.handed_over {
+            self.to_keeper.stream().shutdown(std::net::Shutdown::Both).ok();
+            self.keeper.wait().ok();
+            slice::remove(&self.run_id).ok();
+        }
+    }
+}
+
+fn log_of(run_dir: &RunDir) -> std::path::PathBuf {
+    run_dir.path().join("guard.log")
+}
+
+/// Asks the guard of a run, which refuses in its absence: without a guard nothing starts and nothing enters.
+pub fn ask(run_dir: &RunDir, question: &guard::FromVerb) -> Result<()> {
+    let socket = run_dir.path().join(guard::SOCKET);
+    let stream = UnixStream::connect(&socket).map_err(|error| {
+        crate::ipc::Refused(format!(
+            "refused: the container has no guard ({}: {}), so nothing may start or enter; delete it and create it again",
+            socket.display(),
+            error.kind()
+        ))
+    })?;
+    let guard = Channel::new(stream);
+    guard.set_timeout(JUDGING)?;
+    guard.ask::<_, Answer<()>>(question, &[])?.into_result()
+}

@@ -1,0 +1,289 @@
+//! What the host service knows and does, one at a time: the TPM, the binding log, the containers that
+//! run now.
+
+use super::log::{BindingLog, BindingPcr};
+use crate::{
+    config::{self, Config},
+    guard,
+    ipc::{Answer, Channel, Refused},
+};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use std::{
+    collections::HashMap,
+    fs,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tpm::{
+    Quote,
+    host::{AikBlob, HostTpm, HostTpmConfig, Root},
+};
+use verify::{
+    binding::{Claim, HostPart, Kind, LogEntry, Record, live},
+    digest::RecordDigest,
+    event::HostLink,
+    evidence::HostPcrs,
+    id::{ContainerId, RunId},
+    pcr::{HOST_QUOTED, PcrIndex},
+    tpm2::TpmName,
+};
+
+/// A guard that does not quote within this time is as good as gone.
+const GUARD_PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Core {
+    link: HostLink,
+    aik_public: Vec<u8>,
+    root: Root,
+    state: Mutex<State>,
+}
+
+struct State {
+    tpm: HostTpm,
+    pcr: PcrIndex,
+    log: BindingLog,
+    /// Records of this boot, whatever became of them.
+    seq: u64,
+    running: HashMap<RunId, Arc<Bound>>,
+}
+
+/// A container whose record is logged and whose guard answers.
+pub struct Bound {
+    pub record: Record,
+    pub r: RecordDigest,
+    guard: Mutex<Channel>,
+}
+
+/// What `setup` made or found.
+pub struct Enrolled {
+    pub aik_name: TpmName,
+    pub root: Root,
+    pub fresh: bool,
+}
+
+/// What a host quote proves, with the log that explains its binding PCR.
+pub struct HostHalf {
+    pub quote: Quote,
+    pub pcrs: HostPcrs,
+    pub binding_log: Vec<u8>,
+}
+
+impl Core {
+    pub fn open(config: &Config) -> Result<Self> {
+        let mut tpm = open_tpm(config)?;
+        let blob = fs::read(super::AIK).with_context(|| {
+            format!("cannot read the host's attestation key {}; `attestrun setup` makes it", super::AIK)
+        })?;
+        tpm.load_aik(&AikBlob::parse(&blob).with_context(|| format!("the attestation key {} is corrupt", super::AIK))?)
+            .with_context(|| format!("the host TPM does not load the key {}", super::AIK))?;
+        let host_boot = boot_id()?;
+        let host_reset = tpm.reset_count()?;
+        let pcr = PcrIndex::new(config.host_tpm.binding_pcr.into())?;
+        // a software root may be restarted within a boot; on hardware resetCount adds nothing
+        let era = format!("{host_boot}-{host_reset}");
+        let log = BindingLog::open(super::state_dir(), &era, &mut OnTpm { tpm: &mut tpm, pcr })?;
+        let seq = log.entries().iter().filter(|e| e.kind == Kind::Bind).count() as u64;
+        let link = HostLink { host_ak_name: tpm.aik_name()?, host_reset, host_boot };
+        Ok(Self {
+            link,
+            aik_public: tpm.aik_public()?.to_vec(),
+            root: tpm.kind(),
+            state: Mutex::new(State { tpm, pcr, log, seq, running: HashMap::new() }),
+        })
+    }
+
+    pub fn link(&self) -> HostLink {
+        self.link.clone()
+    }
+
+    pub fn aik_public(&self) -> &[u8] {
+        &self.aik_public
+    }
+
+    pub fn root(&self) -> Root {
+        self.root
+    }
+
+    pub fn binding_start(&self) -> [u8; 32] {
+        *self.state().log.start()
+    }
+
+    /// Completes the claim with what only this service knows, logs it and extends the host TPM.
+    pub fn bind(&self, run_id: &RunId, claim: Claim, guard: Channel) -> Result<String> {
+        guard.set_timeout(GUARD_PATIENCE)?;
+        let mut state = self.state();
+        if state.running.contains_key(run_id) {
+            bail!("run {run_id} is bound already");
+        }
+        let prev = state.log.entries().last().map(LogEntry::value).unwrap_or_default();
+        let host = HostPart {
+            seq: state.seq + 1,
+            prev: RecordDigest::from_bytes(prev).hex(),
+            host_boot: self.link.host_boot.clone(),
+            host_reset: self.link.host_reset,
+            host_ak_name: self.link.host_ak_name,
+        };
+        let record = Record::new(claim, host)?;
+        let r = record.digest()?;
+        state.append(LogEntry::new(Kind::Bind, &record.claim.vtpm_ak_name, r))?;
+        state.seq += 1;
+        let text = String::from_utf8(record.canonical()?)?;
+        state.running.insert(run_id.clone(), Arc::new(Bound { record, r, guard: Mutex::new(guard) }));
+        Ok(text)
+    }
+
+    /// Takes a guard back whose record this boot's log still holds alive.
+    pub fn rejoin(&self, run_id: &RunId, record: &str, guard: Channel) -> Result<()> {
+        guard.set_timeout(GUARD_PATIENCE)?;
+        let record = Record::parse(record.as_bytes())?;
+        let r = record.digest()?;
+        let mut state = self.state();
+        live(state.log.entries(), &r, &record.claim.vtpm_ak_name)
+            .map_err(|why| Refused(format!("the binding log does not hold this record alive: {why:?}")))?;
+        ensure!(!state.running.contains_key(run_id), "run {run_id} has a guard already");
+        state.running.insert(run_id.clone(), Arc::new(Bound { record, r, guard: Mutex::new(guard) }));
+        Ok(())
+    }
+
+    /// The container has ended.
+    pub fn unbind(&self, run_id: &RunId) -> Result<()> {
+        self.close(run_id, Kind::Unbind)
+    }
+
+    /// The container never came to be: create failed or was killed after its record was logged.
+    pub fn void(&self, run_id: &RunId) -> Result<()> {
+        self.close(run_id, Kind::Void)
+    }
+
+    fn close(&self, run_id: &RunId, kind: Kind) -> Result<()> {
+        let mut state = self.state();
+        let Some(bound) = state.running.remove(run_id) else { return Ok(()) };
+        let entry = LogEntry::new(kind, &bound.record.claim.vtpm_ak_name, bound.r);
+        state.append(entry).with_context(|| format!("cannot log the end of run {run_id}"))
+    }
+
+    /// The one running container with this id.
+    pub fn find(&self, container: &ContainerId) -> Result<Arc<Bound>, Missing> {
+        let state = self.state();
+        let mut with_id = state.running.values().filter(|b| b.record.claim.container == *container);
+        match (with_id.next(), with_id.next()) {
+            (Some(bound), None) => Ok(bound.clone()),
+            (None, _) => Err(Missing::NotFound),
+            (Some(_), Some(_)) => Err(Missing::Ambiguous),
+        }
+    }
+
+    /// A quote by the host's attestation key over `qualifying_data`, which this process computed, with
+    /// the PCR values that it covers: read before and after, since the kernel may extend in between.
+    pub fn quote(&self, qualifying_data: &[u8; 32]) -> Result<HostHalf> {
+        const ATTEMPTS: usize = 5;
+        let mut state = self.state();
+        let mut before = state.pcrs()?;
+        for _ in 0..ATTEMPTS {
+            let quote = state.tpm.quote(qualifying_data, &HOST_QUOTED).context("the host TPM does not quote")?;
+            let after = state.pcrs()?;
+            if before == after {
+                return Ok(HostHalf { quote, pcrs: after, binding_log: state.log.bytes().to_vec() });
+            }
+            before = after;
+        }
+        bail!("the host's PCRs changed during each of {ATTEMPTS} quotes")
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // a thread that panicked held no half-made change: log, PCR and map change at single points
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    NotFound,
+    Ambiguous,
+}
+
+impl State {
+    fn pcrs(&mut self) -> Result<HostPcrs> {
+        let mut values = [[0; 32]; HOST_QUOTED.len()];
+        for (pcr, value) in HOST_QUOTED.iter().zip(&mut values) {
+            *value = self.tpm.pcr_read(*pcr)?;
+        }
+        Ok(HostPcrs(values))
+    }
+
+    fn append(&mut self, entry: LogEntry) -> Result<()> {
+        let Self { tpm, pcr, log, .. } = self;
+        log.append(entry, &mut OnTpm { tpm, pcr: *pcr })
+    }
+}
+
+impl Bound {
+    pub fn quote(&self, qualifying_data: [u8; 32]) -> Result<guard::ContainerEvidence> {
+        let guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer: Answer<_> = guard.ask(&guard::FromHost::Quote { qualifying_data }, &[])?;
+        answer.into_result()
+    }
+}
+
+struct OnTpm<'a> {
+    tpm: &'a mut HostTpm,
+    pcr: PcrIndex,
+}
+
+impl BindingPcr for OnTpm<'_> {
+    fn read(&mut self) -> Result<[u8; 32]> {
+        Ok(self.tpm.pcr_read(self.pcr)?)
+    }
+    fn extend(&mut self, value: &[u8; 32]) -> Result<()> {
+        Ok(self.tpm.pcr_extend(self.pcr, *value)?)
+    }
+}
+
+/// The configured TPM, if it is what the configuration calls it.
+fn open_tpm(config: &Config) -> Result<HostTpm> {
+    let tcti = &config.host_tpm.tcti;
+    let tpm = HostTpm::open(&HostTpmConfig { tcti: tcti.clone() }).with_context(|| {
+        format!("cannot open the host TPM {tcti} (host_tpm.tcti in {}); is there one?", config::PATH)
+    })?;
+    match (tpm.kind(), config.host_tpm.root) {
+        (Root::Hardware, config::Root::Hardware) | (Root::Software, config::Root::Software) => Ok(tpm),
+        (found, named) => Err(anyhow!(
+            "the TPM {tcti} is a {found:?} root and {} names it {named:?}: say what it is with host_tpm.root",
+            config::PATH
+        )),
+    }
+}
+
+pub fn enroll(config: &Config) -> Result<Enrolled> {
+    let mut tpm = open_tpm(config)?;
+    let path = Path::new(super::AIK);
+    let (blob, fresh) = match fs::read(path) {
+        Ok(bytes) => (AikBlob::parse(&bytes).with_context(|| format!("{} is corrupt", path.display()))?, false),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => (tpm.create_aik()?, true),
+        Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
+    };
+    tpm.load_aik(&blob).with_context(|| format!("this TPM does not load the key {}: was it made by another?", path.display()))?;
+    if fresh {
+        save(path, &blob.encode())?;
+    }
+    Ok(Enrolled { aik_name: tpm.aik_name()?, root: tpm.kind(), fresh })
+}
+
+/// Root's alone from the first byte, whole or not at all.
+fn save(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::{io::Write, os::unix::fs::{DirBuilderExt, OpenOptionsExt}};
+    let doing = || format!("cannot write {}", path.display());
+    if let Some(dir) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(doing)?;
+    }
+    let new = path.with_extension("new");
+    let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&new).with_context(doing)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).with_context(doing)?;
+    fs::rename(&new, path).with_context(doing)
+}
+
+fn boot_id() -> Result<String> {
+    const PATH: &str = "/proc/sys/kernel/random/boot_id";
+    Ok(fs::read_to_string(PATH).with_context(|| format!("cannot read {PATH}"))?.trim().to_owned())
+}

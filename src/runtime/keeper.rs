@@ -1,0 +1,134 @@
+//! The keeper: the guard's tiny parent. It holds the container's pidfd, cgroup and mount namespace
+//! and does nothing else: guard gone → the container is killed; create gone before it handed the
+//! container over → the guard is killed.
+//!
+//! It parses nothing that a container sent, so it outlives whatever a container can do to its guard.
+
+use crate::{
+    ending::Holdings,
+    guard,
+    ipc::{Answer, Channel},
+    slice, spawn,
+};
+use anyhow::{Context, Result};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    process::Child,
+    time::Duration,
+};
+use verify::id::{ContainerId, RunId};
+
+/// create → keeper. Descriptors: the guard's ends of its channels to create and to the host service.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Begin {
+    pub run_id: RunId,
+    pub container: ContainerId,
+}
+
+/// create → keeper, once the backend has made the container.
+/// Descriptors: init's pidfd, its mount namespace, the directory of its cgroup.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Keep {
+    pub cgroup: crate::ending::CgroupKind,
+}
+
+/// A guard that lost its container has this long to write its last events.
+const GUARD_GRACE: Duration = Duration::from_secs(3);
+
+/// `attestrun keeper`; standard input is the channel to create.
+pub fn run() -> Result<()> {
+    let create = Channel::from_stdin()?;
+    let (begin, fds) = create.expect::<Begin>().context("keeper: nothing to keep")?;
+    slice::enter(begin.run_id.as_str())?;
+    let (lifeline, guards_end) = Channel::pair()?;
+    let guard = spawn::myself(&["guard"], guards_end.into_fd())?;
+    let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+    lifeline.send(&guard::Begin { run_id: begin.run_id, container: begin.container }, &fds)?;
+    keep(create, lifeline, guard)
+}
+
+/// The whole state of a keeper: before create handed the container over, and after.
+enum Watch {
+    Awaiting(Channel),
+    Keeping(Holdings),
+}
+
+fn keep(create: Channel, lifeline: Channel, mut guard: Child) -> Result<()> {
+    let guard_end = pidfd_of(&guard)?;
+    let mut watch = Watch::Awaiting(create);
+    loop {
+        let other = match &watch {
+            Watch::Awaiting(create) => create.stream().as_fd(),
+            Watch::Keeping(holdings) => holdings.pidfd.as_fd(),
+        };
+        let mut fds = [PollFd::new(&guard_end, PollFlags::IN), PollFd::from_borrowed_fd(other, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Err(rustix::io::Errno::INTR) => continue,
+            result => result.context("keeper: poll")?,
+        };
+        let (guard_ended, other_ready) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
+        watch = match (watch, guard_ended, other_ready) {
+            (Watch::Keeping(holdings), true, _) => {
+                // No takeover: whatever the guard had seen is gone, so the container ends with it.
+                holdings.kill_all();
+                guard.wait()?;
+                return Ok(());
+            }
+            (Watch::Keeping(_), false, true) => {
+                // The container ended; the guard sees the same and ends by itself.
+                drop(lifeline);
+                return end_guard(&mut guard, &guard_end);
+            }
+            (Watch::Awaiting(_), true, _) => {
+                guard.wait()?;
+                return Ok(());
+            }
+            (Watch::Awaiting(create), false, true) => match create.recv::<Keep>() {
+                Ok(Some((keep, fds))) => {
+                    let holdings = Holdings::of(keep.cgroup, fds)?;
+                    create.send(&Answer::Ok(()), &[])?;
+                    Watch::Keeping(holdings)
+                }
+                // create was killed, or gave up and cleans up after itself
+                Ok(None) | Err(_) => {
+                    pidfd_send_signal(&guard_end, Signal::KILL).ok();
+                    guard.wait()?;
+                    return Ok(());
+                }
+            },
+            (unchanged, false, false) => unchanged,
+        };
+    }
+}
+
+fn end_guard(guard: &mut Child, guard_end: &OwnedFd) -> Result<()> {
+    let grace = rustix::event::Timespec { tv_sec: GUARD_GRACE.as_secs() as i64, tv_nsec: 0 };
+    let mut fds = [PollFd::new(guard_end, PollFlags::IN)];
+    if poll(&mut fds, Some(&grace)).unwrap_or(0) == 0 {
+        pidfd_send_signal(guard_end, Signal::KILL).ok();
+    }
+    guard.wait()?;
+    Ok(())
+}
+
+fn pidfd_of(child: &Child) -> Result<OwnedFd> {
+    let pid = rustix::process::Pid::from_child(child);
+    pidfd_open(pid, PidfdFlags::empty()).with_context(|| format!("keeper: no pidfd for guard {}", child.id()))
+}
+
+impl Channel {
+    /// The channel that the parent put at standard input; 0 is then /dev/null.
+    pub fn from_stdin() -> Result<Self> {
+        let stdin = std::io::stdin();
+        let channel = stdin.as_fd().try_clone_to_owned().context("cannot take the channel at standard input")?;
+        debug_assert!(channel.as_raw_fd() > 2);
+        let null = std::fs::File::open("/dev/null").context("cannot open /dev/null")?;
+        rustix::stdio::dup2_stdin(&null).context("cannot replace standard input")?;
+        Ok(Channel::new(channel.into()))
+    }
+}

@@ -1,0 +1,36 @@
+//! `attestrun setup`: makes this host able to attest. Enrols the host TPM once and prints what a
+//! challenger needs to expect of this host; a second call changes nothing and prints the same.
+
+use crate::{config::{self, Config}, executables, host};
+use anyhow::{Context, Result};
+use std::path::Path;
+use tpm::host::Root;
+use verify::{digest::PolicyDigest, policy::Policy};
+
+pub fn run() -> Result<()> {
+    let config = Config::load()?;
+    let text = std::fs::read(config::POLICY).with_context(|| format!("cannot read the policy {}", config::POLICY))?;
+    Policy::parse(&text).with_context(|| format!("policy {}", config::POLICY))?;
+    let enrolled = host::enroll(&config)?;
+    let root = match enrolled.root {
+        Root::Hardware => "hardware",
+        Root::Software => "software",
+    };
+    let facts = serde_json::json!({
+        "host_ak_name": enrolled.aik_name,
+        "root": root,
+        "fresh": enrolled.fresh,
+        "policy": PolicyDigest::of(&text),
+        "runtime": executables::digest(Path::new("/proc/self/exe"))?,
+        "swtpm": executables::digest(&config.swtpm)?,
+    });
+    println!("{}", serde_json::to_string_pretty(&facts)?);
+    if enrolled.root == Root::Software {
+        eprintln!(
+            "attestrun setup: the host TPM {} is a software root: it proves nothing about this machine, and every \
+             evidence says so",
+            config.host_tpm.tcti
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,262 @@
+//! System calls that nix and rustix do not wrap: the only `unsafe` code of attestrun.
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::{CStr, CString},
+    fs::File,
+    io::{Error, Result},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::unix::process::CommandExt,
+    process::Command,
+};
+
+fn check(ret: libc::c_long) -> Result<libc::c_long> {
+    if ret < 0 { Err(Error::last_os_error()) } else { Ok(ret) }
+}
+
+/// Removes every environment variable except `keep`: callers' variables must not steer libraries.
+/// Call it while the process has one thread.
+pub fn clear_environment(keep: &[&str]) {
+    let names: Vec<_> = std::env::vars_os().map(|(name, _)| name).collect();
+    for name in names {
+        if !keep.iter().any(|k| name == *k) {
+            // SAFETY: there is no other thread that could read the environment.
+            unsafe { std::env::remove_var(&name) };
+        }
+    }
+}
+
+/// Closes every descriptor from `first` on, close_range(2).
+pub fn close_from(first: u32) -> Result<()> {
+    // SAFETY: called at start-up, before any object of ours owns a descriptor.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
+}
+
+/// Sets close-on-exec on every descriptor from `first` on.
+pub fn cloexec_from(first: u32) -> Result<()> {
+    // SAFETY: changes only flags.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }).map(drop)
+}
+
+pub fn is_open(fd: RawFd) -> bool {
+    // SAFETY: F_GETFD reads a flag.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+}
+
+/// Every signal at its default disposition and none blocked, as a program expects after execve.
+/// Rust ignores SIGPIPE and our callers may block signals; neither is the container's business.
+pub fn reset_signals() {
+    // SAFETY: plain system calls; SIG_DFL has no handler that could run.
+    unsafe {
+        for signal in 1..=64 {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+    }
+}
+
+/// A child that we spawn dies with us, starts a clean signal state, and inherits `keep` as its
+/// own descriptors (close-on-exec removed in the child only).
+pub fn prepare_child(command: &mut Command, keep: &[RawFd], die_with_parent: bool) {
+    let keep = keep.to_vec();
+    // SAFETY: the closure makes only async-signal-safe system calls and does not allocate.
+    unsafe {
+        command.pre_exec(move || {
+            reset_signals();
+            for fd in &keep {
+                check(libc::fcntl(*fd, libc::F_SETFD, 0).into())?;
+            }
+            if die_with_parent {
+                check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL).into())?;
+            }
+            Ok(())
+        });
+    }
+}
+
+/// Ends the process at once: no destructors, no atexit handlers.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit(2) does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// pidfd_send_signal(2) with any number: 0 and real-time signals too.
+pub fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    let none: *const libc::siginfo_t = std::ptr::null();
+    // SAFETY: a null siginfo means "as kill(2)".
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0) }).map(drop)
+}
+
+/// Joins the session keyring `name`, making it if needed, and gives its owner search permission
+/// so that exec can join it too (as runc does). A kernel without keyrings is no error.
+pub fn join_session_keyring(name: &CStr) -> Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    const KEYCTL_SETPERM: libc::c_long = 5;
+    const KEYCTL_DESCRIBE: libc::c_long = 6;
+    const USER_SEARCH: u32 = 0x0008_0000;
+    // SAFETY: the kernel reads a C string, and writes at most the length given.
+    unsafe {
+        let ring = match check(libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr())) {
+            Ok(ring) => ring,
+            Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        let mut text = [0u8; 256];
+        let len = check(libc::syscall(libc::SYS_keyctl, KEYCTL_DESCRIBE, ring, text.as_mut_ptr(), text.len()))?;
+        let text = String::from_utf8_lossy(&text[..(len as usize).min(text.len())]).into_owned();
+        // "type;uid;gid;perm;description" (keyctl(2), KEYCTL_DESCRIBE)
+        let perm = text.split(';').nth(3).and_then(|p| u32::from_str_radix(p, 16).ok()).unwrap_or(0x3f3f_0000);
+        check(libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, ring, perm | USER_SEARCH)).map(drop)
+    }
+}
+
+/// Effective, permitted and inheritable capabilities as bit masks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    pub effective: u64,
+    pub permitted: u64,
+    pub inheritable: u64,
+}
+
+/// capset(2) on the calling thread.
+pub fn set_capabilities(c: Capabilities) -> Result<()> {
+    const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+    let header = [LINUX_CAPABILITY_VERSION_3, 0];
+    let half = |v: u64| [v as u32, (v >> 32) as u32];
+    let (e, p, i) = (half(c.effective), half(c.permitted), half(c.inheritable));
+    let data = [e[0], p[0], i[0], e[1], p[1], i[1]];
+    // SAFETY: header and data have the layout of version 3.
+    check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) }).map(drop)
+}
+
+/// seccomp(2), SECCOMP_SET_MODE_FILTER, with a program of classic BPF instructions.
+pub fn load_seccomp(program: &[u64], flags: u64) -> Result<()> {
+    let len = u16::try_from(program.len()).map_err(|_| Error::from_raw_os_error(libc::E2BIG))?;
+    let program = libc::sock_fprog { len, filter: program.as_ptr() as *mut libc::sock_filter };
+    // SAFETY: a sock_filter is 8 bytes; the kernel copies `len` of them.
+    check(unsafe { libc::syscall(libc::SYS_seccomp, 1u32, flags, &program) }).map(drop)
+}
+
+/// Sets a terminal's size (TIOCSWINSZ).
+pub fn set_window(fd: BorrowedFd<'_>, rows: u16, cols: u16) -> Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the kernel reads one winsize.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSWINSZ, &size) }.into()).map(drop)
+}
+
+/// A terminal's size as rows and columns (TIOCGWINSZ).
+pub fn window(fd: BorrowedFd<'_>) -> Result<(u16, u16)> {
+    // SAFETY: the kernel writes one winsize.
+    unsafe {
+        let mut size: libc::winsize = std::mem::zeroed();
+        check(libc::ioctl(fd.as_raw_fd(), libc::TIOCGWINSZ, &mut size).into())?;
+        Ok((size.ws_row, size.ws_col))
+    }
+}
+
+/// Opens the other end of a pseudoterminal without a path (TIOCGPTPEER).
+pub fn open_peer(master: BorrowedFd<'_>) -> Result<OwnedFd> {
+    // SAFETY: the ioctl returns a new descriptor that nobody else owns.
+    unsafe {
+        let fd = check(libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC).into())?;
+        Ok(OwnedFd::from_raw_fd(fd as RawFd))
+    }
+}
+
+/// Runs the same program again from a copy that a container cannot overwrite through
+/// /proc/<pid>/exe (CVE-2019-5736): a detached read-only mount of the executable, or a sealed
+/// memory file where the kernel has no mount_setattr(2). Returns when that is already so.
+///
+/// `marked` says that this process is already the second run: then it must be protected.
+pub fn protect_executable(argv: &[CString], env: &[CString], marked: bool) -> Result<()> {
+    let exe = File::open("/proc/self/exe")?;
+    if is_protected(&exe)? {
+        return Ok(());
+    }
+    if marked {
+        return Err(Error::other("the re-executed program is still writable"));
+    }
+    let copy = match read_only_mount() {
+        Ok(fd) => fd,
+        Err(_) => sealed_copy(&exe)?,
+    };
+    let mut env: Vec<CString> = env.to_vec();
+    env.push(CString::from(PROTECTED));
+    nix::unistd::execveat(
+        Some(copy.as_raw_fd()),
+        c"",
+        argv,
+        &env,
+        nix::fcntl::AtFlags::AT_EMPTY_PATH,
+    )?;
+    Ok(())
+}
+
+/// Set in the environment of the second run only; it can make a run fail, never skip the check.
+pub const PROTECTED: &CStr = c"ATTESTRUN_PROTECTED=1";
+
+const SEALS: i32 = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
+
+fn is_protected(exe: &File) -> Result<bool> {
+    let read_only = rustix::fs::fstatvfs(exe)?.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY);
+    // SAFETY: F_GET_SEALS reads a mask; it fails on anything that is no memory file.
+    let seals = unsafe { libc::fcntl(exe.as_raw_fd(), libc::F_GET_SEALS) };
+    Ok(read_only || (seals >= 0 && seals & SEALS == SEALS))
+}
+
+fn read_only_mount() -> Result<OwnedFd> {
+    use rustix::mount::{OpenTreeFlags, open_tree};
+    #[repr(C)]
+    struct MountAttr {
+        attr_set: u64,
+        attr_clr: u64,
+        propagation: u64,
+        userns_fd: u64,
+    }
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(rustix::fs::CWD, "/proc/self/exe", flags)?;
+    let attr = MountAttr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    // SAFETY: the kernel reads one mount_attr of the size given.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &attr,
+            size_of::<MountAttr>(),
+        )
+    })?;
+    Ok(tree)
+}
+
+fn sealed_copy(exe: &File) -> Result<OwnedFd> {
+    use rustix::fs::{MemfdFlags, memfd_create};
+    let memory = memfd_create("attestrun", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut file = File::from(memory);
+    std::io::copy(&mut &*exe, &mut file)?;
+    // SAFETY: adds seals to a file that only we know.
+    check(unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_ADD_SEALS, SEALS) }.into())?;
+    Ok(file.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_reaches_a_process_by_descriptor() {
+        let me = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty()).unwrap();
+        pidfd_signal(me.as_fd(), 0).unwrap();
+        assert_eq!(pidfd_signal(me.as_fd(), 65).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+    }
+
+    #[test]
+    fn a_sealed_copy_counts_as_protected() {
+        let exe = File::open("/proc/self/exe").unwrap();
+        let copy = sealed_copy(&exe).unwrap();
+        assert!(is_protected(&File::from(copy)).unwrap());
+    }
+}

@@ -1,0 +1,355 @@
+//! What a container may not have unless a policy names it: ways to the host TPM, to the engines and
+//! to attestrun's own files, and the powers that would let it forge what is measured.
+
+use super::{How, LaunchProfile, MountUse, ProcessProfile};
+use crate::canon::NotCanonical;
+use crate::digest::{FileDigest, ProfileDigest};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Which of the challenger's checks an objection belongs to (C-CAPS, C-NS, C-MOUNT, C-DEV, C-HOOK).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Area {
+    Caps,
+    Ns,
+    Mount,
+    Dev,
+    Hook,
+}
+
+/// One thing in a profile that is not allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Objection {
+    pub area: Area,
+    /// The name under which a policy may allow it; nothing allows the others.
+    pub relaxation: Option<Relaxation>,
+    pub text: String,
+}
+
+impl fmt::Display for Objection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)?;
+        match &self.relaxation {
+            Some(name) => write!(f, " (allowed only as \"{name}\")"),
+            None => f.write_str(" (never allowed)"),
+        }
+    }
+}
+
+/// Text that names no relaxation.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is not the name of a relaxation (known are device:<path>, device:*, mount:<path or type>, cap:CAP_<NAME>, hostpid-ptrace, hook:sha256:<digest>)"
+)]
+pub struct NotARelaxation(pub String);
+
+/// The name of one thing that is allowed beyond the default rules.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Relaxation(String);
+
+impl Relaxation {
+    pub fn parse(text: &str) -> Result<Self, NotARelaxation> {
+        let known = match text.split_once(':') {
+            None => text == HOSTPID_PTRACE,
+            Some(("device", rest)) => rest == "*" || rest.starts_with('/'),
+            Some(("mount", rest)) => !rest.is_empty(),
+            Some(("cap", rest)) => rest
+                .strip_prefix("CAP_")
+                .is_some_and(|c| !c.is_empty() && c.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')),
+            Some(("hook", rest)) => rest.parse::<FileDigest>().is_ok(),
+            Some(_) => false,
+        };
+        match known && text.len() <= 4096 {
+            true => Ok(Self(text.to_owned())),
+            false => Err(NotARelaxation(text.chars().take(80).collect())),
+        }
+    }
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Relaxation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+impl TryFrom<String> for Relaxation {
+    type Error = NotARelaxation;
+    fn try_from(text: String) -> Result<Self, NotARelaxation> {
+        Self::parse(&text)
+    }
+}
+impl From<Relaxation> for String {
+    fn from(relaxation: Relaxation) -> String {
+        relaxation.0
+    }
+}
+
+/// The default rules with these relaxations: a policy's `[rule.launch]`, a challenger's `[launch]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaunchRules {
+    pub allow: Vec<Relaxation>,
+}
+
+/// A profile without objections under some rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JudgedProfile {
+    profile: LaunchProfile,
+    digest: ProfileDigest,
+    used: Vec<Relaxation>,
+}
+
+impl JudgedProfile {
+    pub fn profile(&self) -> &LaunchProfile {
+        &self.profile
+    }
+    pub fn digest(&self) -> ProfileDigest {
+        self.digest
+    }
+    /// The relaxations without which there would have been objections.
+    pub fn used(&self) -> &[Relaxation] {
+        &self.used
+    }
+}
+
+/// The profile of an `exec` without objections under some rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JudgedProcess(ProcessProfile);
+
+impl JudgedProcess {
+    pub fn profile(&self) -> &ProcessProfile {
+        &self.0
+    }
+}
+
+const HOSTPID_PTRACE: &str = "hostpid-ptrace";
+/// Loading code into the kernel, programming it, writing its memory or the machine's.
+const FORBIDDEN_CAPABILITIES: [&str; 3] = ["CAP_SYS_MODULE", "CAP_BPF", "CAP_SYS_RAWIO"];
+/// File system types of engines' default mounts (docker, podman, containerd), bind mounts apart.
+const USUAL_TYPES: [&str; 8] = [
+    "proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs",
+];
+/// What no bind mount may reach: neither by its source, nor by one below it or above it.
+const PROTECTED: [(&str, &str); 15] = [
+    ("/dev/tpm0", "a host TPM"),
+    ("/dev/tpmrm0", "a host TPM"),
+    ("/sys/fs/bpf", "the BPF file system"),
+    ("/etc/attestrun", "attestrun's configuration"),
+    ("/var/lib/attestrun", "attestrun's state"),
+    ("/run/attestrun", "attestrun's state"),
+    ("/run/attestrun-host", "attestrun's host service"),
+    ("/run/docker.sock", "an engine's socket"),
+    ("/run/containerd/containerd.sock", "an engine's socket"),
+    ("/run/podman/podman.sock", "an engine's socket"),
+    ("/run/crio/crio.sock", "an engine's socket"),
+    ("/run/cri-dockerd.sock", "an engine's socket"),
+    ("/run/buildkit/buildkitd.sock", "an engine's socket"),
+    ("/run/k3s/containerd/containerd.sock", "an engine's socket"),
+    ("/run/balena-engine.sock", "an engine's socket"),
+];
+/// Where attestrun shows a container its own evidence.
+const OWN_MOUNT: &str = "/run/attestrun";
+
+/// Judges a profile; all objections are reported, not only the first.
+pub fn judge(
+    profile: &LaunchProfile,
+    rules: &LaunchRules,
+) -> Result<JudgedProfile, Vec<Objection>> {
+    let mut court = Court::new(rules);
+    court.capabilities(&profile.process, profile);
+    court.namespaces(profile);
+    court.devices(profile);
+    for mount in &profile.mounts {
+        court.mount(mount);
+    }
+    for hook in &profile.hooks {
+        court.object(
+            Area::Hook,
+            Some(format!("hook:{}", hook.digest)),
+            format!("{} hook {} ({})", hook.stage, hook.path, hook.digest),
+        );
+    }
+    let digest = profile.digest().map_err(|e: NotCanonical| {
+        vec![Objection {
+            area: Area::Ns,
+            relaxation: None,
+            text: e.to_string(),
+        }]
+    })?;
+    let used = court.close()?;
+    Ok(JudgedProfile {
+        profile: profile.clone(),
+        digest,
+        used,
+    })
+}
+
+/// Judges the process of an `exec` into a container that was launched with `launch`.
+pub fn judge_process(
+    process: &ProcessProfile,
+    launch: &LaunchProfile,
+    rules: &LaunchRules,
+) -> Result<JudgedProcess, Vec<Objection>> {
+    let mut court = Court::new(rules);
+    court.capabilities(process, launch);
+    court.close()?;
+    Ok(JudgedProcess(process.clone()))
+}
+
+struct Court<'a> {
+    rules: &'a LaunchRules,
+    used: Vec<Relaxation>,
+    objections: Vec<Objection>,
+}
+
+impl<'a> Court<'a> {
+    fn new(rules: &'a LaunchRules) -> Self {
+        Self {
+            rules,
+            used: Vec::new(),
+            objections: Vec::new(),
+        }
+    }
+
+    fn close(self) -> Result<Vec<Relaxation>, Vec<Objection>> {
+        match self.objections.is_empty() {
+            true => Ok(self.used),
+            false => Err(self.objections),
+        }
+    }
+
+    /// An objection, unless the rules name it.
+    fn object(&mut self, area: Area, relaxation: Option<String>, text: String) {
+        // A name that is too long to be written into a policy is one that no policy can allow.
+        let relaxation = relaxation.and_then(|name| Relaxation::parse(&name).ok());
+        match relaxation {
+            Some(name) if self.rules.allow.contains(&name) => {
+                if !self.used.contains(&name) {
+                    self.used.push(name);
+                }
+            }
+            relaxation => self.objections.push(Objection {
+                area,
+                relaxation,
+                text,
+            }),
+        }
+    }
+
+    fn capabilities(&mut self, process: &ProcessProfile, launch: &LaunchProfile) {
+        for name in FORBIDDEN_CAPABILITIES {
+            if process.capabilities.has(name) {
+                self.object(
+                    Area::Caps,
+                    Some(format!("cap:{name}")),
+                    format!("capability {name}"),
+                );
+            }
+        }
+        if launch.namespace("pid") == How::Host && process.capabilities.has("CAP_SYS_PTRACE") {
+            self.object(
+                Area::Caps,
+                Some(HOSTPID_PTRACE.to_owned()),
+                "capability CAP_SYS_PTRACE in the host's PID namespace".to_owned(),
+            );
+        }
+    }
+
+    fn namespaces(&mut self, profile: &LaunchProfile) {
+        match profile.namespace("mount") {
+            How::New => {}
+            How::Host => self.object(Area::Ns, None, "the host's mount namespace".to_owned()),
+            How::Joined => {
+                self.object(Area::Ns, None, "another container's mount namespace".to_owned());
+            }
+        }
+    }
+
+    fn devices(&mut self, profile: &LaunchProfile) {
+        for device in profile.devices.iter().filter(|d| d.host_tpm) {
+            self.object(
+                Area::Dev,
+                Some(format!("device:{}", device.path)),
+                format!(
+                    "device {} ({}:{}), a host TPM",
+                    device.path, device.major, device.minor
+                ),
+            );
+        }
+        // A rule for each host TPM that was allowed by name comes with its node.
+        let by_name = profile.devices.iter().any(|device| {
+            device.host_tpm
+                && Relaxation::parse(&format!("device:{}", device.path))
+                    .is_ok_and(|name| self.rules.allow.contains(&name))
+        });
+        if profile.tpm_by_rule && !by_name {
+            self.object(
+                Area::Dev,
+                Some("device:*".to_owned()),
+                "device rules that include a host TPM".to_owned(),
+            );
+        }
+    }
+
+    fn mount(&mut self, mount: &MountUse) {
+        let destination = plain(&mount.destination);
+        if is_at_or_below(&destination, OWN_MOUNT) {
+            self.object(
+                Area::Mount,
+                None,
+                format!("mount at {destination}, where attestrun shows its evidence"),
+            );
+        }
+        if mount.kind != "bind" {
+            if !USUAL_TYPES.contains(&mount.kind.as_str()) {
+                self.object(
+                    Area::Mount,
+                    Some(format!("mount:{}", mount.kind)),
+                    format!("mount of type `{}` at {destination}", mount.kind),
+                );
+            }
+            return;
+        }
+        let source = plain(&mount.real_source);
+        // The TPM's further devices (tpm1, tpmrm1…) stand beside the two that are named.
+        let tpm = source.starts_with("/dev/tpm").then_some("a host TPM");
+        let protected = PROTECTED.iter().find(|(path, _)| {
+            is_at_or_below(&source, path) || is_at_or_below(path, &source)
+        });
+        if let Some(what) = tpm.or(protected.map(|(_, what)| *what)) {
+            self.object(
+                Area::Mount,
+                Some(format!("mount:{source}")),
+                format!("mount of {source} at {destination}, which leads to {what}"),
+            );
+        }
+    }
+}
+
+/// The path without `.`, `..`, repeated slashes, and with `/var/run` spelt `/run` (FHS 3.0, 3.15).
+fn plain(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    if let ["var", "run", ..] = parts.as_slice() {
+        parts.remove(0);
+    }
+    format!("/{}", parts.join("/"))
+}
+
+fn is_at_or_below(path: &str, directory: &str) -> bool {
+    directory == "/"
+        || path
+            .strip_prefix(directory)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}

@@ -1,0 +1,1 @@
+//! Layers and their merging, case by case.
