@@ -7,10 +7,12 @@
 mod bench; // B1 and B2: attested start next to plain runc
 mod drop_in; // the verbs on the runtime itself: what runc does, and in runc's words
 mod engines; // podman, containerd, docker
+mod host; // the attested host, and its challenger
 mod image; // test images
 mod leftover; // what a test may not leave behind
 mod namespace; // a machine of one's own
 mod packaging; // the .deb
+mod publisher; // the owner: keys, signatures, lists
 mod runtime; // the runtime under test, bundles
 mod spawn; // starting processes
 mod tidy; // rules about the source itself
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Some("--reaper") => namespace::reap(&args[1..]),
         Some("--inner") => inner(&args[1..]),
         Some("--list") => list(),
+        Some("--bench") => bench::check(&args[1..]).and_then(|()| namespace::enter(&args, LIMIT)),
         _ => namespace::enter(&args, LIMIT),
     };
     done.unwrap_or_else(|error| {

@@ -122,6 +122,18 @@ impl Cmd {
         Ok(output)
     }
 
+    /// Runs it, waiting without a pause: how long it took. Its stdout goes nowhere.
+    pub fn timed(&self) -> Result<Duration> {
+        let errors = std::env::temp_dir().join("e2e-timed.err");
+        let mut command = self.command()?;
+        command.stdout(Stdio::null()).stderr(File::create(&errors)?);
+        let since = Instant::now();
+        let status = command.status().with_context(|| format!("cannot start {self}"))?;
+        let took = since.elapsed();
+        ensure!(status.success(), "`{self}` ended with {status}: {}", text(&errors));
+        Ok(took)
+    }
+
     /// Runs it and forwards its output: the outer shell of this program.
     pub fn passthrough(&self) -> Result<Child> {
         self.command()?.spawn().with_context(|| format!("cannot start {self}"))

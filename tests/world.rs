@@ -3,6 +3,7 @@
 
 use crate::{
     cmd,
+    host::Host,
     image::{Image, Plan},
     leftover::{self, Snapshot},
     namespace,
@@ -36,6 +37,7 @@ pub struct World {
     pub images: OnceCell<Images>,
     daemons: RefCell<Vec<(&'static str, Running)>>,
     podman_ready: OnceCell<()>,
+    pub host: OnceCell<Host>,
     rootfs: RefCell<Vec<Rootfs>>,
 }
 
@@ -76,6 +78,7 @@ impl World {
             images: OnceCell::new(),
             daemons: RefCell::default(),
             podman_ready: OnceCell::new(),
+            host: OnceCell::new(),
             rootfs: RefCell::default(),
         })
     }
@@ -135,8 +138,14 @@ impl World {
     }
 
     /// Before a test on `runtime`: the configuration names its backend.
-    pub fn select(&self, _runtime: Option<&Runtime>) -> Result<()> {
-        Ok(())
+    pub fn select(&self, runtime: Option<&Runtime>) -> Result<()> {
+        match runtime.and_then(|r| r.backend) {
+            Some(backend) => {
+                self.open_for_business()?;
+                self.configure(backend)
+            }
+            None => Ok(()),
+        }
     }
 
     // --- images ---

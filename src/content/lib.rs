@@ -11,6 +11,7 @@ mod beneath; // opening and reading files below a directory descriptor
 pub mod cache; // layers that were read before in this boot
 pub mod layer; // a layer's archive, or its recording and directory, to what it holds
 pub mod layout; // OCI image layouts and docker archives, for publishers
+mod oci; // an OCI image layout's files
 pub mod signatures; // the signature store
 pub mod store; // which image a rootfs was mounted from, by the engines' own stores
 pub mod tree; // a directory tree, walked by descriptors and hashed

@@ -4,7 +4,7 @@
 //! appears whole or not at all.
 
 use crate::beneath;
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use rustix::{
     fs::{self, AtFlags, FlockOperation, Mode, OFlags},
     io::Errno,
@@ -251,10 +251,6 @@ impl Directory {
         Ok(digest)
     }
 
-    pub fn path_of(&self, digest: BlobDigest) -> std::path::PathBuf {
-        Path::new(&self.shown).join(blob_name(digest))
-    }
-
     fn file(&self, name: &str, max: u64) -> Result<Vec<u8>> {
         beneath::read(&self.fd, name, max).with_context(|| self.shown.clone())
     }
@@ -290,12 +286,4 @@ impl Directory {
 
 fn blob_name(digest: BlobDigest) -> String {
     format!("{BLOBS}/{}", digest.hex())
-}
-
-/// An index or manifest that `descriptor` names as one; anything else is refused.
-pub(crate) fn require_image(descriptor: &Descriptor) -> Result<()> {
-    if !descriptor.is_index() && !descriptor.is_manifest() {
-        bail!("{} has the media type `{}`, neither manifest nor index", descriptor.digest, descriptor.media_type);
-    }
-    Ok(())
 }

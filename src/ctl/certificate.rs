@@ -1,9 +1,10 @@
 //! X.509 certificates as files: what this program must know of them, without believing them.
 
 use crate::disk;
-use anyhow::{Context as _, anyhow, bail};
-use der::{Decode as _, Encode as _, pem};
+use anyhow::{Context as _, bail};
+use der::{Decode as _, Encode as _};
 use std::path::Path;
+use verify::cms::certificates_from_pem;
 use x509_cert::{
     Certificate,
     ext::pkix::{SubjectAltName, name::GeneralName},
@@ -23,27 +24,22 @@ pub struct Unchecked {
 /// The one certificate in `text` (PEM).
 pub fn parse(text: &str) -> anyhow::Result<Unchecked> {
     let mut all = parse_all(text)?;
-    match (all.pop(), all.pop()) {
-        (Some(one), None) => Ok(one),
-        (None, _) => bail!("no certificate in it"),
-        (Some(_), Some(_)) => bail!("more than one certificate in it; expected one"),
+    match (all.pop(), all.len()) {
+        (Some(one), 0) => Ok(one),
+        (_, more) => bail!("{} certificates in it; expected one", more + 1),
     }
 }
 
-/// All certificates in `text` (PEM), in order.
+/// All certificates in `text` (PEM), in order; at least one.
 pub fn parse_all(text: &str) -> anyhow::Result<Vec<Unchecked>> {
-    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
-    const END: &str = "-----END CERTIFICATE-----";
-    let mut all = Vec::new();
-    let mut rest = text;
-    while let Some(begin) = rest.find(BEGIN) {
-        let block = &rest[begin..];
-        let end = block.find(END).context("a certificate without its END line")? + END.len();
-        let (_, der) = pem::decode_vec(block[..end].as_bytes()).map_err(|e| anyhow!("not PEM: {e}"))?;
-        all.push(from_der(der)?);
-        rest = &block[end..];
+    certificates_from_pem(text.as_bytes())?.into_iter().map(from_der).collect()
+}
+
+impl Unchecked {
+    /// The distinguished name (RFC 4514), for people.
+    pub fn subject(&self) -> String {
+        self.parsed.tbs_certificate.subject.to_string()
     }
-    Ok(all)
 }
 
 pub fn from_der(der: Vec<u8>) -> anyhow::Result<Unchecked> {
@@ -60,12 +56,8 @@ pub fn from_der(der: Vec<u8>) -> anyhow::Result<Unchecked> {
     Ok(Unchecked { public_key, uris, der, parsed })
 }
 
-/// The certificates of a file, at least one.
+/// The certificates of a file.
 pub fn read_all(path: &Path, what: &str) -> anyhow::Result<Vec<Unchecked>> {
     let text = disk::read_text(path, what)?;
-    let all = parse_all(&text).with_context(|| format!("reading {what} {}", path.display()))?;
-    if all.is_empty() {
-        bail!("reading {what} {}: no `BEGIN CERTIFICATE` in it", path.display());
-    }
-    Ok(all)
+    parse_all(&text).with_context(|| format!("reading {what} {}", path.display()))
 }

@@ -65,14 +65,14 @@ struct Asked {
 }
 
 /// What the challenger expects, and the bytes behind the files that it names.
-struct Policy {
-    expect: Expectations,
-    trust: Trust,
+pub struct Expected {
+    pub expect: Expectations,
+    pub trust: Trust,
 }
 
 pub fn challenge(args: &Challenge, style: Style) -> anyhow::Result<Report> {
     // Everything that can be wrong on this side comes before the nonce is spent.
-    let policy = Policy::read(&args.policy)?;
+    let policy = Expected::read(&args.policy)?;
     let asked = Asked {
         nonce: Nonce::new(key::random::<NONCE_BYTES>()?.to_vec())?,
         container: container(&args.container)?,
@@ -106,7 +106,7 @@ pub fn challenge(args: &Challenge, style: Style) -> anyhow::Result<Report> {
 }
 
 pub fn appraise_file(args: &Appraise, style: Style) -> anyhow::Result<Report> {
-    let policy = Policy::read(&args.policy)?;
+    let policy = Expected::read(&args.policy)?;
     let nonce = BASE64URL
         .decode(&args.nonce)
         .map_err(|e| Usage(format!("--nonce: not base64url without padding: {e}")))?;
@@ -120,7 +120,7 @@ pub fn appraise_file(args: &Appraise, style: Style) -> anyhow::Result<Report> {
     Ok(verdict::report(&appraisal, style))
 }
 
-fn judge(bytes: &[u8], asked: &Asked, policy: &Policy, source: &Path) -> anyhow::Result<Appraisal> {
+fn judge(bytes: &[u8], asked: &Asked, policy: &Expected, source: &Path) -> anyhow::Result<Appraisal> {
     let evidence = Evidence::parse(bytes, MAX_REPLY)
         .map_err(|e| Refused(e.to_string()))
         .with_context(|| format!("reading the evidence from {}", source.display()))?;
@@ -136,8 +136,8 @@ fn judge(bytes: &[u8], asked: &Asked, policy: &Policy, source: &Path) -> anyhow:
     ))
 }
 
-impl Policy {
-    fn read(path: &Path) -> anyhow::Result<Self> {
+impl Expected {
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
         let text = disk::read_text(path, "the challenger's policy")?;
         let expect = Expectations::parse(&text)
             .with_context(|| format!("reading the challenger's policy {}", path.display()))?;
@@ -153,19 +153,10 @@ impl Policy {
         let mut crls = Vec::new();
         if expect.revocation == RevocationCheck::Crl {
             for file in &expect.crls {
-                let file = beside(path, file);
-                crls.push(crl(disk::read(&file, "the revocation list", disk::SMALL)?));
+                crls.push(disk::read_crl(&beside(path, file))?);
             }
         }
         Ok(Self { expect, trust: Trust { user_roots, crls } })
-    }
-}
-
-/// DER as it is, PEM decoded; which of them is malformed, the appraisal says.
-fn crl(bytes: Vec<u8>) -> Vec<u8> {
-    match der::pem::decode_vec(&bytes) {
-        Ok(("X509 CRL", der)) => der,
-        _ => bytes,
     }
 }
 

@@ -33,6 +33,15 @@ pub fn read_text(path: &Path, what: &str) -> anyhow::Result<String> {
         .with_context(|| format!("reading {what} {}: it is not text", path.display()))
 }
 
+/// A revocation list: DER as it is, PEM decoded; whether it is well-formed, its reader says.
+pub fn read_crl(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let bytes = read(path, "the revocation list", LARGE)?;
+    match der::pem::decode_vec(&bytes) {
+        Ok(("X509 CRL", der)) => Ok(der),
+        _ => Ok(bytes),
+    }
+}
+
 /// Puts `bytes` at `path`: readers see the old file or the new one, never a half.
 pub fn replace(path: &Path, what: &str, bytes: &[u8]) -> anyhow::Result<()> {
     let context = || format!("writing {what} {}", path.display());

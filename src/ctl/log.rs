@@ -71,7 +71,8 @@ fn show(entries: &[Entry]) -> anyhow::Result<Report> {
     let mut text = String::new();
     for event in &events {
         let name = event["event"].as_str().unwrap_or_default();
-        writeln!(text, "PCR {:>2}  {name:<22} {}", event["pcr"], event["content"])?;
+        let pcr = event["pcr"].as_u64().unwrap_or_default();
+        writeln!(text, "PCR {pcr:>2}  {name:<22} {}", event["content"])?;
     }
     Ok(Report::done(text.trim_end(), json!({ "events": events })))
 }

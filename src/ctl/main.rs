@@ -13,9 +13,14 @@ mod certificate; // X.509 files
 mod challenge;
 mod disk; // reading and writing files
 mod enroll;
+mod image;
+mod import;
 mod key; // private keys of publishers
+mod list;
 mod log;
+mod policy;
 mod report; // what a verb says and how it ends
+mod source; // images in files
 mod verdict; // an appraisal, shown
 
 #[cfg(test)]
@@ -46,12 +51,23 @@ enum Verb {
     /// A small certificate authority for owners of containers
     #[command(subcommand)]
     Ca(ca::Verb),
+    /// Image signatures, and what an image holds
+    #[command(subcommand)]
+    Image(image::Verb),
+    /// Signature lists: which programs may run in containers of an image
+    #[command(subcommand)]
+    List(list::Verb),
+    /// Fill a host's signature store
+    Import(import::Import),
     /// Pin a host's attestation key (trust on first use)
     Enroll(enroll::Enroll),
     /// Ask a host about a container, with a fresh nonce, and judge the answer
     Challenge(challenge::Challenge),
     /// Judge evidence that was kept
     Appraise(challenge::Appraise),
+    /// Check policies
+    #[command(subcommand)]
+    Policy(policy::Verb),
     /// Read event logs
     #[command(subcommand)]
     Log(log::Verb),
@@ -72,9 +88,13 @@ fn main() -> ExitCode {
     };
     let result = match &cli.verb {
         Verb::Ca(verb) => ca::run(verb),
+        Verb::Image(verb) => image::run(verb),
+        Verb::List(verb) => list::run(verb),
+        Verb::Import(args) => import::run(args),
         Verb::Enroll(args) => enroll::run(args),
         Verb::Challenge(args) => challenge::challenge(args, style),
         Verb::Appraise(args) => challenge::appraise_file(args, style),
+        Verb::Policy(verb) => policy::run(verb),
         Verb::Log(verb) => log::run(verb),
     };
     match result {

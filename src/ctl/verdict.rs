@@ -4,7 +4,7 @@ use crate::report::{Ending, Report, Style};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use verify::{
-    appraise::{Appraisal, Verdict},
+    appraise::{Appraisal, ContainerReport, HostReport, Verdict},
     check::{Finding, Outcome, Subject},
 };
 
@@ -49,15 +49,20 @@ fn text(appraisal: &Appraisal, style: Style) -> String {
     let of = |subject| {
         appraisal.findings.iter().filter(move |f: &&Finding| f.subject == subject)
     };
+    // Writing to a String cannot fail.
     let mut out = String::new();
-    let host = appraisal.host.to_string();
-    let container = appraisal.container.to_string();
-    out.push_str(&style.bold(&format!("host {host}")));
-    out.push('\n');
+    let (host, container) = (host(&appraisal.host), container(&appraisal.container));
+    let _ = writeln!(out, "{}", style.bold(&shown(&host.0)));
+    for fact in &host.1 {
+        let _ = writeln!(out, "│ {}", shown(fact));
+    }
     for finding in of(Subject::Host) {
         line(&mut out, "│ ", finding, style);
     }
-    out.push_str(&format!("└─ {}\n", style.bold(&format!("container {container}"))));
+    let _ = writeln!(out, "└─ {}", style.bold(&shown(&container.0)));
+    for fact in &container.1 {
+        let _ = writeln!(out, "     {}", shown(fact));
+    }
     for finding in of(Subject::Container) {
         line(&mut out, "     ", finding, style);
     }
@@ -78,7 +83,6 @@ fn text(appraisal: &Appraisal, style: Style) -> String {
         Verdict::Refused => style.bad(word),
         Verdict::Unknown => style.doubtful(word),
     };
-    // Writing to a String cannot fail.
     let _ = write!(out, "verdict: {word} ({summary})");
     out
 }
@@ -94,8 +98,57 @@ fn line(out: &mut String, indent: &str, finding: &Finding, style: Style) {
         Outcome::Waived { by, .. } => format!("[{by}] "),
         _ => String::new(),
     };
-    // Evidence is foreign text: nothing in it may move the cursor.
-    let detail: String =
-        finding.detail.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    let detail = shown(&finding.detail);
     let _ = writeln!(out, "{indent}{:<11}{word} {by}{detail}", finding.check.name());
+}
+
+/// Evidence is foreign text: nothing in it may move the cursor.
+fn shown(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// The host's title and what it says of itself.
+fn host(host: &HostReport) -> (String, Vec<String>) {
+    let title = match &host.name {
+        Some(name) => format!("host {name}"),
+        None => "host (its key is not pinned)".to_owned(),
+    };
+    let mut facts = vec![format!("root of trust: {}", host.root)];
+    facts.extend(host.ak_name.map(|name| format!("attestation key {name}")));
+    facts.extend(host.boot.as_ref().map(|boot| {
+        format!("boot {boot}{}", host.reset.map(|n| format!(", TPM reset count {n}")).unwrap_or_default())
+    }));
+    facts.extend(host.log_entries.map(|n| format!("binding log: {n} entries")));
+    (title, facts)
+}
+
+/// The container's title and what is said of it.
+fn container(container: &ContainerReport) -> (String, Vec<String>) {
+    let mut facts = vec![format!("record {}", container.record)];
+    facts.extend(container.created.map(|time| format!("created {time}")));
+    if let Some(image) = container.image {
+        let name = container.measured.as_ref().and_then(|m| m.image_name.as_deref()).unwrap_or("image");
+        facts.push(format!("image {name} {image}"));
+    }
+    if let Some(measured) = &container.measured {
+        if let (Some(name), Some(serial), Some(tenant)) =
+            (&measured.list_name, measured.list_serial, &measured.tenant)
+        {
+            facts.push(format!("list {name}, serial {serial}, of {tenant}"));
+        }
+        let executed: Vec<_> = measured.executed.iter().map(|file| file.path.as_str()).collect();
+        facts.push(format!(
+            "executed: {}",
+            if executed.is_empty() { "nothing yet".to_owned() } else { executed.join(" ") }
+        ));
+    }
+    let modes = [("mode", &container.mode), ("tier", &container.tier)];
+    let modes: Vec<_> = modes
+        .iter()
+        .filter_map(|(name, value)| value.as_ref().map(|value| format!("{name} {value}")))
+        .collect();
+    if !modes.is_empty() {
+        facts.push(modes.join(", "));
+    }
+    (format!("container {}", container.id), facts)
 }

@@ -61,3 +61,36 @@ pub fn version_of(program: &Path) -> Result<String> {
     let output = output.with_context(|| format!("cannot run {} --version", program.display()))?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
+
+/// The environment of the external backend: nothing but where its own helpers are found.
+pub const PATH_FOR_BACKEND: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What the backend gets as standard streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Streams {
+    /// Ours: they become the container's.
+    Ours,
+    Nothing,
+}
+
+/// Runs the external backend to its end. It dies with us, so that an engine that kills us kills it.
+pub fn backend(program: &Path, arguments: &[std::ffi::OsString], streams: Streams) -> Result<std::process::ExitStatus> {
+    let (name, value) = PATH_FOR_BACKEND.split_once('=').unwrap_or_default();
+    let mut command = Command::new(program);
+    command.arg0("runc").args(arguments).env_clear().env(name, value);
+    if streams == Streams::Nothing {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    }
+    crate::sys::prepare_child(&mut command, true);
+    command.status().with_context(|| format!("cannot execute the backend {}", program.display()))
+}
+
+/// The host's `ps` with `options`: its table.
+pub fn ps(options: &[String]) -> Result<String> {
+    let mut command = Command::new("/usr/bin/ps");
+    command.args(options).env_clear().stdin(Stdio::null()).stderr(Stdio::inherit());
+    crate::sys::prepare_child(&mut command, true);
+    let output = command.output().context("cannot execute /usr/bin/ps")?;
+    anyhow::ensure!(output.status.success(), "/usr/bin/ps ended with {}", output.status);
+    String::from_utf8(output.stdout).context("the output of ps is not valid UTF-8")
+}

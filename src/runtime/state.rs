@@ -6,12 +6,15 @@
 
 use crate::backend::{cgroup::Cgroup, Backend};
 use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
+    ffi::CStr,
     fs::{self, File},
     io::{ErrorKind, Write},
     os::{
@@ -142,6 +145,7 @@ pub struct State {
     pub rootfs: PathBuf,
     pub backend: Backend,
     pub systemd_cgroup: bool,
+    pub no_new_keyring: bool,
     /// `linux.cgroupsPath` of the sealed configuration.
     pub cgroups_path: PathBuf,
     pub cgroup: Cgroup,
@@ -159,7 +163,7 @@ pub struct Birth {
     pub rootfs: PathBuf,
     pub backend: Backend,
     pub systemd_cgroup: bool,
-    pub cgroups_path: PathBuf,
+    pub no_new_keyring: bool,
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -180,7 +184,8 @@ impl State {
             rootfs: birth.rootfs,
             backend: birth.backend,
             systemd_cgroup: birth.systemd_cgroup,
-            cgroups_path: birth.cgroups_path,
+            no_new_keyring: birth.no_new_keyring,
+            cgroups_path: PathBuf::new(),
             cgroup: Cgroup::default(),
             created: now.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true),
             annotations: birth.annotations,
@@ -207,6 +212,17 @@ impl State {
             Phase::Created => Status::Created,
             Phase::Started => Status::Running,
         })
+    }
+
+    /// Ends a `create` that is under way, so that it does not go on with what is being removed.
+    pub fn end_creator(&self) -> Result<()> {
+        if let Some(creator) = self.creator.pidfd()? {
+            rustix::process::pidfd_send_signal(&creator, rustix::process::Signal::KILL).ok();
+            let mut ended = [PollFd::new(&creator, PollFlags::IN)];
+            let patience = Timespec { tv_sec: 5, tv_nsec: 0 };
+            poll(&mut ended, Some(&patience)).context("cannot wait for the creator's end")?;
+        }
+        Ok(())
     }
 
     /// OCI runtime-spec, "State", in runc's spelling.
@@ -298,7 +314,10 @@ impl State {
 pub struct RunDir(PathBuf);
 
 impl RunDir {
-    fn of(run_id: &RunId) -> Self {
+    /// Room for an event log at its cap (`vtpm.log_max_bytes`) and a vTPM's state.
+    const TMPFS: &CStr = c"mode=0700,size=96m,nr_inodes=1k";
+
+    pub fn of(run_id: &RunId) -> Self {
         Self(Path::new(BASE).join("containers").join(run_id.as_str()))
     }
 
@@ -315,6 +334,11 @@ impl RunDir {
             .mode(0o700)
             .create(&dir.0)
             .with_context(|| format!("cannot make the run directory {}", dir.0.display()))?;
+        // of its own, with a size: a container that fills its event log or its vTPM fills nothing else
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        mount("attestrun", &dir.0, "tmpfs", flags, Self::TMPFS)
+            .with_context(|| format!("cannot mount a tmpfs at {}", dir.0.display()))
+            .inspect_err(|_| drop(fs::remove_dir(&dir.0)))?;
         Ok((dir, run_id))
     }
 
@@ -335,6 +359,11 @@ impl RunDir {
 
     /// Removes the directory and all it holds; one that is gone already is no error.
     pub fn remove(&self) -> Result<()> {
+        match unmount(&self.0, UnmountFlags::DETACH) {
+            // not mounted: a run directory whose making was interrupted, or whose removal
+            Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
+            Err(e) => return Err(e).with_context(|| format!("cannot unmount {}", self.0.display())),
+        }
         match fs::remove_dir_all(&self.0) {
             Err(e) if e.kind() != ErrorKind::NotFound => {
                 Err(e).with_context(|| format!("cannot remove the run directory {}", self.0.display()))
@@ -461,7 +490,7 @@ mod tests {
                 rootfs: "/b/rootfs".into(),
                 backend: Backend::Libcontainer,
                 systemd_cgroup: false,
-                cgroups_path: "/web-1".into(),
+                no_new_keyring: false,
                 annotations: BTreeMap::new(),
             },
         )

@@ -57,17 +57,12 @@ pub fn reset_signals() {
     }
 }
 
-/// A child that we spawn dies with us, starts a clean signal state, and inherits `keep` as its
-/// own descriptors (close-on-exec removed in the child only).
-pub fn prepare_child(command: &mut Command, keep: &[RawFd], die_with_parent: bool) {
-    let keep = keep.to_vec();
+/// A child that we spawn starts with a clean signal state, and dies with us if asked to.
+pub fn prepare_child(command: &mut Command, die_with_parent: bool) {
     // SAFETY: the closure makes only async-signal-safe system calls and does not allocate.
     unsafe {
         command.pre_exec(move || {
             reset_signals();
-            for fd in &keep {
-                check(libc::fcntl(*fd, libc::F_SETFD, 0).into())?;
-            }
             if die_with_parent {
                 check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL).into())?;
             }

@@ -7,6 +7,7 @@
 //! Proves: nothing. What a TPM returns is evidence; `verify` judges it.
 #![forbid(unsafe_code)]
 
+mod channel; // one command and one answer at a time
 #[cfg(feature = "host")]
 pub mod host; // the machine's TPM: AIK, binding PCR, quotes
 mod random; // random bytes of the operating system
@@ -14,6 +15,17 @@ pub mod rc; // response codes in words
 pub mod swtpm; // how swtpm must be started
 pub mod vtpm; // a container's TPM over a connected socket
 pub mod wire; // commands and responses as bytes
+
+use verify::tpm2::TpmName;
+
+/// A key that is loaded in a vTPM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    pub handle: u32,
+    /// TPMT_PUBLIC.
+    pub public: Vec<u8>,
+    pub name: TpmName,
+}
 
 /// What TPM2_Quote returns, as the TPM wrote it (TPM 2.0 Library Part 3, 18.4).
 #[derive(Debug, Clone, PartialEq, Eq)]

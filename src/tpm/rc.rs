@@ -225,7 +225,7 @@ impl Rc {
     pub const fn code(self) -> u32 {
         self.0
     }
-    /// The TPM asks to send the same command again (Part 3, 5.4; Part 1, 36.3).
+    /// The TPM asks to send the same command again (YIELDED, TESTING, RETRY).
     pub const fn asks_for_retry(self) -> bool {
         matches!(self.0 & 0xFFF, 0x908 | 0x90A | 0x922)
     }

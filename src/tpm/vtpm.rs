@@ -1,52 +1,21 @@
 //! A container's vTPM: a small TPM 2.0 client over a connected socket to an swtpm.
 //!
-//! Trusts: the process at the other end, which the guard started. Its answers are parsed strictly
-//! and bounded in size and time; after the first one that is not understood, or late, nothing more
-//! is sent, because command and answer could no longer be told to belong together.
+//! Trusts: the process at the other end, which the guard started, and whose answers are parsed
+//! strictly nevertheless.
 
-use crate::rc::Rc;
+pub use crate::channel::Error;
+
+use crate::channel::Channel;
 use crate::wire::{
-    CAP_TPM_PROPERTIES, Code, Command, HEADER, MAX_MESSAGE, Malformed, PT_PERMANENT,
-    PT_STARTUP_CLEAR, RH_ENDORSEMENT, RH_LOCKOUT, RH_OWNER, RH_PLATFORM, Reader, Response, Writer,
-    pcr_selection,
+    CAP_TPM_PROPERTIES, Code, Command, Malformed, PT_PERMANENT, PT_STARTUP_CLEAR, RH_ENDORSEMENT,
+    RH_LOCKOUT, RH_OWNER, RH_PLATFORM, Writer, pcr_selection,
 };
-use crate::{Clock, Quote, random};
-use std::io::{self, Read as _, Write as _};
+use crate::{Clock, Key, Quote, random};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
 use verify::pcr::{Pcr, PcrIndex};
 use verify::tpm2::{self, TpmName, alg};
 
-/// A command of the vTPM takes well under 10 ms (only ECC keys are made); a stopped swtpm must not
-/// hold up a container for ever.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// A command that the TPM asks to resend is sent this often in all; the pauses add up to half a second.
-const ATTEMPTS: u32 = 12;
-
-/// What went wrong, in which command.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("{command}: the vTPM refused: {rc}")]
-    Refused { command: Code, rc: Rc },
-    #[error("{command}: the vTPM is still busy after {ATTEMPTS} attempts: {rc}")]
-    Busy { command: Code, rc: Rc },
-    #[error("{command}: the vTPM's process has closed the connection")]
-    Closed { command: Code },
-    #[error("{command}: the vTPM did not answer within {} s", PATIENCE.as_secs())]
-    Timeout { command: Code },
-    #[error("{command}: cannot speak to the vTPM: {source}")]
-    Io { command: Code, source: io::Error },
-    #[error("{command}: the vTPM's answer is malformed: {what}")]
-    Malformed { command: Code, what: Malformed },
-    #[error("{command}: not sent, the connection to the vTPM broke before")]
-    Broken { command: Code },
-    #[error("a quote needs at least one PCR")]
-    EmptySelection,
-    #[error("no random bytes from the operating system: {0}")]
-    Random(io::Error),
-}
-
-/// A hierarchy that TPM2_HierarchyControl can close (Part 3, 24.3).
+/// A hierarchy that TPM2_HierarchyControl can close (Part 3, 24.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hierarchy {
     Owner,
@@ -64,40 +33,24 @@ impl Hierarchy {
     }
 }
 
-/// A key that is loaded in a vTPM.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Key {
-    pub handle: u32,
-    /// TPMT_PUBLIC.
-    pub public: Vec<u8>,
-    pub name: TpmName,
-}
-
 /// The only user of one vTPM.
 #[derive(Debug)]
 pub struct Vtpm {
-    stream: UnixStream,
-    broken: bool,
+    channel: Channel,
 }
 
 impl Vtpm {
-    /// Takes our end of the socket pair whose other end swtpm inherited. A socket that accepts no
-    /// time limit counts as broken: nothing is ever sent over it.
+    /// Takes our end of the socket pair whose other end swtpm inherited.
     pub fn new(stream: UnixStream) -> Self {
-        let limited = stream
-            .set_nonblocking(false)
-            .and_then(|()| stream.set_read_timeout(Some(PATIENCE)))
-            .and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
         Self {
-            stream,
-            broken: limited.is_err(),
+            channel: Channel::new(stream),
         }
     }
 
     /// Takes from everybody, ourselves included, what could rewrite the vTPM's past: TPM2_Clear
     /// (lockout authorization becomes a random value that is then forgotten) and, with the
     /// platform hierarchy, TPM2_ChangeEPS, TPM2_PCR_Allocate and TPM2_Clear again. Only a restart of
-    /// swtpm undoes this, and that shows in the reset count.
+    /// swtpm opens that hierarchy again, and a restart shows in the reset count.
     pub fn lock_down(&mut self) -> Result<(), Error> {
         let forgotten: [u8; 32] = random::bytes().map_err(Error::Random)?;
         let command = Command::new(Code::HIERARCHY_CHANGE_AUTH)
@@ -116,7 +69,7 @@ impl Vtpm {
         let [permanent, startup_clear] = self.permanent_and_startup_clear()?;
         if permanent & LOCKOUT_AUTH_SET == 0 || startup_clear & PLATFORM_ENABLED != 0 {
             let what = Malformed::Content("it is not locked down although it said so");
-            return Err(self.malformed(Code::GET_CAPABILITY, what));
+            return Err(self.channel.malformed(Code::GET_CAPABILITY, what));
         }
         Ok(())
     }
@@ -128,7 +81,7 @@ impl Vtpm {
                 .u32(PT_PERMANENT)
                 .u32(2),
         );
-        self.read(&command, |_, reader| {
+        self.channel.read(&command, |_, reader| {
             reader.u8()?; // moreData
             let header = [reader.u32()?, reader.u32()?, reader.u32()?];
             let permanent = reader.u32()?;
@@ -150,14 +103,14 @@ impl Vtpm {
         self.run(&command)
     }
 
-    /// The endorsement key, ECC P-256 (TCG EK Credential Profile 2.5, template L-2).
+    /// The endorsement key, ECC P-256 (TCG EK Credential Profile, template L-2).
     pub fn create_ek(&mut self) -> Result<Key, Error> {
         self.create_primary(&tpm2::ek_template(), &[])
     }
 
     /// The attestation key. A primary of the endorsement hierarchy, for there the clock fields of
-    /// a quote are in clear (Part 1, 36.7), and nobody else can ask this TPM for it;
-    /// `outside_info` ends up in its creation data.
+    /// a quote are in clear (with a key of the owner hierarchy they are obfuscated: Part 3,
+    /// "Attestation Commands"). `outside_info` ends up in its creation data.
     pub fn create_aik(&mut self, outside_info: &[u8; 32]) -> Result<Key, Error> {
         self.create_primary(&tpm2::aik_template(), outside_info)
     }
@@ -175,7 +128,7 @@ impl Vtpm {
                     .sized(outside_info)
                     .u32(0),
             );
-        self.read(&command, |handle, reader| {
+        self.channel.read(&command, |handle, reader| {
             let public = reader.sized()?.to_vec();
             reader.sized()?; // creationData
             reader.sized()?; // creationHash
@@ -229,7 +182,7 @@ impl Vtpm {
     pub fn pcr_read(&mut self, pcr: PcrIndex) -> Result<Pcr, Error> {
         let selection = pcr_selection(&[alg::SHA1, alg::SHA256], bit(pcr)).finish();
         let command = Command::new(Code::PCR_READ).parameters(Writer::default().bytes(&selection));
-        self.read(&command, |_, reader| {
+        self.channel.read(&command, |_, reader| {
             reader.u32()?; // pcrUpdateCounter
             if reader.take(selection.len())? != selection {
                 return Err(Malformed::Content("a PCR bank is missing"));
@@ -264,7 +217,7 @@ impl Vtpm {
                     .u16(alg::NULL)
                     .bytes(&pcr_selection(&[alg::SHA256], mask).finish()),
             );
-        self.read(&command, |_, reader| {
+        self.channel.read(&command, |_, reader| {
             let attest = reader.sized()?.to_vec();
             let signature = reader.rest().to_vec();
             Ok(Quote { attest, signature })
@@ -272,25 +225,26 @@ impl Vtpm {
     }
 
     pub fn read_clock(&mut self) -> Result<Clock, Error> {
-        self.read(&Command::new(Code::READ_CLOCK), |_, reader| {
-            reader.u64()?; // time since the last _TPM_Init
-            Ok(Clock {
-                clock_ms: reader.u64()?,
-                reset_count: reader.u32()?,
-                restart_count: reader.u32()?,
-                safe: match reader.u8()? {
-                    0 => false,
-                    1 => true,
-                    _ => return Err(Malformed::Content("`safe` is neither yes nor no")),
-                },
+        self.channel
+            .read(&Command::new(Code::READ_CLOCK), |_, reader| {
+                reader.u64()?; // time since the last _TPM_Init
+                Ok(Clock {
+                    clock_ms: reader.u64()?,
+                    reset_count: reader.u32()?,
+                    restart_count: reader.u32()?,
+                    safe: match reader.u8()? {
+                        0 => false,
+                        1 => true,
+                        _ => return Err(Malformed::Content("`safe` is neither yes nor no")),
+                    },
+                })
             })
-        })
     }
 
     /// 32 bytes of the vTPM's generator.
     pub fn get_random(&mut self) -> Result<[u8; 32], Error> {
         let command = Command::new(Code::GET_RANDOM).parameters(Writer::default().u16(32));
-        self.read(&command, |_, reader| {
+        self.channel.read(&command, |_, reader| {
             let mut bytes = [0; 32];
             copy(&mut bytes, reader.sized()?)?;
             Ok(bytes)
@@ -299,122 +253,7 @@ impl Vtpm {
 
     /// A command that answers nothing.
     fn run(&mut self, command: &Command) -> Result<(), Error> {
-        self.read(command, |_, _| Ok(()))
-    }
-
-    /// A command whose response parameters `parse` uses up.
-    fn read<T>(
-        &mut self,
-        command: &Command,
-        parse: impl FnOnce(Option<u32>, &mut Reader<'_>) -> Result<T, Malformed>,
-    ) -> Result<T, Error> {
-        let response = self.execute(command)?;
-        let mut reader = Reader::new(&response.parameters);
-        parse(response.handle, &mut reader)
-            .and_then(|value| reader.finish().map(|()| value))
-            .map_err(|what| self.malformed(command.code(), what))
-    }
-
-    /// Sends the command until the TPM has executed it. RETRY happens in practice: at the first
-    /// use of a key that is under dictionary attack protection.
-    fn execute(&mut self, command: &Command) -> Result<Response, Error> {
-        let code = command.code();
-        let bytes = command.encode();
-        let mut attempt = 1;
-        loop {
-            let answer = self.transmit(code, &bytes)?;
-            match command
-                .decode(&answer)
-                .map_err(|what| self.malformed(code, what))?
-            {
-                Ok(response) => return Ok(response),
-                Err(rc) if !rc.asks_for_retry() => {
-                    return Err(Error::Refused { command: code, rc });
-                }
-                Err(rc) if attempt == ATTEMPTS => return Err(Error::Busy { command: code, rc }),
-                Err(_) => std::thread::sleep(pause(attempt)),
-            }
-            attempt += 1;
-        }
-    }
-
-    /// One command in one write, one response.
-    fn transmit(&mut self, command: Code, bytes: &[u8]) -> Result<Vec<u8>, Error> {
-        if self.broken {
-            return Err(Error::Broken { command });
-        }
-        if bytes.len() > MAX_MESSAGE {
-            return Err(Error::Malformed {
-                command,
-                what: Malformed::Size(bytes.len()),
-            });
-        }
-        let answer = self
-            .stream
-            .write_all(bytes)
-            .map_err(|source| io_error(command, source))
-            .and_then(|()| self.receive(command));
-        self.broken = answer.is_err();
-        answer
-    }
-
-    fn receive(&mut self, command: Code) -> Result<Vec<u8>, Error> {
-        let mut buffer = [0; MAX_MESSAGE];
-        let mut have = 0;
-        let mut size = None;
-        loop {
-            match self.stream.read(buffer.get_mut(have..).unwrap_or_default()) {
-                Ok(0) => return Err(Error::Closed { command }),
-                Ok(count) => have += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(source) => return Err(io_error(command, source)),
-            }
-            let malformed = |what| Err(Error::Malformed { command, what });
-            if size.is_none() && have >= HEADER {
-                let declared = declared_size(&buffer);
-                if !(HEADER..=MAX_MESSAGE).contains(&declared) {
-                    return malformed(Malformed::Size(declared));
-                }
-                size = Some(declared);
-            }
-            match size {
-                Some(size) if have > size => return malformed(Malformed::Trailing(have - size)),
-                Some(size) if have == size => return Ok(buffer[..size].to_vec()),
-                _ => {}
-            }
-        }
-    }
-
-    fn malformed(&mut self, command: Code, what: Malformed) -> Error {
-        self.broken = true;
-        Error::Malformed { command, what }
-    }
-}
-
-/// The size field of a response header.
-fn declared_size(buffer: &[u8; MAX_MESSAGE]) -> usize {
-    let mut reader = Reader::new(buffer);
-    reader
-        .u16()
-        .and_then(|_| reader.u32())
-        .map_or(0, |size| size as usize)
-}
-
-fn io_error(command: Code, source: io::Error) -> Error {
-    match source.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::Timeout { command },
-        io::ErrorKind::BrokenPipe
-        | io::ErrorKind::ConnectionReset
-        | io::ErrorKind::UnexpectedEof => Error::Closed { command },
-        _ => Error::Io { command, source },
-    }
-}
-
-/// None before the second attempt, then 1, 2, 4 … 64 ms.
-fn pause(attempt: u32) -> Duration {
-    match attempt {
-        1 => Duration::ZERO,
-        n => Duration::from_millis(1 << (n - 2).min(6)),
+        self.channel.read(command, |_, _| Ok(()))
     }
 }
 

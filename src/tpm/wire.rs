@@ -226,7 +226,7 @@ impl Command {
             return Err(Malformed::Size(size));
         }
         if code != 0 {
-            // A failure is a header and nothing else (Part 3, 5.2).
+            // A failure is a header and nothing else (Part 1, 18).
             if tag != ST_NO_SESSIONS {
                 return Err(Malformed::Tag(tag));
             }
@@ -287,7 +287,7 @@ pub struct Response {
 }
 
 /// TPML_PCR_SELECTION with one mask for each bank: three octets, least significant first
-/// (Part 2, 10.6.1).
+/// (Part 2, 10.9.7).
 pub fn pcr_selection(banks: &[u16], mask: u32) -> Writer {
     let [a, b, c, _] = mask.to_le_bytes();
     banks.iter().fold(

@@ -5,8 +5,8 @@
 
 use crate::canon::{canonical, safe_int};
 use crate::digest::{
-    BundleDigest, ConfigDigest, FileDigest, ImageDigest, KeyDigest, ListDigest, PolicyDigest, ProfileDigest,
-    RecordDigest,
+    BundleDigest, ConfigDigest, FileDigest, ImageDigest, KeyDigest, ListDigest, PolicyDigest,
+    ProfileDigest, RecordDigest,
 };
 use crate::id::{ContainerId, UnixTime};
 use crate::pcr::extend_sha256;
@@ -144,9 +144,13 @@ impl Record {
     /// Only the canonical spelling is a record.
     pub fn parse(bytes: &[u8]) -> Result<Self, BindingError> {
         if bytes.len() > MAX_RECORD {
-            return Err(BindingError::Malformed(format!("{} bytes, more than {MAX_RECORD}", bytes.len())));
+            return Err(BindingError::Malformed(format!(
+                "{} bytes, more than {MAX_RECORD}",
+                bytes.len()
+            )));
         }
-        let flat: Flat = serde_json::from_slice(bytes).map_err(|e| BindingError::Malformed(e.to_string()))?;
+        let flat: Flat =
+            serde_json::from_slice(bytes).map_err(|e| BindingError::Malformed(e.to_string()))?;
         if flat.v != VERSION {
             return Err(BindingError::Version(flat.v));
         }
@@ -253,7 +257,10 @@ pub(crate) fn digest_of(canonical: &[u8]) -> RecordDigest {
 }
 
 fn is_hex(text: &str, digits: usize) -> bool {
-    text.len() == digits && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    text.len() == digits
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 /// A UUID as the kernel prints it.
@@ -298,18 +305,29 @@ struct Line {
 
 impl LogEntry {
     pub fn new(kind: Kind, vtpm_ak: &TpmName, r: RecordDigest) -> Self {
-        Self { kind, ak: ak_digest(vtpm_ak), r }
+        Self {
+            kind,
+            ak: ak_digest(vtpm_ak),
+            r,
+        }
     }
 
     /// What PCR 13 is extended with: SHA-256("attestrun-log-v1" ‖ kind ‖ ak ‖ r).
     pub fn value(&self) -> [u8; 32] {
         let hash = Sha256::new_with_prefix(LOG_DOMAIN).chain_update([self.kind as u8]);
-        hash.chain_update(self.ak).chain_update(self.r.as_bytes()).finalize().into()
+        hash.chain_update(self.ak)
+            .chain_update(self.r.as_bytes())
+            .finalize()
+            .into()
     }
 
     /// One canonical-JSON line, with its newline.
     pub fn line(&self) -> Result<Vec<u8>, BindingError> {
-        let line = Line { kind: self.kind, ak: hex::encode(self.ak), r: self.r };
+        let line = Line {
+            kind: self.kind,
+            ak: hex::encode(self.ak),
+            r: self.r,
+        };
         let mut bytes = canonical(&line).map_err(|e| BindingError::Malformed(e.to_string()))?;
         bytes.push(b'\n');
         Ok(bytes)
@@ -327,14 +345,23 @@ pub fn parse_log(bytes: &[u8]) -> Result<Vec<LogEntry>, BindingError> {
         return Err(BindingError::LogTooLong(bytes.len()));
     }
     let lines = bytes.split_inclusive(|b| *b == b'\n').zip(1..);
-    lines.map(|(text, line)| parse_line(text).map_err(|problem| BindingError::Line { line, problem })).collect()
+    lines
+        .map(|(text, line)| {
+            parse_line(text).map_err(|problem| BindingError::Line { line, problem })
+        })
+        .collect()
 }
 
 fn parse_line(text: &[u8]) -> Result<LogEntry, String> {
     let line: Line = serde_json::from_slice(text).map_err(|e| e.to_string())?;
     let mut ak = [0; 32];
-    hex::decode_to_slice(&line.ak, &mut ak).map_err(|_| format!("ak `{}` is malformed", line.ak))?;
-    let entry = LogEntry { kind: line.kind, ak, r: line.r };
+    hex::decode_to_slice(&line.ak, &mut ak)
+        .map_err(|_| format!("ak `{}` is malformed", line.ak))?;
+    let entry = LogEntry {
+        kind: line.kind,
+        ak,
+        r: line.r,
+    };
     match entry.line() {
         Ok(canonical) if canonical == text => Ok(entry),
         _ => Err("not in canonical form".to_owned()),
@@ -343,7 +370,9 @@ fn parse_line(text: &[u8]) -> Result<LogEntry, String> {
 
 /// PCR 13 (SHA-256 bank) after all entries.
 pub fn replay(start: [u8; 32], entries: &[LogEntry]) -> [u8; 32] {
-    entries.iter().fold(start, |pcr, entry| extend_sha256(&pcr, &entry.value()))
+    entries
+        .iter()
+        .fold(start, |pcr, entry| extend_sha256(&pcr, &entry.value()))
 }
 
 /// Why a record does not stand.
@@ -381,7 +410,11 @@ impl Live {
 }
 
 /// Whether `r` is bound under `vtpm_ak`, once, with no later end; all reasons why not.
-pub fn live(entries: &[LogEntry], r: &RecordDigest, vtpm_ak: &TpmName) -> Result<Live, Vec<NotLive>> {
+pub fn live(
+    entries: &[LogEntry],
+    r: &RecordDigest,
+    vtpm_ak: &TpmName,
+) -> Result<Live, Vec<NotLive>> {
     let ak = ak_digest(vtpm_ak);
     let mut problems = Vec::new();
     let mut bound = None;
@@ -413,3 +446,6 @@ impl fmt::Display for Kind {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,13 +23,17 @@ pub mod safe_int {
     pub fn serialize<S: Serializer>(value: &u64, to: S) -> Result<S::Ok, S::Error> {
         match *value {
             0..=MAX => to.serialize_u64(*value),
-            _ => Err(ser::Error::custom(format!("{value} is greater than 2^53 - 1"))),
+            _ => Err(ser::Error::custom(format!(
+                "{value} is greater than 2^53 - 1"
+            ))),
         }
     }
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
         match u64::deserialize(from)? {
             value @ 0..=MAX => Ok(value),
-            value => Err(de::Error::custom(format!("{value} is greater than 2^53 - 1"))),
+            value => Err(de::Error::custom(format!(
+                "{value} is greater than 2^53 - 1"
+            ))),
         }
     }
 }

@@ -198,10 +198,17 @@ impl fmt::Display for Waiver {
 pub enum Outcome {
     Ok,
     /// Would be refused or unknown, but the expectations name the waiver `by`.
-    Waived { by: Waiver, what: String },
+    Waived {
+        by: Waiver,
+        what: String,
+    },
     /// Evidence is absent, or another failure keeps it out of reach.
-    Unknown { why: String },
-    Refused { why: String },
+    Unknown {
+        why: String,
+    },
+    Refused {
+        why: String,
+    },
 }
 
 impl Outcome {

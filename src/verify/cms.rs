@@ -13,6 +13,7 @@ mod chain;
 mod envelope;
 
 pub use build::{BuildError, build_detached};
+pub(crate) use chain::is_tenant;
 pub use chain::{PemError, certificates_from_pem};
 
 /// A signature with its certificates has some 2 KiB; chains end far below this.

@@ -83,7 +83,8 @@ pub struct SignedBy {
 }
 
 impl SignedBy {
-    pub fn key(&self) -> KeyDigest {
+    /// Of the key, see [`PublicKey::fingerprint`].
+    pub fn fingerprint(&self) -> KeyDigest {
         self.key
     }
     /// The name that was signed: cosign writes the repository, skopeo repository and tag.
@@ -206,7 +207,7 @@ mod tests {
         let signed = verify(COSIGN_PUB, PAYLOAD, signature()).unwrap();
         assert_eq!(signed.docker_reference(), "127.0.0.1:5511/demo");
         assert_eq!(signed.image(), ImageDigest::of(MANIFEST));
-        assert_eq!(signed.key(), PublicKey::from_pem(COSIGN_PUB).unwrap().fingerprint());
+        assert_eq!(signed.fingerprint(), PublicKey::from_pem(COSIGN_PUB).unwrap().fingerprint());
     }
 
     #[test]

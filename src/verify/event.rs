@@ -21,12 +21,13 @@
 
 use crate::canon::{canonical, safe_int};
 use crate::digest::{
-    BundleDigest, ConfigDigest, FileDigest, ImageDigest, KeyDigest, ListDigest, PolicyDigest, RootfsDigest,
+    BundleDigest, ConfigDigest, FileDigest, ImageDigest, KeyDigest, ListDigest, PolicyDigest,
+    RootfsDigest,
 };
 use crate::id::UnixTime;
 use crate::imalog::{Entry, EntryError, Template};
 use crate::pcr::{self, PcrIndex};
-type LaunchProfile = serde_json::Map<String, serde_json::Value>; // until profile.rs is there
+use crate::profile::LaunchProfile;
 use crate::tpm2::TpmName;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::fmt;
@@ -99,7 +100,10 @@ pub struct Launch {
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Verdict {
     /// A cosign simple-signing signature by a public key.
-    Key { fingerprint: KeyDigest, docker_reference: String },
+    Key {
+        fingerprint: KeyDigest,
+        docker_reference: String,
+    },
 }
 
 /// PCR 2: the image.
@@ -371,7 +375,10 @@ impl Event {
         if let Self::Separator(pcr) = self
             && *pcr > pcr::LAST_CLOSED
         {
-            return Err(EventError::Unknown { pcr: *pcr, name: SEPARATOR.to_owned() });
+            return Err(EventError::Unknown {
+                pcr: *pcr,
+                name: SEPARATOR.to_owned(),
+            });
         }
         Ok(Entry::buffer(self.pcr(), self.name(), self.buffer()?)?)
     }
@@ -394,7 +401,10 @@ impl Event {
             Self::Exec(e) => canonical(e),
             Self::Enter(e) => canonical(e),
         };
-        bytes.map_err(|e| EventError::Schema { name: self.name(), problem: e.to_string() })
+        bytes.map_err(|e| EventError::Schema {
+            name: self.name(),
+            problem: e.to_string(),
+        })
     }
 
     /// The event that `entry` is; refuses unknown names, fields and spellings.
@@ -421,7 +431,12 @@ impl Event {
             }
             (11, "attestrun.exec") => Self::Exec(read("attestrun.exec", buf)?),
             (11, "attestrun.enter") => Self::Enter(read("attestrun.enter", buf)?),
-            _ => return Err(EventError::Unknown { pcr: entry.pcr(), name: name.clone() }),
+            _ => {
+                return Err(EventError::Unknown {
+                    pcr: entry.pcr(),
+                    name: name.clone(),
+                });
+            }
         };
         match event.to_entry() {
             Ok(same) if same == *entry => Ok(event),
@@ -431,7 +446,10 @@ impl Event {
 }
 
 fn read<T: DeserializeOwned>(name: &'static str, buf: &[u8]) -> Result<T, EventError> {
-    serde_json::from_slice(buf).map_err(|e| EventError::Schema { name, problem: e.to_string() })
+    serde_json::from_slice(buf).map_err(|e| EventError::Schema {
+        name,
+        problem: e.to_string(),
+    })
 }
 
 macro_rules! words {

@@ -74,7 +74,9 @@ impl HostPcrs {
     }
     fn encode(&self) -> Vec<u8> {
         let values = HOST_QUOTED.iter().zip(&self.0);
-        let sha256 = values.map(|(pcr, value)| (pcr.to_string(), hex::encode(value))).collect();
+        let sha256 = values
+            .map(|(pcr, value)| (pcr.to_string(), hex::encode(value)))
+            .collect();
         // A map of strings always has a canonical form.
         canonical(&HostPcrsText { sha256 }).unwrap_or_default()
     }
@@ -82,8 +84,12 @@ impl HostPcrs {
         let text: HostPcrsText = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
         let mut pcrs = Self([[0; 32]; HOST_QUOTED.len()]);
         for (pcr, value) in HOST_QUOTED.iter().zip(&mut pcrs.0) {
-            let digits = text.sha256.get(&pcr.to_string()).ok_or_else(|| format!("PCR {pcr} is missing"))?;
-            hex::decode_to_slice(digits, value).map_err(|_| format!("PCR {pcr}: `{digits}` is malformed"))?;
+            let digits = text
+                .sha256
+                .get(&pcr.to_string())
+                .ok_or_else(|| format!("PCR {pcr} is missing"))?;
+            hex::decode_to_slice(digits, value)
+                .map_err(|_| format!("PCR {pcr}: `{digits}` is malformed"))?;
         }
         match pcrs.encode() == bytes {
             true => Ok(pcrs),
@@ -169,7 +175,11 @@ struct Kind {
 }
 
 const fn kind(item: &'static str, media_type: &'static str, max: usize) -> Kind {
-    Kind { item, media_type, max }
+    Kind {
+        item,
+        media_type,
+        max,
+    }
 }
 
 const ATTEST: &str = "application/vnd.attestrun.tpms-attest";
@@ -179,24 +189,45 @@ const PUBLIC: &str = "application/vnd.attestrun.tpm2b-public";
 const HOST_ATTEST: Kind = kind("host/attest", ATTEST, 4 << 10);
 const HOST_SIG: Kind = kind("host/sig", SIGNATURE, 4 << 10);
 const HOST_AK: Kind = kind("host/ak", PUBLIC, 4 << 10);
-const HOST_PCRS: Kind = kind("host/pcrs", "application/vnd.attestrun.pcr-values+json", 4 << 10);
+const HOST_PCRS: Kind = kind(
+    "host/pcrs",
+    "application/vnd.attestrun.pcr-values+json",
+    4 << 10,
+);
 const HOST_ROOT: Kind = kind("host/root", "application/vnd.attestrun.root-claim", 64);
 const CONTAINER_ATTEST: Kind = kind("container/attest", ATTEST, 4 << 10);
 const CONTAINER_SIG: Kind = kind("container/sig", SIGNATURE, 4 << 10);
 const CONTAINER_AK: Kind = kind("container/ak", PUBLIC, 4 << 10);
 const CONTAINER_EK: Kind = kind("container/ek", PUBLIC, 4 << 10);
-const BINDING: Kind =
-    kind("binding", "application/vnd.attestrun.binding+json", crate::binding::MAX_RECORD);
-const BINDING_LOG: Kind =
-    kind("binding-log", "application/vnd.attestrun.binding-log", crate::binding::MAX_LOG);
-const CONTAINER_LOG: Kind =
-    kind("container/log", "application/vnd.attestrun.ima-binary", crate::imalog::MAX_LOG);
-const SIGLIST: Kind = kind("siglist", "application/vnd.in-toto+json", crate::siglist::MAX_STATEMENT);
+const BINDING: Kind = kind(
+    "binding",
+    "application/vnd.attestrun.binding+json",
+    crate::binding::MAX_RECORD,
+);
+const BINDING_LOG: Kind = kind(
+    "binding-log",
+    "application/vnd.attestrun.binding-log",
+    crate::binding::MAX_LOG,
+);
+const CONTAINER_LOG: Kind = kind(
+    "container/log",
+    "application/vnd.attestrun.ima-binary",
+    crate::imalog::MAX_LOG,
+);
+const SIGLIST: Kind = kind(
+    "siglist",
+    "application/vnd.in-toto+json",
+    crate::siglist::MAX_STATEMENT,
+);
 const SIGLIST_SIG: Kind = kind("siglist.sig", "application/cms", crate::cms::MAX_SIGNATURE);
 
 impl Kind {
     fn pack(&self, bytes: &[u8]) -> Message {
-        Message(self.media_type.to_owned(), BASE64URL.encode(bytes), IND_EVIDENCE)
+        Message(
+            self.media_type.to_owned(),
+            BASE64URL.encode(bytes),
+            IND_EVIDENCE,
+        )
     }
     fn unpack(&self, message: &Message) -> Result<Vec<u8>, EvidenceError> {
         let Message(media_type, text, indicator) = message;
@@ -213,7 +244,10 @@ impl Kind {
                 Err(e) => format!("not base64url without padding: {e}"),
             }
         };
-        Err(EvidenceError::Item { item: self.item, problem })
+        Err(EvidenceError::Item {
+            item: self.item,
+            problem,
+        })
     }
 }
 
@@ -244,21 +278,31 @@ impl Evidence {
     /// Every item, each once, each of its media type and within its size; nothing else.
     pub fn parse(bytes: &[u8], max: usize) -> Result<Self, EvidenceError> {
         if bytes.len() > max {
-            return Err(EvidenceError::TooLong { found: bytes.len(), max });
+            return Err(EvidenceError::TooLong {
+                found: bytes.len(),
+                max,
+            });
         }
         let c: Collection =
             serde_json::from_slice(bytes).map_err(|e| EvidenceError::Malformed(e.to_string()))?;
         if c.kind != COLLECTION {
             return Err(EvidenceError::Collection(c.kind.chars().take(80).collect()));
         }
-        let host_pcrs = HostPcrs::parse(&HOST_PCRS.unpack(&c.host_pcrs)?)
-            .map_err(|problem| EvidenceError::Item { item: HOST_PCRS.item, problem })?;
+        let host_pcrs = HostPcrs::parse(&HOST_PCRS.unpack(&c.host_pcrs)?).map_err(|problem| {
+            EvidenceError::Item {
+                item: HOST_PCRS.item,
+                problem,
+            }
+        })?;
         let host_root = match HOST_ROOT.unpack(&c.host_root)?.as_slice() {
             b"software" => Root::Software,
             b"hardware" => Root::Hardware,
             _ => {
                 let problem = "neither `software` nor `hardware`".to_owned();
-                return Err(EvidenceError::Item { item: HOST_ROOT.item, problem });
+                return Err(EvidenceError::Item {
+                    item: HOST_ROOT.item,
+                    problem,
+                });
             }
         };
         Ok(Self {
@@ -279,3 +323,6 @@ impl Evidence {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -64,7 +64,11 @@ pub enum ParseError {
     #[error("entry {entry}: template `{found}` is neither {IMA_NG} nor {IMA_BUF}")]
     Template { entry: usize, found: String },
     #[error("entry {entry}: template {template} does not belong into PCR {pcr}")]
-    TemplatePcr { entry: usize, template: &'static str, pcr: PcrIndex },
+    TemplatePcr {
+        entry: usize,
+        template: &'static str,
+        pcr: PcrIndex,
+    },
     #[error("entry {entry}: malformed {field}")]
     Field { entry: usize, field: &'static str },
     #[error("entry {entry}: the template hash is not that of the template data")]
@@ -160,11 +164,16 @@ fn percent_decode(text: &str) -> Option<Vec<u8>> {
 
 fn check_path(path: &[u8]) -> Result<(), PathError> {
     let shown = || shorten(&encode_path(path));
-    let rest = path.strip_prefix(b"/").ok_or_else(|| PathError::Relative(shown()))?;
+    let rest = path
+        .strip_prefix(b"/")
+        .ok_or_else(|| PathError::Relative(shown()))?;
     if path.contains(&0) {
         return Err(PathError::Nul);
     }
-    match rest.split(|b| *b == b'/').any(|part| matches!(part, b"" | b"." | b"..")) {
+    match rest
+        .split(|b| *b == b'/')
+        .any(|part| matches!(part, b"" | b"." | b".."))
+    {
         true => Err(PathError::Component(shown())),
         false => Ok(()),
     }
@@ -178,7 +187,10 @@ fn shorten(text: &str) -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Template {
     /// `ima-ng`: a file's SHA-256 and its path.
-    ImaNg { digest: FileDigest, path: EncodedPath },
+    ImaNg {
+        digest: FileDigest,
+        path: EncodedPath,
+    },
     /// `ima-buf`: a named buffer, in clear; its digest field is the buffer's SHA-256.
     ImaBuf { name: String, buf: Vec<u8> },
 }
@@ -193,7 +205,10 @@ pub struct Entry {
 impl Entry {
     /// A file that was executed: PCR 10.
     pub fn file(digest: FileDigest, path: EncodedPath) -> Self {
-        Self { pcr: pcr::FILES, template: Template::ImaNg { digest, path } }
+        Self {
+            pcr: pcr::FILES,
+            template: Template::ImaNg { digest, path },
+        }
     }
 
     /// A record in clear text: any PCR that attestrun extends, except 10.
@@ -201,14 +216,23 @@ impl Entry {
         if pcr == pcr::FILES || pcr > pcr::LIFE {
             return Err(EntryError::BufferPcr(pcr));
         }
-        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.' || b == b'-';
+        let allowed =
+            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.' || b == b'-';
         if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(allowed) {
-            return Err(EntryError::Name(shorten(&name.escape_default().to_string())));
+            return Err(EntryError::Name(shorten(
+                &name.escape_default().to_string(),
+            )));
         }
         if buf.len() > MAX_BUFFER {
             return Err(EntryError::BufferTooLong(name.to_owned(), buf.len()));
         }
-        Ok(Self { pcr, template: Template::ImaBuf { name: name.to_owned(), buf } })
+        Ok(Self {
+            pcr,
+            template: Template::ImaBuf {
+                name: name.to_owned(),
+                buf,
+            },
+        })
     }
 
     pub fn pcr(&self) -> PcrIndex {
@@ -301,11 +325,16 @@ fn parse_entry(input: &mut Input<'_>, entry: usize) -> Result<Entry, ParseError>
 
 fn parse_file(pcr: PcrIndex, data: &[u8], entry: usize) -> Result<Entry, ParseError> {
     if pcr != pcr::FILES {
-        return Err(ParseError::TemplatePcr { entry, template: IMA_NG, pcr });
+        return Err(ParseError::TemplatePcr {
+            entry,
+            template: IMA_NG,
+            pcr,
+        });
     }
     let mut data = Input(data);
     let digest = data.digest(entry)?;
-    let path = EncodedPath::parse(data.name(entry)?).map_err(|source| ParseError::Path { entry, source })?;
+    let path = EncodedPath::parse(data.name(entry)?)
+        .map_err(|source| ParseError::Path { entry, source })?;
     data.end(entry)?;
     Ok(Entry::file(digest, path))
 }
@@ -326,13 +355,24 @@ fn parse_buffer(pcr: PcrIndex, data: &[u8], entry: usize) -> Result<Entry, Parse
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
-    fn take(&mut self, n: usize, entry: usize, field: &'static str) -> Result<&'a [u8], ParseError> {
-        let (head, tail) = self.0.split_at_checked(n).ok_or(ParseError::Truncated { entry, field })?;
+    fn take(
+        &mut self,
+        n: usize,
+        entry: usize,
+        field: &'static str,
+    ) -> Result<&'a [u8], ParseError> {
+        let (head, tail) = self
+            .0
+            .split_at_checked(n)
+            .ok_or(ParseError::Truncated { entry, field })?;
         self.0 = tail;
         Ok(head)
     }
     fn u32(&mut self, entry: usize, field: &'static str) -> Result<u32, ParseError> {
-        let (head, tail) = self.0.split_first_chunk().ok_or(ParseError::Truncated { entry, field })?;
+        let (head, tail) = self
+            .0
+            .split_first_chunk()
+            .ok_or(ParseError::Truncated { entry, field })?;
         self.0 = tail;
         Ok(u32::from_le_bytes(*head))
     }
@@ -342,23 +382,35 @@ impl<'a> Input<'a> {
         self.take(length, entry, field)
     }
     fn digest(&mut self, entry: usize) -> Result<FileDigest, ParseError> {
-        let malformed = ParseError::Field { entry, field: "digest (sha256 is demanded)" };
+        let malformed = ParseError::Field {
+            entry,
+            field: "digest (sha256 is demanded)",
+        };
         let field = self.field(entry, "digest")?;
         if field.len() != DIGEST_FIELD {
             return Err(malformed);
         }
-        let bytes = field.strip_prefix(DIGEST_PREFIX).and_then(|d| d.try_into().ok());
+        let bytes = field
+            .strip_prefix(DIGEST_PREFIX)
+            .and_then(|d| d.try_into().ok());
         bytes.map(FileDigest::from_bytes).ok_or(malformed)
     }
     fn name(&mut self, entry: usize) -> Result<&'a str, ParseError> {
-        let malformed = ParseError::Field { entry, field: "name" };
+        let malformed = ParseError::Field {
+            entry,
+            field: "name",
+        };
         let name = self.field(entry, "name")?.strip_suffix(b"\0");
-        name.and_then(|n| std::str::from_utf8(n).ok()).ok_or(malformed)
+        name.and_then(|n| std::str::from_utf8(n).ok())
+            .ok_or(malformed)
     }
     fn end(&self, entry: usize) -> Result<(), ParseError> {
         match self.0.is_empty() {
             true => Ok(()),
-            false => Err(ParseError::Field { entry, field: "template data (trailing bytes)" }),
+            false => Err(ParseError::Field {
+                entry,
+                field: "template data (trailing bytes)",
+            }),
         }
     }
 }
@@ -371,7 +423,9 @@ pub struct Replay {
 
 impl Replay {
     pub fn of(entries: &[Entry]) -> Self {
-        let mut replay = Self { pcrs: [Pcr::ZERO; pcr::COUNT] };
+        let mut replay = Self {
+            pcrs: [Pcr::ZERO; pcr::COUNT],
+        };
         entries.iter().for_each(|entry| replay.add(entry));
         replay
     }
@@ -384,10 +438,19 @@ impl Replay {
     }
     pub fn pcr(&self, index: PcrIndex) -> Pcr {
         // `PcrIndex` is below `COUNT` by construction.
-        self.pcrs.get(index.as_usize()).copied().unwrap_or(Pcr::ZERO)
+        self.pcrs
+            .get(index.as_usize())
+            .copied()
+            .unwrap_or(Pcr::ZERO)
     }
     /// The SHA-256 bank's values of `selection`, in its order.
     pub fn sha256(&self, selection: &[PcrIndex]) -> Vec<[u8; 32]> {
-        selection.iter().map(|index| self.pcr(*index).sha256).collect()
+        selection
+            .iter()
+            .map(|index| self.pcr(*index).sha256)
+            .collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

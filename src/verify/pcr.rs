@@ -19,7 +19,11 @@ pub struct PcrIndex(u8);
 
 impl PcrIndex {
     pub const fn new(index: u32) -> Result<Self, NotAPcr> {
-        if index < COUNT as u32 { Ok(Self(index as u8)) } else { Err(NotAPcr(index)) }
+        if index < COUNT as u32 {
+            Ok(Self(index as u8))
+        } else {
+            Err(NotAPcr(index))
+        }
     }
     pub const fn get(self) -> u8 {
         self.0
@@ -103,23 +107,37 @@ pub struct Pcr {
 
 impl Pcr {
     /// The value after reset of every PCR below 16.
-    pub const ZERO: Self = Self { sha1: [0; 20], sha256: [0; 32] };
+    pub const ZERO: Self = Self {
+        sha1: [0; 20],
+        sha256: [0; 32],
+    };
 
     /// PCR := H(PCR ‖ value), bank by bank.
     pub fn extend(&mut self, sha1: &[u8; 20], sha256: &[u8; 32]) {
-        self.sha1 = Sha1::new_with_prefix(self.sha1).chain_update(sha1).finalize().into();
+        self.sha1 = Sha1::new_with_prefix(self.sha1)
+            .chain_update(sha1)
+            .finalize()
+            .into();
         self.sha256 = extend_sha256(&self.sha256, sha256);
     }
 }
 
 /// The SHA-256 bank alone.
 pub fn extend_sha256(old: &[u8; 32], value: &[u8; 32]) -> [u8; 32] {
-    Sha256::new_with_prefix(old).chain_update(value).finalize().into()
+    Sha256::new_with_prefix(old)
+        .chain_update(value)
+        .finalize()
+        .into()
 }
 
 impl fmt::Debug for Pcr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Pcr(sha1:{}, sha256:{})", hex::encode(self.sha1), hex::encode(self.sha256))
+        write!(
+            f,
+            "Pcr(sha1:{}, sha256:{})",
+            hex::encode(self.sha1),
+            hex::encode(self.sha256)
+        )
     }
 }
 
@@ -133,7 +151,10 @@ mod tests {
         assert_eq!(PcrIndex::new(24), Err(NotAPcr(24)));
         assert!(serde_json::from_str::<PcrIndex>("24").is_err());
         assert!(serde_json::from_str::<PcrIndex>("-1").is_err());
-        assert_eq!(QUOTED.map(PcrIndex::get), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+        assert_eq!(
+            QUOTED.map(PcrIndex::get),
+            [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
+        );
         assert_eq!(HOST_QUOTED.last(), Some(&HOST_BINDING_PCR));
     }
 
@@ -146,6 +167,9 @@ mod tests {
             hex::encode(pcr.sha256),
             "f5a5fd42d16a20302798ef6ed309979b43003d2320d9f0e8ea9831a92759fb4b"
         );
-        assert_eq!(hex::encode(pcr.sha1), "b80de5d138758541c5f05265ad144ab9fa86d1db");
+        assert_eq!(
+            hex::encode(pcr.sha1),
+            "b80de5d138758541c5f05265ad144ab9fa86d1db"
+        );
     }
 }

@@ -1,1 +1,188 @@
-//! (being written)
+//! Who may run what: `/etc/attestrun/policy.toml`, and the one decision that everything else serves.
+//!
+//! ```text
+//! Policy ─rule for the image's name▶ key: signature over the image ┐
+//!                                    user CA, tenant: signed list  ├▶ Admission | Refusal(reasons)
+//!                                    launch rules: the profile     ┘
+//! ```
+//! Proves: an [`Admission`] holds the witnesses of all of it. `mode = "audit"` does not make it laxer in
+//! this version: nothing that was not verified is ever called admitted. The word is measured, so that a
+//! challenger who wants `enforce` sees it.
+
+use crate::digest::PolicyDigest;
+pub use crate::event::{Enforce, EnterMode, TierName};
+use crate::profile::LaunchRules;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+mod admission;
+mod decide;
+mod file;
+mod refusal;
+mod scope;
+
+pub use admission::{Admission, CheckedPrograms, NotStartable, VerifiedImage};
+pub use decide::{Material, decide};
+pub use refusal::{Refusal, plain_text};
+pub use scope::{ImageName, NotAScope, Scope};
+
+/// Where the policy is; no option relocates it.
+pub const PATH: &str = "/etc/attestrun/policy.toml";
+/// A thousand rules have some 300 KiB.
+pub const MAX_POLICY: usize = 4 * 1024 * 1024;
+
+/// A policy file that cannot be used; nothing runs under it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    #[error("it has {0} bytes, more than {MAX_POLICY}")]
+    TooLong(usize),
+    #[error("it is malformed: {0}")]
+    Malformed(String),
+    #[error("version {0} is not known; this is version 1")]
+    Version(u64),
+    #[error("two rules are named `{0}`")]
+    DuplicateName(String),
+    #[error("`{0}` cannot be a rule's name (letters, digits, `.`, `_`, `-`; at most 128)")]
+    Name(String),
+    #[error("rule {rule}: {source}")]
+    Scope { rule: String, source: NotAScope },
+    #[error("rules {first} and {second} have the same scope `{scope}`")]
+    DuplicateScope {
+        first: String,
+        second: String,
+        scope: String,
+    },
+    #[error("rule {rule}: `{field}` is empty: that would admit nothing")]
+    Empty { rule: String, field: &'static str },
+    #[error("rule {rule}: `{path}` is not an absolute path without `..`")]
+    NotAbsolute { rule: String, path: String },
+    #[error("rule {rule}: `{tenant}` is not of the form spiffe://<domain>/tenant/<name>")]
+    Tenant { rule: String, tenant: String },
+    #[error("rule {rule}: `{list}` cannot be a list's name")]
+    List { rule: String, list: String },
+    #[error("rule {rule}: revocation = \"{found}\" does not go with crls; say \"unchecked\" without, or \"crl\" with crls")]
+    Revocation { rule: String, found: String },
+}
+
+/// A policy file, understood in full.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    digest: PolicyDigest,
+    mode: Enforce,
+    rules: Vec<Rule>,
+}
+
+/// What an image under this scope needs in order to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    pub name: String,
+    pub scope: Scope,
+    /// Any one of these signed the image.
+    pub keys: Vec<PathBuf>,
+    pub signed_identity: SignedIdentity,
+    /// The list's signer chains to one of the certificates in these files.
+    pub user_ca: Vec<PathBuf>,
+    pub tenant: String,
+    pub list: String,
+    pub min_serial: u64,
+    pub revocation: RevocationRule,
+    pub enter: EnterMode,
+    pub min_tier: TierName,
+    pub launch: LaunchRules,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RevocationRule {
+    Unchecked,
+    Crls(Vec<PathBuf>),
+}
+
+/// Which name a signature must be about (containers-policy.json(5), "signedIdentity").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SignedIdentity {
+    /// The repository of the rule's scope; with the scope `*`, any.
+    Scope,
+    /// Any: the key speaks for every repository.
+    Any,
+}
+
+/// A cosign simple-signing signature as the store keeps it; bytes, no judgement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredSignature {
+    pub payload: Vec<u8>,
+    pub signature_b64: String,
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A signature list as the store keeps it: the statement and its detached CMS signature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredList {
+    pub statement: Vec<u8>,
+    pub cms: Vec<u8>,
+}
+
+/// The contents of the files that a policy names, or why they could not be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrustFiles(BTreeMap<PathBuf, Result<Vec<u8>, String>>);
+
+impl TrustFiles {
+    pub fn insert(&mut self, path: &Path, content: Result<Vec<u8>, String>) {
+        self.0.insert(path.to_owned(), content);
+    }
+    fn get(&self, path: &Path) -> Result<&[u8], String> {
+        match self.0.get(path) {
+            Some(Ok(bytes)) => Ok(bytes),
+            Some(Err(why)) => Err(why.clone()),
+            None => Err("it was not read".to_owned()),
+        }
+    }
+}
+
+impl Policy {
+    pub fn parse(bytes: &[u8]) -> Result<Self, PolicyError> {
+        file::parse(bytes)
+    }
+    /// SHA-256 of the file's bytes.
+    pub fn digest(&self) -> PolicyDigest {
+        self.digest
+    }
+    pub fn mode(&self) -> Enforce {
+        self.mode
+    }
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+    /// The rule for an image's name: the most specific scope that fits. Scopes differ, so there is
+    /// never a tie.
+    pub fn rule_for(&self, image_name: &str) -> Option<&Rule> {
+        let name = ImageName::of(image_name);
+        self.rules
+            .iter()
+            .filter_map(|rule| Some((rule.scope.fits(name.as_ref())?, rule)))
+            .max_by_key(|(closeness, _)| *closeness)
+            .map(|(_, rule)| rule)
+    }
+    /// Every key, CA and CRL that any rule names.
+    pub fn files(&self) -> BTreeSet<&Path> {
+        self.rules.iter().flat_map(Rule::files).collect()
+    }
+}
+
+impl Rule {
+    /// Every key, CA and CRL that the rule names.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let crls: &[PathBuf] = match &self.revocation {
+            RevocationRule::Unchecked => &[],
+            RevocationRule::Crls(paths) => paths,
+        };
+        self.keys
+            .iter()
+            .chain(&self.user_ca)
+            .chain(crls)
+            .map(PathBuf::as_path)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,8 @@
 //! The launch profile: a clear-text summary of config.json (OCI runtime-spec 1.x) that is judged at
 //! `create`, measured into PCR 1, and judged again by the challenger.
 //!
-//! It is made of the config.json that the caller wrote. What attestrun adds when it seals the bundle is
-//! the same for every container and is covered by the sealed file's own digest.
+//! config.json points at things on the host (sources of bind mounts, hooks, namespaces); the caller
+//! looks these up and hands the answers over in a [`HostView`], so that names are not judged by sight.
 
 use crate::canon::{NotCanonical, canonical};
 use crate::digest::{FileDigest, ProfileDigest};
@@ -300,6 +300,14 @@ fn devices(linux: &Linux, tpms: &[(i64, i64)]) -> Result<Vec<DeviceNode>, Profil
         .iter()
         .map(|device| {
             let path = utf8(device.path())?;
+            for number in [device.major(), device.minor()] {
+                // Linux has 12 and 20 bits; JSON has 53.
+                if u32::try_from(number).is_err() {
+                    return Err(ProfileError::Encoding(format!(
+                        "device {path} has the number {number}"
+                    )));
+                }
+            }
             let is_char = matches!(device.typ(), LinuxDeviceType::C | LinuxDeviceType::U);
             Ok(DeviceNode {
                 host_tpm: path.starts_with("/dev/tpm")
@@ -425,4 +433,4 @@ fn digest_of<T: Serialize>(value: &T) -> Result<String, ProfileError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

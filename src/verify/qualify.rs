@@ -20,13 +20,18 @@ const LEAF: u8 = 0x00;
 
 /// Qualifying data of a vTPM's quote.
 pub fn vtpm(nonce: &Nonce, container: &ContainerId, channel_binding: &[u8]) -> [u8; 32] {
-    let hash = Fields::new(VTPM).add(nonce.as_bytes()).add(container.as_str().as_bytes());
+    let hash = Fields::new(VTPM)
+        .add(nonce.as_bytes())
+        .add(container.as_str().as_bytes());
     hash.add(channel_binding).finish()
 }
 
 /// SHA-256(TPMS_ATTEST ‖ TPMT_SIGNATURE) of the vTPM's quote, which the host's quote covers.
 pub fn vtpm_quote_digest(attest: &[u8], signature: &[u8]) -> [u8; 32] {
-    Sha256::new_with_prefix(attest).chain_update(signature).finalize().into()
+    Sha256::new_with_prefix(attest)
+        .chain_update(signature)
+        .finalize()
+        .into()
 }
 
 /// Qualifying data of the host's quote: it vouches that this vTPM quote over this record was there.
@@ -38,13 +43,18 @@ pub fn host_leaf(
     record: &RecordDigest,
 ) -> [u8; 32] {
     let hash = Fields(Sha256::new_with_prefix([LEAF])).add(HOST.as_bytes());
-    let hash = hash.add(nonce.as_bytes()).add(container.as_str().as_bytes()).add(channel_binding);
+    let hash = hash
+        .add(nonce.as_bytes())
+        .add(container.as_str().as_bytes())
+        .add(channel_binding);
     hash.add(vtpm_quote_digest).add(record.as_bytes()).finish()
 }
 
 /// Qualifying data of a host quote that a container asks for (two-way trust).
 pub fn host_only(nonce: &Nonce, container: &ContainerId, channel_binding: &[u8]) -> [u8; 32] {
-    let hash = Fields::new(HOST_ONLY).add(nonce.as_bytes()).add(container.as_str().as_bytes());
+    let hash = Fields::new(HOST_ONLY)
+        .add(nonce.as_bytes())
+        .add(container.as_str().as_bytes());
     hash.add(channel_binding).finish()
 }
 
@@ -63,7 +73,11 @@ impl Fields {
     fn add(self, field: &[u8]) -> Self {
         // No field is longer than a container id (1024 bytes) or a channel binding.
         let length = u32::try_from(field.len()).unwrap_or(u32::MAX);
-        Self(self.0.chain_update(length.to_be_bytes()).chain_update(field))
+        Self(
+            self.0
+                .chain_update(length.to_be_bytes())
+                .chain_update(field),
+        )
     }
     fn finish(self) -> [u8; 32] {
         self.0.finalize().into()
@@ -94,7 +108,13 @@ mod tests {
             host_only(&nonce(1), &id("c"), b"none"),
             host_leaf(&nonce(1), &id("c"), b"none", &digest, &record),
             host_leaf(&nonce(1), &id("c"), b"none", &[0; 32], &record),
-            host_leaf(&nonce(1), &id("c"), b"none", &digest, &RecordDigest::of(b"s")),
+            host_leaf(
+                &nonce(1),
+                &id("c"),
+                b"none",
+                &digest,
+                &RecordDigest::of(b"s"),
+            ),
             host_leaf(&nonce(1), &id("d"), b"none", &digest, &record),
             binding_quote(&record),
         ];

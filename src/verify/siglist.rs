@@ -10,8 +10,9 @@ use crate::id::UnixTime;
 use crate::imalog::{EncodedPath, PathError, encode_path};
 use std::collections::{BTreeMap, BTreeSet};
 
-pub(crate) mod statement;
+mod statement;
 use statement::Statement;
+pub(crate) use statement::is_name;
 
 /// in-toto attestation framework v1, `spec/v1/statement.md`.
 pub const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";

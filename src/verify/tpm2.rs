@@ -7,6 +7,10 @@
 mod attest;
 mod public;
 mod quote;
+#[cfg(test)]
+pub(crate) mod softkey;
+#[cfg(test)]
+mod tests;
 
 pub use attest::{Attest, Body, Selection, Signature};
 pub use public::{AttestationKey, EndorsementKey, KeyRefusal, Public, aik_template, ek_template};
@@ -40,7 +44,11 @@ pub enum Malformed {
     #[error("{0} bytes follow the {1}")]
     Trailing(usize, &'static str),
     #[error("{what}: {found} is not allowed, expected {expected}")]
-    Value { what: &'static str, found: String, expected: &'static str },
+    Value {
+        what: &'static str,
+        found: String,
+        expected: &'static str,
+    },
 }
 
 /// A key's Name: nameAlg ‖ H(public area) (Part 1, "Names"); here always SHA-256, 34 bytes.
@@ -64,7 +72,9 @@ impl TpmName {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, NotAName> {
         match <[u8; 34]>::try_from(bytes) {
             Ok(name) if name.starts_with(&alg::SHA256.to_be_bytes()) => Ok(Self(name)),
-            _ => Err(NotAName(hex::encode(bytes.iter().copied().take(40).collect::<Vec<_>>()))),
+            _ => Err(NotAName(hex::encode(
+                bytes.iter().copied().take(40).collect::<Vec<_>>(),
+            ))),
         }
     }
     pub fn parse(text: &str) -> Result<Self, NotAName> {
@@ -118,7 +128,10 @@ impl<'a> Reader<'a> {
         Self { rest: bytes, what }
     }
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        let (head, tail) = self.rest.split_first_chunk().ok_or(Malformed::Truncated(self.what))?;
+        let (head, tail) = self
+            .rest
+            .split_first_chunk()
+            .ok_or(Malformed::Truncated(self.what))?;
         self.rest = tail;
         Ok(*head)
     }
@@ -137,27 +150,46 @@ impl<'a> Reader<'a> {
     /// A TPM2B: `u16` size and as many bytes.
     fn sized(&mut self) -> Result<&'a [u8], Malformed> {
         let size = usize::from(self.u16()?);
-        let (head, tail) = self.rest.split_at_checked(size).ok_or(Malformed::Truncated(self.what))?;
+        let (head, tail) = self
+            .rest
+            .split_at_checked(size)
+            .ok_or(Malformed::Truncated(self.what))?;
         self.rest = tail;
         Ok(head)
     }
     /// A `u16` that must have this value.
-    fn exactly(&mut self, what: &'static str, value: u16, expected: &'static str) -> Result<(), Malformed> {
+    fn exactly(
+        &mut self,
+        what: &'static str,
+        value: u16,
+        expected: &'static str,
+    ) -> Result<(), Malformed> {
         match self.u16()? {
             found if found == value => Ok(()),
-            found => Err(Malformed::Value { what, found: format!("{found:#06x}"), expected }),
+            found => Err(Malformed::Value {
+                what,
+                found: format!("{found:#06x}"),
+                expected,
+            }),
         }
     }
     /// A coordinate or scalar of P-256, left-padded to 32 bytes (some TPMs drop leading zeros).
     fn p256_number(&mut self, what: &'static str) -> Result<[u8; 32], Malformed> {
         let bytes = self.sized()?;
         let mut number = [0; 32];
-        match 32usize.checked_sub(bytes.len()).and_then(|pad| number.get_mut(pad..)) {
+        match 32usize
+            .checked_sub(bytes.len())
+            .and_then(|pad| number.get_mut(pad..))
+        {
             Some(tail) if !bytes.is_empty() => {
                 tail.copy_from_slice(bytes);
                 Ok(number)
             }
-            _ => Err(Malformed::Value { what, found: format!("{} bytes", bytes.len()), expected: "1 to 32" }),
+            _ => Err(Malformed::Value {
+                what,
+                found: format!("{} bytes", bytes.len()),
+                expected: "1 to 32",
+            }),
         }
     }
     fn end(self) -> Result<(), Malformed> {

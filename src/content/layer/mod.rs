@@ -21,6 +21,15 @@ use std::{
 };
 use verify::{digest::DiffId, rootfs::Layer};
 
+/// What the store holds is not the layer of the image: it was changed, or is another one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{layer}: the layer's diff-ID is {found}, the image's configuration says {wanted}")]
+pub struct OtherLayer {
+    pub layer: String,
+    pub found: DiffId,
+    pub wanted: DiffId,
+}
+
 /// Where one layer can be read from, and which diff-ID the store says it has.
 #[derive(Debug, Clone)]
 pub struct LayerSource {
@@ -75,11 +84,26 @@ impl LayerSource {
         }
     }
 
+    /// The uncompressed archive, for readers of contents; which layer it is, [`Self::read`] tells.
+    pub fn archive(&self) -> Result<Box<dyn Read>> {
+        use std::io::{Seek as _, SeekFrom};
+        let file = |path: &Path, offset: u64, size: u64| -> Result<Box<dyn Read>> {
+            let mut file = open(path)?;
+            file.seek(SeekFrom::Start(offset))?;
+            decompress(file.take(size)).with_context(|| format!("decompress {}", path.display()))
+        };
+        match &self.origin {
+            Origin::Split { directory, .. } => bail!("{}: no archive, only its headers", directory.display()),
+            Origin::Blob(path) => file(path, 0, u64::MAX),
+            Origin::Part { path, offset, size } => file(path, *offset, *size),
+        }
+    }
+
     /// Reads the whole layer and refuses another one than `wanted`.
     pub fn read_as(&self, wanted: DiffId) -> Result<Layer> {
         let (found, layer) = self.read()?;
         if found != wanted {
-            bail!("{self}: the layer's diff-ID is {found}, the image's configuration says {wanted}");
+            bail!(OtherLayer { layer: self.to_string(), found, wanted });
         }
         Ok(layer)
     }

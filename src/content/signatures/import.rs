@@ -98,8 +98,7 @@ impl Store {
         let artifact = manifest.artifact_type.as_deref().or(descriptor.artifact_type.as_deref());
         if artifact == Some(LIST_ARTIFACT) {
             let subject = manifest.subject.as_ref().context("the signature list has no subject")?.image();
-            let foreign = Store { directory: from.reopen()? };
-            let list = foreign.list(&manifest)?;
+            let list = super::list(from, &manifest)?;
             self.put_list(&[subject], &list.statement, &list.cms)?;
             imported.lists += 1;
         } else if descriptor.annotations.get(KIND).map(String::as_str) == Some(KIND_SIGNATURES) {

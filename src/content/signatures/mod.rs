@@ -9,7 +9,7 @@ mod import;
 pub use import::Imported;
 
 use crate::oci::{self, Descriptor, Directory, IndexFile, ManifestFile};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::fs::FlockOperation;
 use std::{collections::BTreeMap, path::Path};
 use verify::{
@@ -98,7 +98,7 @@ impl Store {
             if descriptor.artifact_type.as_deref() == Some(LIST_ARTIFACT) && !is_about_another(descriptor, image) {
                 let manifest = self.directory.manifest(descriptor)?;
                 if manifest.subject.as_ref().is_some_and(|subject| subject.image() == *image) {
-                    found.push(self.list(&manifest)?);
+                    found.push(list(&self.directory, &manifest)?);
                 }
             }
             Ok(())
@@ -263,20 +263,6 @@ impl Store {
         })
     }
 
-    fn list(&self, manifest: &ManifestFile) -> Result<StoredList> {
-        let layer = |media_type: &str| {
-            let mut layers = manifest.layers.iter().filter(|layer| layer.media_type == media_type);
-            match (layers.next(), layers.next()) {
-                (Some(layer), None) => self
-                    .directory
-                    .blob(layer.digest, MAX_LIST)?
-                    .with_context(|| format!("signature list: {} is missing", layer.digest)),
-                _ => anyhow::bail!("signature list: not exactly one layer of type {media_type}"),
-            }
-        };
-        Ok(StoredList { statement: layer(LIST_STATEMENT)?, cms: layer(LIST_SIGNATURE)? })
-    }
-
     fn each(&self, mut look: impl FnMut(&Descriptor) -> Result<()>) -> Result<()> {
         let _lock = self.directory.lock(FlockOperation::LockShared)?;
         self.directory.index()?.manifests.iter().try_for_each(&mut look)
@@ -288,6 +274,20 @@ impl Store {
         change(&mut index)?;
         self.directory.write_index(&index)
     }
+}
+
+/// The statement and the signature of a list's artifact.
+fn list(directory: &Directory, manifest: &ManifestFile) -> Result<StoredList> {
+    let layer = |media_type: &str| {
+        let mut layers = manifest.layers.iter().filter(|layer| layer.media_type == media_type);
+        match (layers.next(), layers.next()) {
+            (Some(layer), None) => directory
+                .blob(layer.digest, MAX_LIST)?
+                .with_context(|| format!("signature list: {} is missing", layer.digest)),
+            _ => bail!("signature list: not exactly one layer of type {media_type}"),
+        }
+    };
+    Ok(StoredList { statement: layer(LIST_STATEMENT)?, cms: layer(LIST_SIGNATURE)? })
 }
 
 /// Puts `descriptor` where `former` or the same digest stands, or at the end.

@@ -12,7 +12,7 @@ pub enum MountinfoError {
     Line(usize),
     #[error("the overlay mount has the option `{0}`, which is not known")]
     Option(String),
-    #[error("the overlay mount names its layers by relative paths, and has no upperdir to resolve them")]
+    #[error("the overlay mount names its layers by relative paths, which lie in no configured store")]
     Relative,
 }
 
@@ -77,14 +77,21 @@ fn path(bytes: Vec<u8>) -> PathBuf {
 }
 
 impl Mount {
-    /// The directories that an overlay mount shows; `None` for another file system.
-    pub(super) fn overlay(&self) -> Result<Option<Overlay>, MountinfoError> {
+    /// The directories that an overlay mount shows; `None` for another file system. `stores`: where
+    /// relative ones may lie.
+    pub(super) fn overlay(&self, stores: &[PathBuf]) -> Result<Option<Overlay>, MountinfoError> {
         if self.fs_type != "overlay" {
             return Ok(None);
         }
+        overlay_of(&self.options, stores).map(Some)
+    }
+}
+
+/// The same from mount options.
+pub(super) fn overlay_of(options: &[u8], stores: &[PathBuf]) -> Result<Overlay, MountinfoError> {
         let mut overlay = Overlay { upper: None, lower: Vec::new() };
         // Within a value `\,`, `\:` and `\\` are escaped once more (overlayfs.rst).
-        for option in split(&self.options, b',') {
+        for option in split(options, b',') {
             let (key, value) = match option.iter().position(|byte| *byte == b'=') {
                 Some(at) => (&option[..at], &option[at + 1..]),
                 None => (&option[..], &[][..]),
@@ -106,24 +113,31 @@ impl Mount {
         if overlay.lower.iter().any(|lower| lower.as_os_str().is_empty()) {
             return Err(MountinfoError::Option("lowerdir=…::…".into()));
         }
-        overlay.make_absolute()?;
-        Ok(Some(overlay))
-    }
+        overlay.make_absolute(stores)?;
+        Ok(overlay)
 }
 
 impl Overlay {
-    /// Engines that have many layers change to their store and name them from there: `l/ABC` below
-    /// `<store>/overlay`, `12/fs` below `<store>/snapshots`. The upper directory is absolute:
-    /// `<store>/<id>/diff` or `<store>/<id>/fs`.
-    fn make_absolute(&mut self) -> Result<(), MountinfoError> {
-        if self.lower.iter().all(|lower| lower.is_absolute()) {
+    /// Engines that have many layers change to their store and name them from there: `l/ABC` and
+    /// `<id>/diff` below `<graph root>/overlay`, `12/fs` below `<store>/snapshots`. containerd leaves
+    /// the upper directory absolute (`<store>/<id>/fs`); where it is relative too, the layers' names
+    /// are unique enough to find the store that has them.
+    fn make_absolute(&mut self, stores: &[PathBuf]) -> Result<(), MountinfoError> {
+        let of_upper = match &self.upper {
+            Some(upper) if upper.is_absolute() => upper.parent().and_then(Path::parent).map(Path::to_owned),
+            _ => None,
+        };
+        let Overlay { upper, lower } = self;
+        let relative = upper.iter_mut().chain(lower).filter(|path| !path.is_absolute());
+        let relative: Vec<&mut PathBuf> = relative.collect();
+        if relative.is_empty() {
             return Ok(());
         }
-        let store = self.upper.as_deref().filter(|upper| upper.is_absolute());
-        let store = store.and_then(Path::parent).and_then(Path::parent);
-        let store = store.ok_or(MountinfoError::Relative)?.to_owned();
-        for lower in &mut self.lower {
-            *lower = store.join(&*lower);
+        let has_all = |store: &&PathBuf| relative.iter().all(|path| store.join(path).exists());
+        let store = of_upper.or_else(|| stores.iter().find(has_all).cloned());
+        let store = store.ok_or(MountinfoError::Relative)?;
+        for path in relative {
+            *path = store.join(&*path);
         }
         Ok(())
     }
@@ -167,7 +181,7 @@ mod tests {
         let mounts = parse(PODMAN).unwrap();
         assert_eq!(mounts.len(), 1);
         assert_eq!(mounts[0].mount_point, Path::new("/g/overlay/a b/merged"));
-        let overlay = mounts[0].overlay().unwrap().unwrap();
+        let overlay = mounts[0].overlay(&[]).unwrap().unwrap();
         assert_eq!(overlay.upper.as_deref(), Some(Path::new("/g/overlay/id/diff")));
         assert_eq!(overlay.lower, ["/g/overlay/l/AA", "/g/overlay/l/BB"].map(PathBuf::from));
     }
@@ -175,13 +189,13 @@ mod tests {
     #[test]
     fn accept_relative_and_escaped() {
         let text = b"1 2 0:3 / /m rw - overlay overlay rw,lowerdir=89/fs:a\\134:b/fs,upperdir=/c/snapshots/90/fs,workdir=/c/w\n";
-        let overlay = parse(text).unwrap()[0].overlay().unwrap().unwrap();
+        let overlay = parse(text).unwrap()[0].overlay(&[]).unwrap().unwrap();
         assert_eq!(overlay.lower, ["/c/snapshots/89/fs", "/c/snapshots/a:b/fs"].map(PathBuf::from));
         let text = b"1 2 0:3 / /m rw - overlay overlay rw,lowerdir+=/a,lowerdir+=/b\n";
-        let overlay = parse(text).unwrap()[0].overlay().unwrap().unwrap();
+        let overlay = parse(text).unwrap()[0].overlay(&[]).unwrap().unwrap();
         assert_eq!(overlay.lower, ["/a", "/b"].map(PathBuf::from));
         let text = b"1 2 8:1 /x /m rw - ext4 /dev/sda rw\n";
-        assert_eq!(parse(text).unwrap()[0].overlay(), Ok(None));
+        assert_eq!(parse(text).unwrap()[0].overlay(&[]), Ok(None));
     }
 
     #[test]
@@ -195,7 +209,7 @@ mod tests {
     fn refuse_unknown_layers() {
         let overlay = |options: &str| {
             let line = format!("1 2 0:3 / /m rw - overlay overlay {options}");
-            parse(line.as_bytes()).unwrap()[0].overlay()
+            parse(line.as_bytes()).unwrap()[0].overlay(&[])
         };
         assert_eq!(overlay("rw,lowerdir=a:b"), Err(MountinfoError::Relative));
         assert!(matches!(overlay("rw,lowerdir=/a::/b"), Err(MountinfoError::Option(_))));

@@ -15,7 +15,7 @@ use crate::{
     sys::{self, Capabilities},
     term::{self, Terminal},
 };
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use libcgroups::common::{CgroupManager, ControllerOpt, create_cgroup_manager};
 use libcontainer::{
     apparmor,
@@ -42,8 +42,8 @@ use std::{
     ffi::CString,
     fs,
     io::Read,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
-    path::{Path, PathBuf},
+    os::fd::{AsRawFd, OwnedFd},
+    path::PathBuf,
     rc::Rc,
 };
 
@@ -249,9 +249,6 @@ impl Launch<'_> {
                 permitted: mask(caps.permitted()),
                 inheritable: mask(caps.inheritable()),
             });
-            for set in [&mut caps.effective().clone(), &mut caps.permitted().clone()] {
-                set.get_or_insert_default().insert(Capability::SysAdmin);
-            }
             let more = |set: &Option<oci_spec::runtime::Capabilities>| {
                 let mut set = set.clone().unwrap_or_default();
                 set.insert(Capability::SysAdmin);
@@ -262,11 +259,13 @@ impl Launch<'_> {
             caps.set_permitted(permitted);
             lent.set_capabilities(Some(caps));
         }
-        // libcontainer would ask the C library for HOME, which loads modules from the container's
-        // own files; the executor sets the real value
+        // without HOME libcontainer would ask the C library for it, which loads modules from the
+        // container's own files; the executor sets the real value
         let mut env = process.env().clone().unwrap_or_default();
-        env.retain(|e| !e.starts_with("HOME="));
-        env.push("HOME=/".to_owned());
+        if !env.iter().any(|e| e.strip_prefix("HOME=").is_some_and(|home| !home.is_empty())) {
+            env.retain(|e| !e.starts_with("HOME="));
+            env.push("HOME=/".to_owned());
+        }
         lent.set_env(Some(env));
         self.spec.set_process(Some(lent));
         Program::new(self.role, process, filter, own)

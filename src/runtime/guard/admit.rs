@@ -6,6 +6,7 @@
 use super::{
     Application, containerd, enter,
     programs::Program,
+    view,
 };
 use crate::{
     config::{self, Config},
@@ -13,7 +14,8 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use content::{
-    cache, layer::LayerSource,
+    cache::Cache,
+    layer::{LayerSource, OtherLayer},
     signatures::Store,
     store::{self, ContainerdRoot, Found, LocateError, Query, Roots},
     tree,
@@ -22,9 +24,8 @@ use oci_spec::runtime::{Process, Spec};
 use rustix::fs::{Mode, OFlags};
 use std::{os::fd::{AsFd, OwnedFd}, path::Path};
 use verify::{
-    digest::DiffId,
     image::Image,
-    policy::{Admission, Material, Policy, StoredList, decide},
+    policy::{Admission, Material, Policy, decide, plain_text},
     profile::LaunchProfile,
     rootfs::{CheckedRootfs, RootfsManifest, Stubs, compare, merge, summary},
 };
@@ -33,10 +34,7 @@ use verify::{
 pub struct Admitted {
     pub admission: Admission,
     pub rootfs: CheckedRootfs,
-    pub profile: LaunchProfile,
     pub process: Process,
-    pub image_name: String,
-    list: StoredList,
 }
 
 pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
@@ -44,30 +42,30 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
     let process = spec.process().clone().context("config.json has no process")?;
     let policy = std::fs::read(config::POLICY).with_context(|| format!("cannot read the policy {}", config::POLICY))?;
     let policy = Policy::parse(&policy).with_context(|| format!("policy {}", config::POLICY))?;
-    let profile = LaunchProfile::of(&spec)?;
+    let profile = LaunchProfile::of(&spec, &view::of(&spec)?)?;
 
     let signatures = Store::open(Path::new(config::SIGNATURES))?;
     let found = locate(application, config, &signatures)?;
-    let (image, admission, list) = decided(application, &found, &signatures, &policy, &profile)?;
+    let admission = decided(application, &found, &signatures, &policy, &profile)?;
 
-    let expected = expected_rootfs(&image, &found.layers)?;
+    let image = admission.image().image();
+    let expected = expected_rootfs(image, &found.layers)?;
     let root = open_root(&application.rootfs)?;
     let actual = tree::walk(root.as_fd()).with_context(|| format!("rootfs {}", application.rootfs.display()))?;
     let mounts = spec.mounts().iter().flatten().map(|m| m.destination().as_path());
     let places: Vec<_> = mounts.chain([process.cwd().as_path()]).map(|p| p.as_os_str().as_encoded_bytes()).collect();
-    let stubs = Stubs::new(found.engine, places)?;
-    let rootfs = compare(&expected, &actual, &stubs).map_err(|differences| {
-        Refused(format!(
-            "refused: image {} ({}): the rootfs {} is not what the signed layers hold: {}; remove and pull the image again",
+    let rootfs = compare(&expected, &actual, &Stubs::new(found.engine, places)?).map_err(|differences| {
+        Refused(plain_text(&format!(
+            "refused: image {} ({}): the rootfs {} is not what the signed layers hold: {}; remove the image and pull it again",
             image.name(),
             image.manifest_digest(),
             application.rootfs.display(),
             summary(&differences)
-        ))
+        )))
     })?;
     admission.check_rootfs(&expected).map_err(|refusal| Refused(refusal.to_string()))?;
 
-    let admitted = Admitted { admission, rootfs, profile, process, image_name: image.name().to_owned(), list };
+    let admitted = Admitted { admission, rootfs, process };
     admitted.judge(&enter::find(&root, &admitted.process)?)?;
     Ok(admitted)
 }
@@ -75,33 +73,25 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
 impl Admitted {
     /// Every file that the kernel would execute must be in the list, by its content.
     pub fn judge(&self, programs: &[Program]) -> Result<(), Refused> {
+        let (list, image) = (self.admission.list(), self.admission.image());
         for program in programs {
-            if self.admission.list().allows_digest(&program.digest).is_err() {
-                let list = self.admission.list();
-                return Err(Refused(format!(
-                    "refused: {} ({}) is not in the signature list {} serial {} ({}) of image {} ({}); rule {} of {}; \
-                     if it may run, add it to the list, sign it with a higher serial and import it",
+            if list.allows_digest(&program.digest).is_err() {
+                return Err(Refused(plain_text(&format!(
+                    "refused: {} ({}) is not in the signature list {} serial {} ({}) of image {} ({}) [policy {} rule {}]; \
+                     if it may run, add it to the list, sign that with a higher serial and import it",
                     String::from_utf8_lossy(&program.path),
                     program.digest,
                     list.name(),
                     list.serial(),
                     list.digest(),
-                    self.image_name,
-                    self.admission.image().manifest_digest(),
-                    self.admission.rule(),
+                    image.name(),
+                    image.manifest_digest(),
                     config::POLICY,
-                )));
+                    self.admission.rule(),
+                ))));
             }
         }
         Ok(())
-    }
-
-    pub fn siglist(&self) -> &[u8] {
-        &self.list.statement
-    }
-
-    pub fn siglist_signature(&self) -> &[u8] {
-        &self.list.cms
     }
 }
 
@@ -125,7 +115,10 @@ fn locate(application: &Application, config: &Config, signatures: &Store) -> Res
     store::locate(&query, &roots, signatures, &containerd::ask).map_err(|error| match error {
         LocateError::Failed(error) => error.context("cannot find out the container's image"),
         // no image, or one that contradicts itself, is a no of the policy: unknown images do not run
-        other => Refused(format!("refused: {other}; only images that a rule of {} names may run", config::POLICY)).into(),
+        other => {
+            let text = format!("refused: {other}; only images that a rule of {} names may run", config::POLICY);
+            Refused(plain_text(&text)).into()
+        }
     })
 }
 
@@ -136,21 +129,20 @@ fn decided(
     signatures: &Store,
     policy: &Policy,
     profile: &LaunchProfile,
-) -> Result<(Image, Admission, StoredList)> {
+) -> Result<Admission> {
     let mut refusal = None;
     for claimed in &found.claims {
         let image = Image::of(claimed).with_context(|| format!("image {}", claimed.name))?;
-        let digests = image.digests();
-        let material = Material::gather(policy, &image, |path| std::fs::read(path), |digest| signatures.signatures(digest), |digest| signatures.lists(digest))?;
-        let _ = digests;
+        let material = Material::gather(
+            policy,
+            &image,
+            |path| std::fs::read(path),
+            |digest| signatures.signatures(digest),
+            |digest| signatures.lists(digest),
+        )?;
         match decide(policy, &material, profile, application.created) {
-            Ok(admission) => {
-                let list = material.list(&admission);
-                return Ok((image, admission, list));
-            }
-            Err(refused) => {
-                refusal.get_or_insert(refused);
-            }
+            Ok(admission) => return Ok(admission),
+            Err(refused) => drop(refusal.get_or_insert(refused)),
         }
     }
     match refusal {
@@ -161,38 +153,24 @@ fn decided(
 
 /// The tree that the layers make, once each has the diff-ID that the signed configuration says.
 fn expected_rootfs(image: &Image, layers: &[LayerSource]) -> Result<RootfsManifest> {
-    let wanted = image.diff_ids();
-    if layers.len() != wanted.len() {
-        return Err(Refused(format!(
-            "refused: image {} ({}) has {} layers, the rootfs is mounted from {}",
-            image.name(),
-            image.manifest_digest(),
-            wanted.len(),
-            layers.len()
-        ))
-        .into());
+    let refuse = |why: &str| {
+        let (name, digest) = (image.name(), image.manifest_digest());
+        Refused(plain_text(&format!("refused: image {name} ({digest}): {why}; remove the image and pull it again")))
+    };
+    if layers.len() != image.diff_ids().len() {
+        let (mounted, signed) = (layers.len(), image.diff_ids().len());
+        return Err(refuse(&format!("the rootfs is mounted from {mounted} layers, the signed image has {signed}")).into());
     }
-    let mut read = Vec::with_capacity(layers.len());
-    for (layer, diff_id) in layers.iter().zip(wanted) {
-        read.push(layer_as(image, layer, *diff_id)?);
-    }
-    Ok(merge(read)?)
+    let cache = Cache::open(Path::new(LAYER_CACHE))?;
+    let layers = cache.layers(layers, image.diff_ids()).map_err(|error| match error.downcast_ref::<OtherLayer>() {
+        Some(other) => refuse(&format!("{other}: its content was changed")).into(),
+        None => error.context("cannot read the image's layers"),
+    })?;
+    Ok(merge(layers)?)
 }
 
-fn layer_as(image: &Image, layer: &LayerSource, wanted: DiffId) -> Result<verify::rootfs::Layer> {
-    let _ = cache::DIR;
-    let (found, content) = layer.read()?;
-    if found != wanted {
-        return Err(Refused(format!(
-            "refused: image {} ({}): the layer {layer} has diff-ID {found}, the signed image says {wanted}: its content was \
-             changed; remove and pull the image again",
-            image.name(),
-            image.manifest_digest()
-        ))
-        .into());
-    }
-    Ok(content)
-}
+/// What layers hold, by diff-ID; counts in this boot alone.
+const LAYER_CACHE: &str = "/run/attestrun/cache/layers";
 
 fn open_root(rootfs: &Path) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -16,6 +16,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use verify::{
     event::{Enter, EnterMode, EnterVerdict, Event, Exec, How, Ids},
     imalog::encode_path,
+    policy::plain_text,
+    profile::{ProcessProfile, judge_process},
 };
 
 impl Guarded {
@@ -55,6 +57,17 @@ impl Guarded {
 
     fn may_enter(&self, process: &Process, holdings: &Holdings) -> Result<Vec<Program>> {
         let root = root_of(holdings)?;
+        let admission = &self.admitted.admission;
+        let profile = ProcessProfile::of(process)?;
+        judge_process(&profile, admission.profile().profile(), admission.launch_rules()).map_err(|objections| {
+            let objections: Vec<_> = objections.iter().map(ToString::to_string).collect();
+            Refused(plain_text(&format!(
+                "refused: exec into this container: {} [policy {} rule {}]",
+                objections.join("; "),
+                crate::config::POLICY,
+                admission.rule()
+            )))
+        })?;
         match self.admitted.admission.enter() {
             EnterMode::Deny => Err(Refused(format!(
                 "refused: exec into this container is not allowed (enter = \"deny\" in rule {})",

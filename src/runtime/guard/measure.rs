@@ -9,7 +9,7 @@ use verify::{
     binding::Claim,
     digest::BundleDigest,
     event::{
-        Event, Executable, ExecLog, Image, Latitude, Launch, List, Measure, Policy, Rootfs, RootfsCheck, RootfsDone,
+        Enforce, Event, Executable, ExecLog, Image, Latitude, Launch, List, Measure, Policy, Rootfs, RootfsCheck, RootfsDone,
         Runtime, Tier, TierName, User, Verdict,
     },
     pcr::{LAST_CLOSED, PcrIndex},
@@ -33,14 +33,14 @@ pub fn measure(
         vtpm_ek_name: identity.ek.name,
         vtpm_reset: identity.reset,
         vtpm_restart: identity.restart,
-        image: image.digest(),
+        image: image.manifest_digest(),
         image_config: image.config_digest(),
         bundle_config: BundleDigest::of(application.config.as_bytes()),
-        profile: admitted.profile.digest(),
+        profile: admission.profile().digest(),
         siglist: list.digest(),
         user_cert: signer.certificate(),
         policy: admission.policy_digest(),
-        mode: admission.mode().name().to_owned(),
+        mode: mode(admission.mode()).to_owned(),
         tier: TIER.to_owned(),
         runtime: runtime.attestrun.sha256,
         swtpm: runtime.swtpm.sha256,
@@ -53,14 +53,14 @@ pub fn measure(
         Event::Launch(Box::new(Launch {
             bundle_config: claim.bundle_config,
             backend: application.backend.clone(),
-            profile: admitted.profile.clone(),
+            profile: admission.profile().profile().clone(),
         })),
         Event::Image(Image {
             manifest: claim.image,
             config: claim.image_config,
-            name: admitted.image_name.clone(),
+            name: image.name().to_owned(),
             verdict: Verdict::Key {
-                fingerprint: admission.signed_by().fingerprint(),
+                fingerprint: admission.signed_by().key(),
                 docker_reference: admission.signed_by().docker_reference().to_owned(),
             },
             rule: admission.rule().to_owned(),
@@ -107,6 +107,13 @@ pub fn measure(
 
 /// What watches executions inside the container: nothing yet, and evidence says so.
 const TIER: &str = "none";
+
+fn mode(enforce: Enforce) -> &'static str {
+    match enforce {
+        Enforce::Enforce => "enforce",
+        Enforce::Audit => "audit",
+    }
+}
 
 fn myself() -> Result<Executable> {
     let sha256 = executables::digest(Path::new("/proc/self/exe"))?;

@@ -6,12 +6,14 @@
 //! `/run/attestrun` are for people.
 
 mod admit;
+mod containerd;
 mod enter;
 mod journal;
 mod measure;
 mod programs;
 mod serve;
 mod swtpm;
+mod view;
 
 pub use swtpm::VtpmUid;
 
@@ -191,7 +193,7 @@ impl Guarded {
         Measured {
             claim: self.claim.clone(),
             rule: self.admitted.admission.rule().to_owned(),
-            image: self.admitted.image_name.clone(),
+            image: self.admitted.admission.image().name().to_owned(),
         }
     }
 

@@ -189,14 +189,15 @@ impl Guarded {
     /// does one thing at a time.
     fn quote(&mut self, qualifying_data: &[u8; 32]) -> Result<ContainerEvidence> {
         let quote = self.journal.vtpm().quote(&self.identity.aik, qualifying_data, &QUOTED).context("the vTPM does not quote")?;
+        let list = self.admitted.admission.stored_list();
         Ok(ContainerEvidence {
             attest: BASE64.encode(quote.attest),
             signature: BASE64.encode(quote.signature),
             ak: BASE64.encode(self.identity.aik_public()?),
             ek: BASE64.encode(self.identity.ek_public()?),
             log: BASE64.encode(self.journal.log()),
-            siglist: BASE64.encode(self.admitted.siglist()),
-            siglist_signature: BASE64.encode(self.admitted.siglist_signature()),
+            siglist: BASE64.encode(&list.statement),
+            siglist_signature: BASE64.encode(&list.cms),
         })
     }
 

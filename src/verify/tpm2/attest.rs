@@ -51,7 +51,10 @@ pub struct Selection {
 
 impl Selection {
     pub fn sha256(pcrs: &[PcrIndex]) -> Self {
-        Self { bank: alg::SHA256, bits: pcrs.iter().fold(0, |bits, pcr| bits | 1 << pcr.get()) }
+        Self {
+            bank: alg::SHA256,
+            bits: pcrs.iter().fold(0, |bits, pcr| bits | 1 << pcr.get()),
+        }
     }
 }
 
@@ -66,7 +69,11 @@ impl Attest {
             0 => false,
             1 => true,
             other => {
-                return Err(Malformed::Value { what: "safe", found: other.to_string(), expected: "0 or 1" });
+                return Err(Malformed::Value {
+                    what: "safe",
+                    found: other.to_string(),
+                    expected: "0 or 1",
+                });
             }
         };
         let firmware = r.u64()?;
@@ -79,24 +86,48 @@ impl Attest {
             }
             _ => Body::Other,
         };
-        Ok(Self { magic, kind, signer, extra_data, clock, reset_count, restart_count, safe, firmware, body })
+        Ok(Self {
+            magic,
+            kind,
+            signer,
+            extra_data,
+            clock,
+            reset_count,
+            restart_count,
+            safe,
+            firmware,
+            body,
+        })
     }
 }
 
 fn parse_selection(r: &mut Reader<'_>) -> Result<Vec<Selection>, Malformed> {
     let count = r.u32()?;
     if count > MAX_BANKS {
-        return Err(Malformed::Value { what: "PCR banks", found: count.to_string(), expected: "16 at most" });
+        return Err(Malformed::Value {
+            what: "PCR banks",
+            found: count.to_string(),
+            expected: "16 at most",
+        });
     }
     let mut selection = Vec::new();
     for _ in 0..count {
         let bank = r.u16()?;
         match r.u8()? {
             SELECT_BYTES => {}
-            n => return Err(Malformed::Value { what: "sizeofSelect", found: n.to_string(), expected: "3" }),
+            n => {
+                return Err(Malformed::Value {
+                    what: "sizeofSelect",
+                    found: n.to_string(),
+                    expected: "3",
+                });
+            }
         }
         let [low, middle, high] = r.array::<3>()?;
-        selection.push(Selection { bank, bits: u32::from_le_bytes([low, middle, high, 0]) });
+        selection.push(Selection {
+            bank,
+            bits: u32::from_le_bytes([low, middle, high, 0]),
+        });
     }
     Ok(selection)
 }

@@ -17,14 +17,14 @@ mod attribute {
     pub const SIGN: u32 = 1 << 18;
 }
 use attribute::{
-    ADMIN_WITH_POLICY, DECRYPT, FIXED_PARENT, FIXED_TPM, NO_DA, RESTRICTED, SENSITIVE_DATA_ORIGIN, SIGN,
-    ST_CLEAR, USER_WITH_AUTH,
+    ADMIN_WITH_POLICY, DECRYPT, FIXED_PARENT, FIXED_TPM, NO_DA, RESTRICTED, SENSITIVE_DATA_ORIGIN,
+    SIGN, ST_CLEAR, USER_WITH_AUTH,
 };
 
 /// PolicySecret(TPM_RH_ENDORSEMENT), SHA-256 (TCG EK Credential Profile, template L-2).
 const EK_POLICY: [u8; 32] = [
-    0x83, 0x71, 0x97, 0x67, 0x44, 0x84, 0xB3, 0xF8, 0x1A, 0x90, 0xCC, 0x8D, 0x46, 0xA5, 0xD7, 0x24, 0xFD, 0x52,
-    0xD7, 0x6E, 0x06, 0x52, 0x0B, 0x64, 0xF2, 0xA1, 0xDA, 0x1B, 0x33, 0x14, 0x69, 0xAA,
+    0x83, 0x71, 0x97, 0x67, 0x44, 0x84, 0xB3, 0xF8, 0x1A, 0x90, 0xCC, 0x8D, 0x46, 0xA5, 0xD7, 0x24,
+    0xFD, 0x52, 0xD7, 0x6E, 0x06, 0x52, 0x0B, 0x64, 0xF2, 0xA1, 0xDA, 0x1B, 0x33, 0x14, 0x69, 0xAA,
 ];
 const EK_ATTRIBUTES: u32 =
     FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | ADMIN_WITH_POLICY | RESTRICTED | DECRYPT;
@@ -41,7 +41,14 @@ const EK_UNIQUE: usize = 2 * (2 + 32);
 /// TPMT_PUBLIC template of an EK: ECC P-256, low range (EK Credential Profile 2.x, L-2).
 pub fn ek_template() -> Vec<u8> {
     let mut t = head(EK_ATTRIBUTES, &EK_POLICY);
-    for value in [alg::AES, 128, alg::CFB, alg::NULL, alg::NIST_P256, alg::NULL] {
+    for value in [
+        alg::AES,
+        128,
+        alg::CFB,
+        alg::NULL,
+        alg::NIST_P256,
+        alg::NULL,
+    ] {
         t.extend(value.to_be_bytes());
     }
     for _coordinate in ["x", "y"] {
@@ -54,7 +61,15 @@ pub fn ek_template() -> Vec<u8> {
 /// TPMT_PUBLIC template of an attestation key: ECC P-256, ECDSA with SHA-256, restricted, noDA.
 pub fn aik_template() -> Vec<u8> {
     let mut t = head(AIK_ATTRIBUTES, &[]);
-    for value in [alg::NULL, alg::ECDSA, alg::SHA256, alg::NIST_P256, alg::NULL, 0, 0] {
+    for value in [
+        alg::NULL,
+        alg::ECDSA,
+        alg::SHA256,
+        alg::NIST_P256,
+        alg::NULL,
+        0,
+        0,
+    ] {
         t.extend(value.to_be_bytes());
     }
     t
@@ -65,7 +80,11 @@ fn head(attributes: u32, policy: &[u8]) -> Vec<u8> {
     t.extend(alg::ECC.to_be_bytes());
     t.extend(alg::SHA256.to_be_bytes());
     t.extend(attributes.to_be_bytes());
-    t.extend(u16::try_from(policy.len()).unwrap_or_default().to_be_bytes());
+    t.extend(
+        u16::try_from(policy.len())
+            .unwrap_or_default()
+            .to_be_bytes(),
+    );
     t.extend(policy);
     t
 }
@@ -104,7 +123,13 @@ impl Public {
                 r.exactly("key bits", 128, "128")?;
                 r.exactly("mode", alg::CFB, "CFB")?;
             }
-            other => return Err(wrong("symmetric algorithm", &format!("{other:#06x}"), "none or AES")),
+            other => {
+                return Err(wrong(
+                    "symmetric algorithm",
+                    &format!("{other:#06x}"),
+                    "none or AES",
+                ));
+            }
         }
         let scheme = r.u16()?;
         match scheme {
@@ -121,7 +146,13 @@ impl Public {
         for (to, from) in point.iter_mut().skip(1).zip(x.iter().chain(&y)) {
             *to = *from;
         }
-        Ok(Self { bytes: bytes.to_vec(), attributes, scheme, symmetric, point })
+        Ok(Self {
+            bytes: bytes.to_vec(),
+            attributes,
+            scheme,
+            symmetric,
+            point,
+        })
     }
 
     /// Parses a TPM2B_PUBLIC: size and TPMT_PUBLIC.
@@ -139,7 +170,10 @@ impl Public {
     /// As TPM2B_PUBLIC.
     pub fn to_2b(&self) -> Vec<u8> {
         // Parsed from fields whose sizes sum up to far less than 64 KiB.
-        let mut out = u16::try_from(self.bytes.len()).unwrap_or(u16::MAX).to_be_bytes().to_vec();
+        let mut out = u16::try_from(self.bytes.len())
+            .unwrap_or(u16::MAX)
+            .to_be_bytes()
+            .to_vec();
         out.extend(&self.bytes);
         out
     }
@@ -157,7 +191,11 @@ impl Public {
 }
 
 fn wrong(what: &'static str, found: &str, expected: &'static str) -> Malformed {
-    Malformed::Value { what, found: found.to_owned(), expected }
+    Malformed::Value {
+        what,
+        found: found.to_owned(),
+        expected,
+    }
 }
 
 /// Why a key may not play the role it claims.
@@ -219,7 +257,10 @@ pub struct EndorsementKey(Public);
 impl EndorsementKey {
     pub fn check(public: &Public) -> Result<Self, KeyRefusal> {
         let template = ek_template();
-        let fixed = template.len().checked_sub(EK_UNIQUE).and_then(|n| template.get(..n));
+        let fixed = template
+            .len()
+            .checked_sub(EK_UNIQUE)
+            .and_then(|n| template.get(..n));
         match fixed {
             Some(fixed) if public.bytes.starts_with(fixed) => {
                 on_curve(public)?;
@@ -237,5 +278,7 @@ impl EndorsementKey {
 }
 
 fn on_curve(public: &Public) -> Result<(), KeyRefusal> {
-    ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, public.point).map(drop).map_err(|_| KeyRefusal::Point)
+    ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, public.point)
+        .map(drop)
+        .map_err(|_| KeyRefusal::Point)
 }

@@ -21,7 +21,10 @@ pub enum QuoteError {
     #[error("qualifying data is {found}, expected {expected}")]
     QualifyingData { found: String, expected: String },
     #[error("selection is {found:x?}, expected PCRs {expected:#x} of the SHA-256 bank alone")]
-    Selection { found: Vec<(u16, u32)>, expected: u32 },
+    Selection {
+        found: Vec<(u16, u32)>,
+        expected: u32,
+    },
     #[error("the PCR digest is {found}, the values give {expected}")]
     PcrDigest { found: String, expected: String },
 }
@@ -77,7 +80,9 @@ pub fn verify_quote(
         }
     };
     if parsed.magic != GENERATED {
-        errors.push(QuoteError::Magic { found: parsed.magic });
+        errors.push(QuoteError::Magic {
+            found: parsed.magic,
+        });
     }
     if parsed.kind != ATTEST_QUOTE {
         errors.push(QuoteError::Type { found: parsed.kind });
@@ -90,13 +95,23 @@ pub fn verify_quote(
         return Err(errors);
     };
     let expected = Selection::sha256(required);
-    if selection.as_slice() != [expected] || !required.is_sorted_by(|a, b| a < b) || required.is_empty() {
+    if selection.as_slice() != [expected]
+        || !required.is_sorted_by(|a, b| a < b)
+        || required.is_empty()
+    {
         let found = selection.iter().map(|s| (s.bank, s.bits)).collect();
-        errors.push(QuoteError::Selection { found, expected: expected.bits });
+        errors.push(QuoteError::Selection {
+            found,
+            expected: expected.bits,
+        });
     }
     let digest = digest.clone();
     match errors.is_empty() {
-        true => Ok(VerifiedQuote { attest: parsed, pcrs: required.to_vec(), digest }),
+        true => Ok(VerifiedQuote {
+            attest: parsed,
+            pcrs: required.to_vec(),
+            digest,
+        }),
         false => Err(errors),
     }
 }
@@ -134,7 +149,13 @@ impl VerifiedQuote {
             let (found, expected) = (hex::encode(&self.digest), hex::encode(composite));
             return Err(QuoteError::PcrDigest { found, expected });
         }
-        Ok(QuotedPcrs(self.pcrs.iter().copied().zip(values.iter().copied()).collect()))
+        Ok(QuotedPcrs(
+            self.pcrs
+                .iter()
+                .copied()
+                .zip(values.iter().copied())
+                .collect(),
+        ))
     }
 }
 
@@ -145,6 +166,9 @@ pub struct QuotedPcrs(Vec<(PcrIndex, [u8; 32])>);
 impl QuotedPcrs {
     /// None for a PCR that the quote does not cover.
     pub fn get(&self, pcr: PcrIndex) -> Option<&[u8; 32]> {
-        self.0.iter().find(|(index, _)| *index == pcr).map(|(_, value)| value)
+        self.0
+            .iter()
+            .find(|(index, _)| *index == pcr)
+            .map(|(_, value)| value)
     }
 }

@@ -131,7 +131,7 @@ fn only_the_endorsement_hierarchy_shows_the_reset_count() {
     let mut counters = |hierarchy| {
         let (handle, public, name) = primary(&mut raw, hierarchy);
         let key = AttestationKey::check(&Public::parse(&public).unwrap()).unwrap();
-        let aik = tpm::vtpm::Key {
+        let aik = tpm::Key {
             handle,
             public,
             name,

@@ -5,6 +5,10 @@ mod checkquote; // tpm2_checkquote
 #[cfg(feature = "host")]
 mod host; // the host TPM, played by an swtpm over loopback TCP: a software root
 mod peer; // a vTPM that does not keep to the rules
+#[cfg_attr(
+    not(feature = "host"),
+    allow(dead_code, reason = "it starts host TPMs as well")
+)]
 mod spawn; // swtpm and tpm2-tools as child processes
 mod vtpm; // a container's vTPM
 

@@ -1,0 +1,179 @@
+//! An external runc, called by absolute path with an argv rendered anew, its state below our run
+//! directory, and our sealed bundle: it sees nothing that we did not parse.
+
+use super::{ExecOptions, Made, Options};
+use crate::{
+    spawn,
+    state::State,
+    sys,
+    term::{self, Terminal},
+};
+use anyhow::{Context, Result, bail, ensure};
+use oci_spec::runtime::{LinuxResources, Process};
+use rustix::fs::{MemfdFlags, memfd_create};
+use std::{
+    ffi::{CString, OsString},
+    fs::{self, File},
+    io::Write,
+    os::{fd::AsRawFd, unix::ffi::OsStrExt, unix::net::UnixListener},
+    path::Path,
+};
+
+/// Flags before the verb: where runc keeps its state and what it logs.
+fn globals(state: &State, log: &Path, json: bool) -> Vec<OsString> {
+    let mut args: Vec<OsString> = vec!["--root".into(), state.run_dir().backend().into(), "--log".into(), log.into()];
+    args.extend(["--log-format".into(), if json { "json" } else { "text" }.into()]);
+    if state.systemd_cgroup {
+        args.push("--systemd-cgroup".into());
+    }
+    args
+}
+
+pub fn create(runc: &Path, state: &State, options: Options, terminal: Terminal) -> Result<Made> {
+    let dir = state.run_dir();
+    let pid_file = dir.path().join("backend.pid");
+    let mut args: Vec<OsString> = vec!["create".into(), "--bundle".into(), dir.bundle().into()];
+    args.extend(["--pid-file".into(), pid_file.clone().into()]);
+    let console = match &terminal {
+        Terminal::None => None,
+        Terminal::Socket(path) => {
+            args.extend(["--console-socket".into(), path.into()]);
+            None
+        }
+        Terminal::Own => {
+            let path = dir.path().join("console.sock");
+            args.extend(["--console-socket".into(), (&path).into()]);
+            Some(UnixListener::bind(&path).with_context(|| format!("cannot listen at {}", path.display()))?)
+        }
+    };
+    if options.no_pivot {
+        args.push("--no-pivot".into());
+    }
+    if options.no_new_keyring {
+        args.push("--no-new-keyring".into());
+    }
+    if options.preserve_fds > 0 {
+        args.extend(["--preserve-fds".into(), options.preserve_fds.to_string().into()]);
+    }
+    args.push(state.id.as_str().into());
+    // init is runc's child and outlives it: as a subreaper we can wait for it in the foreground
+    if !options.detached {
+        rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1)).context("cannot become a subreaper")?;
+    }
+    call(runc, state, &args, spawn::Streams::Ours)?;
+    let text = fs::read_to_string(&pid_file).with_context(|| format!("cannot read {}", pid_file.display()))?;
+    let pid = text.trim().parse().with_context(|| format!("{} holds no pid", pid_file.display()))?;
+    let master = match console {
+        None => None,
+        Some(listener) => {
+            let (socket, _) = listener.accept().context("the backend did not send the console")?;
+            term::receive(&socket).map(Some)?
+        }
+    };
+    Ok(Made { pid, master })
+}
+
+/// `runc <verb...> <id>`, without streams of the container.
+pub fn simple(runc: &Path, state: &State, verb: &[&str]) -> Result<()> {
+    let mut args: Vec<OsString> = verb.iter().map(Into::into).collect();
+    args.push(state.id.as_str().into());
+    call(runc, state, &args, spawn::Streams::Nothing)
+}
+
+pub fn update(runc: &Path, state: &State, resources: &LinuxResources) -> Result<()> {
+    let json = memory("resources", &serde_json::to_vec(resources)?)?;
+    let path = format!("/proc/self/fd/{}", json.as_raw_fd());
+    rustix::io::fcntl_setfd(&json, rustix::io::FdFlags::empty())?;
+    let args = ["update".into(), "--resources".into(), path.into(), state.id.as_str().into()];
+    call(runc, state, &args, spawn::Streams::Nothing)
+}
+
+/// Becomes runc: the same process, so that streams, pid file, exit code and the caller's hold on us
+/// stay as they are.
+pub fn exec(runc: &Path, state: &State, process: &Process, options: &ExecOptions) -> Result<Made> {
+    ensure!(options.pidfd_socket.is_none(), "exec --pidfd-socket is not available with the external backend");
+    let json = memory("process", &serde_json::to_vec(process)?)?;
+    let own_log = state.run_dir().path().join("backend.log");
+    let log = options.log.as_deref().unwrap_or(&own_log);
+    let mut args: Vec<OsString> = vec!["runc".into()];
+    args.extend(globals(state, log, options.log_is_json));
+    args.extend(["exec".into(), "--process".into(), format!("/proc/self/fd/{}", json.as_raw_fd()).into()]);
+    if options.detached {
+        args.push("--detach".into());
+    }
+    if let Some(path) = &options.pid_file {
+        args.extend(["--pid-file".into(), path.into()]);
+    }
+    if let Terminal::Socket(path) = &options.terminal {
+        args.extend(["--console-socket".into(), path.into()]);
+    }
+    if options.preserve_fds > 0 {
+        args.extend(["--preserve-fds".into(), options.preserve_fds.to_string().into()]);
+    }
+    if options.ignore_paused {
+        args.push("--ignore-paused".into());
+    }
+    for cgroup in &options.cgroup {
+        args.extend(["--cgroup".into(), cgroup.into()]);
+    }
+    args.push(state.id.as_str().into());
+    let c_string = |s: &OsString| CString::new(s.as_bytes());
+    let argv: Vec<CString> = args.iter().map(c_string).collect::<Result<_, _>>()?;
+    let env = [CString::new(spawn::PATH_FOR_BACKEND)?];
+    rustix::io::fcntl_setfd(&json, rustix::io::FdFlags::empty())?;
+    sys::reset_signals();
+    let path = CString::new(runc.as_os_str().as_bytes())?;
+    let errno = match nix::unistd::execve(&path, &argv, &env) {
+        Ok(never) => match never {},
+        Err(errno) => errno,
+    };
+    bail!("cannot execute the backend {}: {errno}", runc.display())
+}
+
+fn memory(name: &str, bytes: &[u8]) -> Result<File> {
+    let mut file = File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    std::io::Seek::rewind(&mut file)?;
+    Ok(file)
+}
+
+fn call(runc: &Path, state: &State, args: &[OsString], streams: spawn::Streams) -> Result<()> {
+    let log = state.run_dir().path().join("backend.log");
+    fs::remove_file(&log).ok();
+    let mut all = globals(state, &log, true);
+    all.extend_from_slice(args);
+    let status = spawn::backend(runc, &all, streams)?;
+    if status.success() {
+        return Ok(());
+    }
+    let text = fs::read_to_string(&log).unwrap_or_default();
+    match last_error(&text) {
+        Some(message) => bail!("{message}"),
+        None => bail!("the backend {} ended with {status}", runc.display()),
+    }
+}
+
+/// The last error of runc's log, without its own "runc create failed: ".
+fn last_error(log: &str) -> Option<String> {
+    let lines = serde_json::Deserializer::from_str(log).into_iter::<serde_json::Value>();
+    let errors = lines.map_while(Result::ok).filter(|l| l["level"] == "error");
+    let message = errors.filter_map(|l| l["msg"].as_str().map(str::to_owned)).last()?;
+    let cause = message.strip_prefix("runc ").and_then(|m| m.split_once(" failed: ")).map(|(_, cause)| cause.to_owned());
+    Some(cause.unwrap_or(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_is_taken_from_the_log() {
+        let log = r#"{"level":"warning","msg":"w","time":"t"}
+{"level":"error","msg":"runc create failed: unable to start container process: exec: \"x\": not found","time":"t"}
+"#;
+        assert_eq!(last_error(log).unwrap(), "unable to start container process: exec: \"x\": not found");
+        assert_eq!(last_error(r#"{"level":"error","msg":"container does not exist"}"#).unwrap(), "container does not exist");
+        assert_eq!(last_error(""), None);
+        assert_eq!(last_error("no json"), None);
+    }
+}

@@ -1,0 +1,65 @@
+//! What config.json only points at, looked up on the host: where bind mounts come from, what hooks
+//! are, whose namespaces are joined, which devices are TPMs.
+
+use crate::executables;
+use anyhow::{Context, Result};
+use oci_spec::runtime::Spec;
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+use verify::profile::{HostView, NamespaceOwner, needs};
+
+pub fn of(spec: &Spec) -> Result<HostView> {
+    let needs = needs(spec);
+    let mut view = HostView { tpm_devices: tpm_devices()?, ..HostView::default() };
+    for source in needs.sources {
+        let real = fs::canonicalize(&source).with_context(|| format!("cannot resolve the bind mount's source {}", source.display()))?;
+        view.sources.insert(source, real);
+    }
+    for hook in needs.hooks {
+        let digest = executables::digest(&hook).context("hook")?;
+        view.hooks.insert(hook, digest);
+    }
+    for namespace in needs.namespaces {
+        let owner = owner(&namespace)?;
+        view.namespaces.insert(namespace, owner);
+    }
+    Ok(view)
+}
+
+/// A namespace is the host's if the first process or this one, which stands for the engine, is in it.
+fn owner(path: &Path) -> Result<NamespaceOwner> {
+    let identity = |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino()));
+    let joined = identity(path).with_context(|| format!("cannot look up the namespace {}", path.display()))?;
+    for process in ["1", "self"] {
+        let directory = PathBuf::from(format!("/proc/{process}/ns"));
+        let entries = fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))?;
+        for entry in entries {
+            if identity(&entry?.path()).is_ok_and(|host| host == joined) {
+                return Ok(NamespaceOwner::Host);
+            }
+        }
+    }
+    Ok(NamespaceOwner::Other)
+}
+
+/// Major and minor numbers below /sys/class/tpm and /sys/class/tpmrm; a kernel without TPMs has none.
+fn tpm_devices() -> Result<Vec<(i64, i64)>> {
+    let mut devices = Vec::new();
+    for class in ["/sys/class/tpm", "/sys/class/tpmrm"] {
+        let entries = match fs::read_dir(class) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(e).with_context(|| format!("cannot read {class}")),
+        };
+        for entry in entries {
+            let dev = entry?.path().join("dev");
+            let text = fs::read_to_string(&dev).with_context(|| format!("cannot read {}", dev.display()))?;
+            let numbers = text.trim().split_once(':').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+            devices.push(numbers.with_context(|| format!("{} holds `{}`", dev.display(), text.trim()))?);
+        }
+    }
+    Ok(devices)
+}

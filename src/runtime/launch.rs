@@ -1,0 +1,185 @@
+//! The way of one container from its bundle to a waiting init; whatever fails undoes all of it.
+
+use crate::{
+    backend::{Backend, Options, cgroup::Cgroup},
+    bundle::{Bundle, SealedBundle},
+    cli::{Create, Globals},
+    config::Config,
+    executables,
+    guard::{Application, FromVerb, VtpmUid},
+    guarding::{self, Guarding},
+    host, slice, spawn,
+    state::{Birth, Index, Init, Phase, RunDir, State},
+    term::{self, Terminal},
+};
+use anyhow::{Context, Result};
+use oci_spec::runtime::Process;
+use std::{
+    fs::{self, File},
+    io::Write,
+    os::{fd::AsFd, fd::OwnedFd},
+    path::Path,
+};
+use verify::id::UnixTime;
+
+/// A container whose init waits for `start`.
+pub struct Launched {
+    pub state: State,
+    /// The pseudoterminal's master, if the foreground serves it.
+    pub master: Option<OwnedFd>,
+}
+
+/// Makes the container. `detached`: nobody serves it in the foreground.
+pub fn create(request: &Create, globals: &Globals, detached: bool, config: &Config) -> Result<Launched> {
+    let bundle = Bundle::open(&request.bundle)?;
+    let process = bundle.spec.process().as_ref().context("Process must be specified")?;
+    let terminal =
+        Terminal::choose(process.terminal().unwrap_or(false), request.console_socket.as_deref(), detached)?;
+    let backend = Backend::choose(config, &bundle.spec, globals.systemd_cgroup)?;
+    let mut launch = Launch::claim(request, globals, &bundle, backend)?;
+    let state = &mut launch.state;
+    // keeper, guard and vTPM get ready while this process seals the bundle
+    let mut guarding = Guarding::begin(&state.run_dir(), &state.run_id, &state.id)?;
+    let host = host::Client::connect()?;
+    let sealed = bundle.seal(&state.run_dir(), &state.id, &state.backend, state.systemd_cgroup)?;
+    state.cgroups_path = sealed.cgroups_path();
+    if !state.systemd_cgroup && state.cgroups_path.is_absolute() {
+        let planned = Cgroup::at(&state.cgroups_path)?;
+        planned.ensure_unused()?;
+        // ours from here on: whoever deletes the container may kill what is in it
+        state.cgroup = planned;
+    }
+    state.save()?;
+    let admitted = guarding.judge(application(state, &sealed, &host)?)?;
+    let bound = guarding.bind(host, admitted)?;
+    let options = Options {
+        no_pivot: request.no_pivot,
+        no_new_keyring: request.no_new_keyring,
+        preserve_fds: request.preserve_fds,
+        detached,
+    };
+    let made = state.backend.create(state, &sealed, options, terminal)?;
+    let init = Init::of(made.pid)?;
+    state.init = Some(init);
+    state.cgroup = Cgroup::of_container(made.pid)?;
+    guarding.hand_over(bound, u32::try_from(made.pid)?)?;
+    state.phase = Phase::Created;
+    state.save()?;
+    if let Some(path) = &request.pidfd_socket {
+        let pidfd = init.pidfd()?.context("init ended before its start")?;
+        term::send_pidfd(path, pidfd.as_fd())?;
+    }
+    if let Some(path) = &request.pid_file {
+        write_pid_file(path, made.pid)?;
+    }
+    Ok(Launched { state: launch.keep(), master: made.master })
+}
+
+/// What the guard is to judge: exactly the bytes that the backend will build from.
+fn application(state: &State, sealed: &SealedBundle, host: &host::Client) -> Result<Application> {
+    let backend = match &state.backend {
+        Backend::Libcontainer => verify::event::Backend {
+            name: "libcontainer".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            sha256: None,
+        },
+        Backend::Runc { path } => {
+            let sha256 = executables::digest(path).context("the backend")?;
+            let version = executables::remembered("backend-version", &sha256, || spawn::version_of(path))?;
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            verify::event::Backend { name, version: version.lines().next().unwrap_or_default().to_owned(), sha256: Some(sha256) }
+        }
+    };
+    Ok(Application {
+        container: state.id.clone(),
+        created: UnixTime::from_secs(chrono::Utc::now().timestamp()),
+        state_root: state.state_root.clone(),
+        bundle: state.bundle.clone(),
+        rootfs: sealed.rootfs.clone(),
+        config: String::from_utf8(sealed.bytes.clone())?,
+        backend,
+        host: host.hello()?,
+    })
+}
+
+/// Asked before init goes on to its program.
+pub fn before_start(state: &State) -> Result<()> {
+    guarding::ask(&state.run_dir(), &FromVerb::Start)
+}
+
+/// Asked before a further process enters the container.
+pub fn before_exec(state: &State, process: &Process) -> Result<()> {
+    guarding::ask(&state.run_dir(), &FromVerb::Exec { process: serde_json::to_string(process)? })
+}
+
+/// Told when the container's processes and cgroups are gone, before its run directory is: keeper,
+/// guard and vTPM have ended with it.
+pub fn deleted(state: &State) -> Result<()> {
+    slice::remove(&state.run_id)?;
+    VtpmUid::release(state.run_dir().path())
+}
+
+/// A run that is being made: dropped before [`Launch::keep`], it leaves nothing behind.
+struct Launch {
+    state: State,
+    kept: bool,
+}
+
+impl Launch {
+    fn claim(request: &Create, globals: &Globals, bundle: &Bundle, backend: Backend) -> Result<Self> {
+        let (dir, run_id) = RunDir::create()?;
+        let birth = Birth {
+            id: request.id.clone(),
+            state_root: globals.root.clone(),
+            bundle: bundle.path.clone(),
+            rootfs: bundle.rootfs.clone(),
+            backend,
+            systemd_cgroup: globals.systemd_cgroup,
+            no_new_keyring: request.no_new_keyring,
+            annotations: bundle.spec.annotations().clone().unwrap_or_default().into_iter().collect(),
+        };
+        let claimed = State::new(run_id, birth).and_then(|state| {
+            state.save()?; // whoever finds the index entry finds a record
+            Index::claim(&state.state_root, &state.id, &state.run_id)?;
+            Ok(state)
+        });
+        match claimed {
+            Ok(state) => Ok(Self { state, kept: false }),
+            Err(error) => {
+                dir.remove().ok();
+                Err(error)
+            }
+        }
+    }
+
+    fn keep(mut self) -> State {
+        self.kept = true;
+        self.state.clone()
+    }
+}
+
+impl Drop for Launch {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        let state = &self.state;
+        // each step is tried, whatever became of the one before
+        state.backend.destroy(state).ok();
+        deleted(state).ok();
+        state.run_dir().remove().ok();
+        Index::release(&state.state_root, &state.id, &state.run_id).ok();
+    }
+}
+
+/// A decimal number without a newline, whole or not at all.
+pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    let doing = || format!("cannot write the pid file {}", path.display());
+    let name = path.file_name().with_context(doing)?;
+    let mut new = std::ffi::OsString::from(".");
+    new.push(name);
+    let new = path.with_file_name(new);
+    fs::remove_file(&new).ok();
+    let mut file = File::options().write(true).create_new(true).open(&new).with_context(doing)?;
+    file.write_all(pid.to_string().as_bytes()).and_then(|()| fs::rename(&new, path)).with_context(doing)
+}

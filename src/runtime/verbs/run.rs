@@ -1,0 +1,37 @@
+//! `run`: create, start, and in the foreground serve the container to its end.
+
+use super::{delete, start};
+use crate::{cli::Globals, cli::Run, config::Config, launch, term};
+use anyhow::{Context, Result};
+
+pub fn run(request: &Run, globals: &Globals) -> Result<u8> {
+    let config = Config::load()?;
+    if request.detach {
+        let launched = launch::create(&request.create, globals, true, &config)?;
+        if let Err(error) = start::start(launched.state.clone()) {
+            delete::destroy(&launched.state).ok();
+            return Err(error);
+        }
+        return Ok(0);
+    }
+    if !request.no_subreaper {
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("cannot become a subreaper")?;
+    }
+    // before the container exists, so that no signal falls between its start and our listening
+    let signals = term::Signals::block()?;
+    let launched = launch::create(&request.create, globals, false, &config)?;
+    let state = launched.state;
+    let served = serve(&state, &signals, launched.master);
+    let removed = if request.keep && served.is_ok() { Ok(()) } else { delete::destroy(&state) };
+    let code = served?;
+    removed?;
+    Ok(code)
+}
+
+fn serve(state: &crate::state::State, signals: &term::Signals, master: Option<std::os::fd::OwnedFd>) -> Result<u8> {
+    let init = state.init.context("the container has no init")?;
+    let pidfd = init.pidfd()?.context("init ended before its start")?;
+    start::start(state.clone())?;
+    let code = term::foreground(&pidfd, signals, master)?;
+    Ok(u8::try_from(code).unwrap_or(u8::MAX))
+}

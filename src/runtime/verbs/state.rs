@@ -1,0 +1,11 @@
+//! `state`: OCI runtime-spec, "Query State".
+
+use super::say;
+use crate::{cli::Globals, state::State};
+use anyhow::Result;
+use verify::id::ContainerId;
+
+pub fn run(id: &ContainerId, globals: &Globals) -> Result<()> {
+    let state = State::find(&globals.root, id)?.to_oci()?;
+    say(&format!("{}\n", serde_json::to_string_pretty(&state)?))
+}

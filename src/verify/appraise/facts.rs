@@ -1,0 +1,214 @@
+//! Everything that the checks look at, taken from evidence once; what cannot be had says why.
+
+use super::log::ContainerLog;
+use super::{Expectations, PinnedHost, Problem, RevocationCheck, Trust};
+use crate::binding::{self, LogEntry, Record};
+use crate::cms::{CmsRefusal, Revocation, VerifiedSigner, verify_detached};
+use crate::digest::RecordDigest;
+use crate::event;
+use crate::evidence::Evidence;
+use crate::id::{ContainerId, Nonce, UnixTime};
+use crate::imalog::ParseError;
+use crate::pcr::{HOST_QUOTED, PcrIndex, QUOTED};
+use crate::qualify;
+use crate::siglist::{ListRefusal, ListRule, VerifiedList, verify_list};
+use crate::tpm2::{
+    AttestationKey, EndorsementKey, KeyRefusal, Malformed, Public, QuoteError, QuotedPcrs,
+    VerifiedQuote, verify_quote,
+};
+
+/// What was asked, and when.
+pub(super) struct Challenge<'a> {
+    pub nonce: &'a Nonce,
+    pub container: &'a ContainerId,
+    pub channel_binding: &'a [u8],
+    pub now: UnixTime,
+    pub asked_at: UnixTime,
+}
+
+/// One quote with its key.
+pub(super) struct Quoted {
+    pub public: Result<Public, Malformed>,
+    /// None: the public area did not parse.
+    pub key: Option<Result<AttestationKey, KeyRefusal>>,
+    /// None: there is no key to check it with.
+    pub quote: Option<Result<VerifiedQuote, Vec<QuoteError>>>,
+    /// None: there is no verified quote, or no values.
+    pub pcrs: Option<Result<QuotedPcrs, QuoteError>>,
+}
+
+impl Quoted {
+    fn check(
+        public: &[u8],
+        attest: &[u8],
+        signature: &[u8],
+        qd: &[u8; 32],
+        pcrs: &[PcrIndex],
+    ) -> Self {
+        let public = Public::parse_2b(public);
+        let key = public.as_ref().ok().map(AttestationKey::check);
+        let quote = match &key {
+            Some(Ok(key)) => Some(verify_quote(key, attest, signature, qd, pcrs)),
+            Some(Err(_)) | None => None,
+        };
+        Self {
+            public,
+            key,
+            quote,
+            pcrs: None,
+        }
+    }
+    fn explain(&mut self, values: Option<&[[u8; 32]]>) {
+        self.pcrs = match (&self.quote, values) {
+            (Some(Ok(quote)), Some(values)) => Some(quote.explains(values)),
+            _ => None,
+        };
+    }
+    /// The quote, once everything but its PCR values is proved.
+    pub fn verified(&self) -> Option<&VerifiedQuote> {
+        self.quote.as_ref()?.as_ref().ok()
+    }
+    /// The quoted values.
+    pub fn values(&self) -> Option<&QuotedPcrs> {
+        self.pcrs.as_ref()?.as_ref().ok()
+    }
+}
+
+pub(super) struct Facts<'a> {
+    pub evidence: &'a Evidence,
+    pub challenge: &'a Challenge<'a>,
+    pub expect: &'a Expectations,
+    pub host: Quoted,
+    pub container: Quoted,
+    pub ek: Result<Result<EndorsementKey, KeyRefusal>, Malformed>,
+    pub record: Result<Record, String>,
+    /// Of the record's bytes, whether they parse or not.
+    pub r: RecordDigest,
+    pub binding_log: Result<Vec<LogEntry>, String>,
+    pub log: Result<ContainerLog, ParseError>,
+    pub signer: Result<VerifiedSigner, CmsRefusal>,
+    /// None: without a record there is no image that the list could be about.
+    pub list: Option<Result<VerifiedList, ListRefusal>>,
+}
+
+impl<'a> Facts<'a> {
+    pub fn gather(
+        evidence: &'a Evidence,
+        challenge: &'a Challenge<'a>,
+        expect: &'a Expectations,
+        trust: &Trust,
+    ) -> Self {
+        let (nonce, id, channel) = (
+            challenge.nonce,
+            challenge.container,
+            challenge.channel_binding,
+        );
+        let r = binding::digest_of(&evidence.binding);
+        let record = Record::parse(&evidence.binding).map_err(|e| e.to_string());
+
+        // The vTPM's quote, explained by the container's log from zero.
+        let qd = qualify::vtpm(nonce, id, channel);
+        let (attest, sig) = (&evidence.container_attest, &evidence.container_sig);
+        let mut container = Quoted::check(&evidence.container_ak, attest, sig, &qd, &QUOTED);
+        let log = ContainerLog::parse(&evidence.container_log);
+        container.explain(
+            log.as_ref()
+                .ok()
+                .map(|log| log.replay.sha256(&QUOTED))
+                .as_deref(),
+        );
+
+        // The host's quote over it, over the record, and over the values that the host reports.
+        let digest = qualify::vtpm_quote_digest(attest, sig);
+        let qd = qualify::host_leaf(nonce, id, channel, &digest, &r);
+        let (attest, sig) = (&evidence.host_attest, &evidence.host_sig);
+        let mut host = Quoted::check(&evidence.host_ak, attest, sig, &qd, &HOST_QUOTED);
+        host.explain(Some(&evidence.host_pcrs.0));
+
+        let revocation = match expect.revocation {
+            RevocationCheck::Unchecked => Revocation::Unchecked,
+            RevocationCheck::Crl => Revocation::Crls(trust.crls.clone()),
+        };
+        let (bytes, cms, roots) = (&evidence.siglist, &evidence.siglist_sig, &trust.user_roots);
+        let signer = verify_detached(bytes, cms, roots, challenge.now, &revocation);
+        let rule = ListRule {
+            roots,
+            tenant: &expect.tenant,
+            name: &expect.list.name,
+            min_serial: expect.list.min_serial,
+            revocation: &revocation,
+        };
+        let image = record.as_ref().ok().map(|record| record.claim.image);
+        let list = image.map(|image| verify_list(bytes, cms, &rule, &[image], challenge.now));
+
+        Self {
+            evidence,
+            challenge,
+            expect,
+            host,
+            container,
+            ek: Public::parse_2b(&evidence.container_ek)
+                .map(|public| EndorsementKey::check(&public)),
+            record,
+            r,
+            binding_log: binding::parse_log(&evidence.binding_log).map_err(|e| e.to_string()),
+            log,
+            signer,
+            list,
+        }
+    }
+
+    pub fn record(&self) -> Result<&Record, Problem> {
+        self.record
+            .as_ref()
+            .map_err(|_| Problem::Unknown("the binding record does not parse".into()))
+    }
+    pub fn binding_log(&self) -> Result<&[LogEntry], Problem> {
+        let log = self.binding_log.as_deref();
+        log.map_err(|_| Problem::Unknown("the binding log does not parse".into()))
+    }
+    pub fn log(&self) -> Result<&ContainerLog, Problem> {
+        self.log
+            .as_ref()
+            .map_err(|_| Problem::Unknown("the container's log does not parse".into()))
+    }
+    pub fn list(&self) -> Result<&VerifiedList, Problem> {
+        match &self.list {
+            Some(Ok(list)) => Ok(list),
+            _ => Err(Problem::Unknown(
+                "there is no verified signature list".into(),
+            )),
+        }
+    }
+    pub fn host_public(&self) -> Result<&Public, Problem> {
+        let why = || Problem::Unknown("the host's attestation key does not parse".into());
+        self.host.public.as_ref().map_err(|_| why())
+    }
+    pub fn vtpm_public(&self) -> Result<&Public, Problem> {
+        let why = || Problem::Unknown("the vTPM's attestation key does not parse".into());
+        self.container.public.as_ref().map_err(|_| why())
+    }
+    pub fn host_quote(&self) -> Result<&VerifiedQuote, Problem> {
+        self.host
+            .verified()
+            .ok_or_else(|| Problem::Unknown("the host's quote is not verified".into()))
+    }
+    pub fn vtpm_quote(&self) -> Result<&VerifiedQuote, Problem> {
+        self.container
+            .verified()
+            .ok_or_else(|| Problem::Unknown("the vTPM's quote is not verified".into()))
+    }
+    /// The pin of the host whose key evidence shows.
+    pub fn pin(&self) -> Result<&PinnedHost, Problem> {
+        let name = self.host_public()?.name();
+        self.expect
+            .host(&name)
+            .ok_or_else(|| Problem::Unknown(format!("host key {name} is not pinned")))
+    }
+    pub fn measured_image(&self) -> Result<&event::Image, Problem> {
+        self.log()?.one("attestrun.image", |event| match event {
+            event::Event::Image(image) => Some(image),
+            _ => None,
+        })
+    }
+}

@@ -1,0 +1,150 @@
+//! Checks of the signature list, its signer, and what was executed against it (P-…).
+
+use super::facts::Facts;
+use super::log::ContainerLog;
+use super::{Answer, all_of, or_refuse, refused, unknown};
+use crate::digest::FileDigest;
+use crate::event::{Enter, EnterVerdict, Event};
+use crate::imalog::EncodedPath;
+use crate::siglist::{ListRefusal, NotListed};
+use std::collections::BTreeSet;
+
+pub(super) fn certificate(facts: &Facts<'_>) -> Answer {
+    let signer = match &facts.signer {
+        Ok(signer) => signer,
+        Err(refusal) => return refused(refusal.to_string()),
+    };
+    let mut problems = Vec::new();
+    if signer.tenant() != facts.expect.tenant {
+        problems.push(format!(
+            "signer is of tenant {}, expected {}",
+            signer.tenant(),
+            facts.expect.tenant
+        ));
+    }
+    let claim = &or_refuse(facts.record(), &problems)?.claim;
+    if signer.certificate() != claim.user_cert {
+        problems.push(format!(
+            "signer's certificate is {}, the record has {}",
+            signer.certificate(),
+            claim.user_cert
+        ));
+    }
+    let user = facts.log().and_then(|log| {
+        log.one("attestrun.user", |event| match event {
+            Event::User(user) => Some(user),
+            _ => None,
+        })
+    });
+    let user = or_refuse(user, &problems)?;
+    let measured = (
+        user.certificate,
+        user.subject.as_str(),
+        user.tenant.as_str(),
+    );
+    if measured != (signer.certificate(), signer.subject(), signer.tenant()) {
+        problems.push(format!(
+            "measured user {} {} of {}",
+            user.certificate, user.subject, user.tenant
+        ));
+    }
+    all_of(
+        problems,
+        format!("{}, {}", signer.subject(), signer.tenant()),
+    )
+}
+
+pub(super) fn list(facts: &Facts<'_>) -> Answer {
+    let list = match &facts.list {
+        Some(Ok(list)) => list,
+        // The signer's own failures have their own check.
+        Some(Err(ListRefusal::Signature(_) | ListRefusal::OtherTenant { .. })) => {
+            return refused("the list is not signed by a user of the tenant");
+        }
+        Some(Err(refusal)) => return refused(format!("signature list: {refusal}")),
+        None => {
+            return unknown("without a record it is not known which image the list must be about");
+        }
+    };
+    let (claim, log) = (&facts.record()?.claim, facts.log()?);
+    let measured = log.one("attestrun.list", |event| match event {
+        Event::List(list) => Some(list),
+        _ => None,
+    })?;
+    let mut problems = Vec::new();
+    if list.digest() != claim.siglist {
+        problems.push(format!(
+            "the list is {}, the record has {}",
+            list.digest(),
+            claim.siglist
+        ));
+    }
+    let found = (measured.digest, measured.name.as_str(), measured.serial);
+    if found != (list.digest(), list.name(), list.serial()) {
+        problems.push(format!(
+            "measured list {} `{}` serial {}",
+            found.0, found.1, found.2
+        ));
+    }
+    all_of(
+        problems,
+        format!(
+            "`{}` serial {}, {} files",
+            list.name(),
+            list.serial(),
+            list.list().files().len()
+        ),
+    )
+}
+
+/// Paths: every executed file is listed as a program, and every record has its file in PCR 10.
+pub(super) fn unlisted(facts: &Facts<'_>) -> Answer {
+    let (list, log) = (facts.list()?, facts.log()?);
+    let mut problems = Vec::new();
+    for (path, digest) in &log.files {
+        match list.allows(&path.decode(), digest) {
+            Ok(_) | Err(NotListed::Content { .. }) => {}
+            Err(not) => problems.push(not.to_string()),
+        }
+    }
+    problems.extend(unmeasured(log));
+    all_of(problems, format!("{} files, all listed", log.files.len()))
+}
+
+/// Contents: no listed path was executed with a content that the list does not name.
+pub(super) fn contents(facts: &Facts<'_>) -> Answer {
+    let (list, log) = (facts.list()?, facts.log()?);
+    let mut problems = Vec::new();
+    for (path, digest) in &log.files {
+        if let Err(not @ NotListed::Content { .. }) = list.allows(&path.decode(), digest) {
+            problems.push(not.to_string());
+        }
+    }
+    all_of(problems, format!("{} files", log.files.len()))
+}
+
+/// Records of PCR 11 whose file is not in PCR 10.
+fn unmeasured(log: &ContainerLog) -> Vec<String> {
+    let measured: BTreeSet<(&str, &FileDigest)> = log
+        .files
+        .iter()
+        .map(|(path, digest)| (EncodedPath::as_str(path), digest))
+        .collect();
+    let claims = log.events.iter().filter_map(|event| match event {
+        Event::Exec(exec) => Some((exec.path.as_str(), Some(&exec.digest))),
+        Event::Enter(Enter {
+            verdict: EnterVerdict::Allowed,
+            path,
+            digest,
+            ..
+        }) => Some((path.as_str(), digest.as_ref())),
+        _ => None,
+    });
+    let missing = claims.filter(|(path, digest)| match digest {
+        Some(digest) => !measured.contains(&(*path, *digest)),
+        None => true,
+    });
+    missing
+        .map(|(path, _)| format!("{path} was started, but its file is not in PCR 10"))
+        .collect()
+}

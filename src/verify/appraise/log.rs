@@ -1,0 +1,249 @@
+//! The two logs (L-…): the container's events against the vTPM's PCRs, the binding log against
+//! host PCR 13, and the order of events.
+
+use super::facts::Facts;
+use super::{Answer, Problem, all_of, ok, refused, unknown};
+use crate::binding;
+use crate::digest::FileDigest;
+use crate::event::{Event, EventError};
+use crate::imalog::{self, EncodedPath, Entry, ParseError, Replay, Template};
+use crate::pcr::{self, HOST_BINDING_PCR, PcrIndex};
+
+/// A container's log: its replay, its executed files, and its events as far as they are known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerLog {
+    pub replay: Replay,
+    /// The very first entry is the host link.
+    pub host_link_first: bool,
+    /// In PCR 10, in their order.
+    pub files: Vec<(EncodedPath, FileDigest)>,
+    /// In all other PCRs, in their order.
+    pub events: Vec<Event>,
+    /// Entries that are no event of ours.
+    pub unknown: Vec<EventError>,
+}
+
+impl ContainerLog {
+    pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
+        Ok(Self::of(&imalog::parse(bytes)?))
+    }
+    pub fn of(entries: &[Entry]) -> Self {
+        let first = entries.first().map(Event::from_entry);
+        let mut log = Self {
+            replay: Replay::of(entries),
+            host_link_first: matches!(first, Some(Ok(Event::HostLink(_)))),
+            files: Vec::new(),
+            events: Vec::new(),
+            unknown: Vec::new(),
+        };
+        for entry in entries {
+            match entry.template() {
+                Template::ImaNg { digest, path } => log.files.push((path.clone(), *digest)),
+                Template::ImaBuf { .. } => match Event::from_entry(entry) {
+                    Ok(event) => log.events.push(event),
+                    Err(error) => log.unknown.push(error),
+                },
+            }
+        }
+        log
+    }
+
+    /// The event of a kind that a log holds exactly once.
+    pub(super) fn one<'a, T>(
+        &'a self,
+        name: &str,
+        pick: impl Fn(&'a Event) -> Option<&'a T>,
+    ) -> Result<&'a T, Problem> {
+        let mut found = self.events.iter().filter_map(pick);
+        match (found.next(), found.next()) {
+            (Some(event), None) => Ok(event),
+            (None, _) => Err(Problem::Unknown(format!("the log has no event `{name}`"))),
+            (Some(_), Some(_)) => Err(Problem::Refused(format!(
+                "the log has event `{name}` more than once"
+            ))),
+        }
+    }
+}
+
+/// The events that each closed PCR holds, once each and in this order, before its separator.
+const CLOSED: [(u32, &[&str]); 8] = [
+    (0, &["attestrun.host-link", "attestrun.runtime"]),
+    (1, &["attestrun.launch"]),
+    (2, &["attestrun.image"]),
+    (3, &[]),
+    (4, &["attestrun.rootfs", "attestrun.rootfs-done"]),
+    (5, &["attestrun.policy"]),
+    (6, &[]),
+    (7, &["attestrun.user", "attestrun.list"]),
+];
+
+/// What is wrong with the order of events.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Order {
+    #[error("the log does not begin with the host link")]
+    First,
+    #[error("PCR {pcr} holds [{found}], expected [{expected}]")]
+    Closed {
+        pcr: u32,
+        found: String,
+        expected: String,
+    },
+    #[error("PCR 11 does not begin with exactly one tier record")]
+    Tier,
+    #[error("the container was started more than once")]
+    Started,
+    #[error("`{0}` stands before the start")]
+    BeforeStart(&'static str),
+    #[error("`{0}` stands after the start")]
+    AfterStart(&'static str),
+}
+
+/// Every rule of [`crate::event`]'s table that a log breaks.
+fn broken_rules(log: &ContainerLog) -> Vec<Order> {
+    let events = &log.events;
+    let mut broken = Vec::new();
+    if !log.host_link_first {
+        broken.push(Order::First);
+    }
+    for (pcr, demanded) in CLOSED {
+        let found: Vec<&str> = events
+            .iter()
+            .filter(|e| u32::from(e.pcr()) == pcr)
+            .map(Event::name)
+            .collect();
+        let expected: Vec<&str> = demanded
+            .iter()
+            .copied()
+            .chain([crate::event::SEPARATOR])
+            .collect();
+        if found != expected {
+            let (found, expected) = (found.join(", "), expected.join(", "));
+            broken.push(Order::Closed {
+                pcr,
+                found,
+                expected,
+            });
+        }
+    }
+    let tiers = events
+        .iter()
+        .filter(|e| matches!(e, Event::Tier(_)))
+        .count();
+    let first = events.iter().find(|e| e.pcr() == pcr::LIFE);
+    if tiers != 1 || !matches!(first, Some(Event::Tier(_))) {
+        broken.push(Order::Tier);
+    }
+    let mut started = false;
+    for event in events {
+        match event {
+            Event::Start if started => broken.push(Order::Started),
+            Event::Start => started = true,
+            Event::Exec(_) | Event::Enter(_) if !started => {
+                broken.push(Order::BeforeStart(event.name()))
+            }
+            // Faults may come at any time; everything else was closed before.
+            Event::Exec(_) | Event::Enter(_) | Event::Fault(_) => {}
+            _ if started => broken.push(Order::AfterStart(event.name())),
+            _ => {}
+        }
+    }
+    broken
+}
+
+pub(super) fn host_parse(facts: &Facts<'_>) -> Answer {
+    let problems = [
+        facts.record.as_ref().err(),
+        facts.binding_log.as_ref().err(),
+    ];
+    let problems = problems.into_iter().flatten().cloned().collect();
+    let entries = facts.binding_log.as_ref().map_or(0, Vec::len);
+    all_of(
+        problems,
+        format!("binding record; binding log of {entries} entries"),
+    )
+}
+
+pub(super) fn host_replay(facts: &Facts<'_>) -> Answer {
+    let entries = facts.binding_log()?;
+    let Some(start) = facts.pin()?.start() else {
+        return unknown("the pinned start value of PCR 13 is malformed");
+    };
+    let Some(quoted) = facts
+        .host
+        .values()
+        .and_then(|values| values.get(HOST_BINDING_PCR))
+    else {
+        return unknown("the host's PCR values are not proved");
+    };
+    match binding::replay(start, entries) {
+        replayed if replayed == *quoted => ok(format!(
+            "PCR {HOST_BINDING_PCR} after {} entries",
+            entries.len()
+        )),
+        replayed => refused(format!(
+            "PCR {HOST_BINDING_PCR} is {}, the binding log gives {}",
+            hex::encode(quoted),
+            hex::encode(replayed)
+        )),
+    }
+}
+
+pub(super) fn parse(facts: &Facts<'_>) -> Answer {
+    match &facts.log {
+        Err(error) => refused(error.to_string()),
+        Ok(log) => all_of(
+            log.unknown.iter().map(ToString::to_string).collect(),
+            format!(
+                "{} events, {} executed files",
+                log.events.len(),
+                log.files.len()
+            ),
+        ),
+    }
+}
+
+pub(super) fn replay(facts: &Facts<'_>) -> Answer {
+    facts.log()?;
+    match &facts.container.pcrs {
+        Some(Ok(_)) => ok("PCRs 0 to 11, from zero"),
+        Some(Err(_)) => refused("the log does not explain the quoted PCRs"),
+        None => unknown("the vTPM's quote is not verified"),
+    }
+}
+
+pub(super) fn order(facts: &Facts<'_>) -> Answer {
+    let broken = broken_rules(facts.log()?);
+    all_of(
+        broken.iter().map(ToString::to_string).collect(),
+        "host link first; PCRs 0 to 7 closed; PCR 9 empty",
+    )
+}
+
+pub(super) fn paths(facts: &Facts<'_>) -> Answer {
+    if let Err(ParseError::Path { .. }) = &facts.log {
+        return parse(facts);
+    }
+    let log = facts.log()?;
+    let recorded = log.events.iter().filter_map(|event| match event {
+        Event::Exec(exec) => Some(&exec.path),
+        Event::Enter(enter) => Some(&enter.path),
+        _ => None,
+    });
+    let problems = recorded
+        .filter_map(|path| EncodedPath::parse(path).err())
+        .map(|e| e.to_string());
+    all_of(problems.collect(), format!("{} paths", log.files.len()))
+}
+
+pub(super) fn violations(facts: &Facts<'_>) -> Answer {
+    if let Err(ParseError::Violation { .. }) = &facts.log {
+        return parse(facts);
+    }
+    facts.log()?;
+    ok("none")
+}
+
+/// A PCR that nobody extends.
+pub(super) fn is_empty(log: &ContainerLog, pcr: PcrIndex) -> bool {
+    log.replay.pcr(pcr) == pcr::Pcr::ZERO
+}

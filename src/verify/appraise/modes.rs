@@ -1,0 +1,224 @@
+//! Checks of policy, modes, programs that measure, root file system, tier, faults and age.
+
+use super::facts::Facts;
+use super::log::is_empty;
+use super::{Answer, Problem, all_of, ok, or_refuse, refused, waivable};
+use crate::check::Waiver;
+use crate::event::{Enforce, Enter, EnterMode, EnterVerdict, Event, Policy, RootfsCheck, TierName};
+use crate::pcr;
+
+fn measured_policy<'a>(facts: &'a Facts<'_>) -> Result<&'a Policy, Problem> {
+    facts.log()?.one("attestrun.policy", |event| match event {
+        Event::Policy(policy) => Some(policy),
+        _ => None,
+    })
+}
+
+pub(super) fn policy(facts: &Facts<'_>) -> Answer {
+    let claim = &facts.record()?.claim;
+    let mut problems = Vec::new();
+    if !facts.expect.policies.contains(&claim.policy) {
+        problems.push(format!("policy {} is not an expected one", claim.policy));
+    }
+    let measured = or_refuse(measured_policy(facts), &problems)?;
+    let image = or_refuse(facts.measured_image(), &problems)?;
+    if measured.digest != claim.policy {
+        problems.push(format!(
+            "measured policy {}, the record has {}",
+            measured.digest, claim.policy
+        ));
+    }
+    if measured.rule != image.rule {
+        problems.push(format!(
+            "rule `{}` admitted, the image was judged by `{}`",
+            measured.rule, image.rule
+        ));
+    }
+    all_of(
+        problems,
+        format!("{}, rule `{}`", claim.policy, measured.rule),
+    )
+}
+
+pub(super) fn mode(facts: &Facts<'_>) -> Answer {
+    let (claim, measured) = (&facts.record()?.claim, measured_policy(facts)?);
+    let allowed = facts.expect.enter;
+    let mut problems = Vec::new();
+    if measured.enforce.name() != claim.mode {
+        problems.push(format!(
+            "measured mode {}, the record has {}",
+            measured.enforce, claim.mode
+        ));
+    }
+    if measured.enter > allowed {
+        problems.push(format!(
+            "enter is `{}`, at most `{allowed}` is accepted",
+            measured.enter
+        ));
+    }
+    if !problems.is_empty() {
+        return refused(problems.join("; "));
+    }
+    match measured.enforce {
+        Enforce::Enforce => ok(format!("enforce, enter {}", measured.enter)),
+        Enforce::Audit => {
+            let what = "the policy was only recorded, not enforced";
+            waivable(facts, Waiver::Audit, Problem::Refused(what.into()))
+        }
+    }
+}
+
+pub(super) fn runtime(facts: &Facts<'_>) -> Answer {
+    let claim = &facts.record()?.claim;
+    let mut problems = Vec::new();
+    for (name, expected, recorded) in [
+        ("attestrun", &facts.expect.runtimes, claim.runtime),
+        ("swtpm", &facts.expect.swtpms, claim.swtpm),
+    ] {
+        if !expected.contains(&recorded) {
+            problems.push(format!("{name} {recorded} is not an expected build"));
+        }
+    }
+    let measured = facts.log().and_then(|log| {
+        log.one("attestrun.runtime", |event| match event {
+            Event::Runtime(runtime) => Some(runtime),
+            _ => None,
+        })
+    });
+    let measured = or_refuse(measured, &problems)?;
+    for (name, recorded, found) in [
+        ("attestrun", claim.runtime, measured.attestrun.sha256),
+        ("swtpm", claim.swtpm, measured.swtpm.sha256),
+    ] {
+        if found != recorded {
+            problems.push(format!(
+                "measured {name} {found}, the record has {recorded}"
+            ));
+        }
+    }
+    all_of(
+        problems,
+        format!(
+            "attestrun {}, swtpm {}",
+            measured.attestrun.version, measured.swtpm.version
+        ),
+    )
+}
+
+pub(super) fn rootfs(facts: &Facts<'_>) -> Answer {
+    let log = facts.log()?;
+    let measured = log.one("attestrun.rootfs", |event| match event {
+        Event::Rootfs(rootfs) => Some(rootfs),
+        _ => None,
+    })?;
+    let done = log.one("attestrun.rootfs-done", |event| match event {
+        Event::RootfsDone(done) => Some(done),
+        _ => None,
+    })?;
+    // The weaker ways of checking, once there are any, need a waiver of their own here.
+    let RootfsCheck::Full = measured.check;
+    let mut problems = Vec::new();
+    if !facts.expect.rootfs.contains(&measured.manifest) {
+        problems.push(format!(
+            "rootfs manifest {} is not an expected one",
+            measured.manifest
+        ));
+    }
+    if done.manifest != measured.manifest {
+        problems.push(format!(
+            "measuring ended with manifest {}, it began with {}",
+            done.manifest, measured.manifest
+        ));
+    }
+    if measured_policy(facts)?.rootfs != measured.check {
+        problems.push("the policy demanded another check".to_owned());
+    }
+    let stubs = match measured.stubs.is_empty() {
+        true => String::new(),
+        false => format!(", put in by the engine: {}", measured.stubs.join(" ")),
+    };
+    all_of(
+        problems,
+        format!(
+            "{} entries, {} bytes, checked in full{stubs}",
+            measured.entries, measured.bytes
+        ),
+    )
+}
+
+pub(super) fn tier(facts: &Facts<'_>) -> Answer {
+    let (claim, policy) = (&facts.record()?.claim, measured_policy(facts)?);
+    let effective = facts.log()?.one("attestrun.tier", |event| match event {
+        Event::Tier(tier) => Some(tier),
+        _ => None,
+    })?;
+    if effective.tier != policy.tier || claim.tier != policy.tier.name() {
+        return refused(format!(
+            "tier {} took effect, the policy has {}, the record {}",
+            effective.tier, policy.tier, claim.tier
+        ));
+    }
+    match effective.tier {
+        TierName::None => {
+            let what =
+                "tier none: what the container executes by itself is neither recorded nor enforced";
+            waivable(facts, Waiver::TierNone, Problem::Refused(what.into()))
+        }
+    }
+}
+
+/// PCR 8 is empty, and nobody entered whom the recorded mode keeps out.
+pub(super) fn faults(facts: &Facts<'_>) -> Answer {
+    let log = facts.log()?;
+    let mut problems: Vec<String> = Vec::new();
+    for event in &log.events {
+        match event {
+            Event::Fault(fault) => problems.push(format!("{}: {}", fault.kind, fault.detail)),
+            Event::Enter(enter) => problems.extend(wrong_enter(enter, measured_policy(facts).ok())),
+            _ => {}
+        }
+    }
+    if problems.is_empty() && !is_empty(log, pcr::FAULTS) {
+        problems.push(format!("PCR {} is not empty", pcr::FAULTS));
+    }
+    all_of(problems, format!("PCR {} is empty", pcr::FAULTS))
+}
+
+/// Whether an enter record is itself a fault; without a policy event every one is.
+fn wrong_enter(enter: &Enter, policy: Option<&Policy>) -> Option<String> {
+    let path = &enter.path;
+    match (enter.verdict, policy.map(|policy| policy.enter)) {
+        (EnterVerdict::Denied, _) => Some(format!("denied: {path}: {}", enter.reason)),
+        (EnterVerdict::Allowed, Some(EnterMode::Listed | EnterMode::Any)) => None,
+        (EnterVerdict::Allowed, Some(EnterMode::Deny)) => {
+            Some(format!("{path} was let in although enter is `deny`"))
+        }
+        (EnterVerdict::Allowed, None) => {
+            Some(format!("{path} was let in under no recorded policy"))
+        }
+    }
+}
+
+/// Host evidence has no IMA list in this version of the format.
+pub(super) fn host_programs(facts: &Facts<'_>) -> Answer {
+    let what = "the host shows no IMA list: which programs it ran is not known";
+    waivable(facts, Waiver::NoIma, Problem::Unknown(what.into()))
+}
+
+pub(super) fn age(facts: &Facts<'_>) -> Answer {
+    let (asked, now) = (facts.challenge.asked_at, facts.challenge.now);
+    let Some(age) = now
+        .secs()
+        .checked_sub(asked.secs())
+        .and_then(|age| u64::try_from(age).ok())
+    else {
+        return refused(format!("asked at {asked}, which is later than now ({now})"));
+    };
+    match age <= facts.expect.max_age_secs {
+        true => ok(format!("{age} s after asking")),
+        false => refused(format!(
+            "judged {age} s after asking, {} s are allowed",
+            facts.expect.max_age_secs
+        )),
+    }
+}

@@ -1,0 +1,163 @@
+//! What evidence says about host and container, for the tree that people read. Claims only: an
+//! accepted verdict is what makes them facts.
+
+use super::facts::Facts;
+use crate::digest::{
+    FileDigest, ImageDigest, KeyDigest, ListDigest, PolicyDigest, RecordDigest, RootfsDigest,
+};
+use crate::event::{EnterMode, Event};
+use crate::evidence::Root;
+use crate::id::{ContainerId, UnixTime};
+use crate::tpm2::TpmName;
+use serde::Serialize;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HostReport {
+    /// As the challenger's expectations call it; None if its key is not pinned.
+    pub name: Option<String>,
+    pub root: Root,
+    pub ak_name: Option<TpmName>,
+    pub boot: Option<String>,
+    pub reset: Option<u32>,
+    pub firmware: Option<String>,
+    /// Entries of the binding log.
+    pub log_entries: Option<usize>,
+}
+
+/// A program that was executed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Executed {
+    /// Percent-encoded.
+    pub path: String,
+    pub digest: FileDigest,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Measured {
+    pub image_name: Option<String>,
+    pub image_key: Option<KeyDigest>,
+    pub rule: Option<String>,
+    pub enter: Option<EnterMode>,
+    pub rootfs: Option<RootfsDigest>,
+    pub stubs: Vec<String>,
+    pub user: Option<String>,
+    pub tenant: Option<String>,
+    pub list_name: Option<String>,
+    pub list_serial: Option<u64>,
+    pub attestrun: Option<String>,
+    pub swtpm: Option<String>,
+    pub backend: Option<String>,
+    pub kernel: Option<String>,
+    pub started: bool,
+    pub executed: Vec<Executed>,
+    /// Programs that were let into, or kept out of, the running container.
+    pub entered: usize,
+    pub denied: usize,
+    pub faults: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ContainerReport {
+    /// The container that was asked about.
+    pub id: ContainerId,
+    pub record: RecordDigest,
+    pub created: Option<UnixTime>,
+    pub ak_name: Option<TpmName>,
+    pub image: Option<ImageDigest>,
+    pub list: Option<ListDigest>,
+    pub policy: Option<PolicyDigest>,
+    pub mode: Option<String>,
+    pub tier: Option<String>,
+    /// From the event log; None if it does not parse.
+    pub measured: Option<Measured>,
+}
+
+impl HostReport {
+    pub(super) fn of(facts: &Facts<'_>) -> Self {
+        let record = facts.record.as_ref().ok();
+        let quote = facts.host.verified();
+        Self {
+            name: facts.pin().ok().map(|pin| pin.name.clone()),
+            root: facts.evidence.host_root,
+            ak_name: facts.host_public().ok().map(|key| key.name()),
+            boot: record.map(|record| record.host.host_boot.clone()),
+            reset: quote.map(|quote| quote.reset()),
+            firmware: quote.map(|quote| format!("{:#018x}", quote.firmware())),
+            log_entries: facts.binding_log.as_ref().ok().map(Vec::len),
+        }
+    }
+}
+
+impl ContainerReport {
+    pub(super) fn of(facts: &Facts<'_>) -> Self {
+        let claim = facts.record.as_ref().ok().map(|record| &record.claim);
+        Self {
+            id: facts.challenge.container.clone(),
+            record: facts.r,
+            created: claim.map(|claim| claim.created),
+            ak_name: claim.map(|claim| claim.vtpm_ak_name),
+            image: claim.map(|claim| claim.image),
+            list: claim.map(|claim| claim.siglist),
+            policy: claim.map(|claim| claim.policy),
+            mode: claim.map(|claim| claim.mode.clone()),
+            tier: claim.map(|claim| claim.tier.clone()),
+            measured: facts.log.as_ref().ok().map(|log| {
+                let mut measured = Measured::default();
+                log.events.iter().for_each(|event| measured.add(event));
+                let executed = log.files.iter().map(|(path, digest)| Executed {
+                    path: path.to_string(),
+                    digest: *digest,
+                });
+                measured.executed = executed.collect();
+                measured
+            }),
+        }
+    }
+}
+
+impl Measured {
+    fn add(&mut self, event: &Event) {
+        use crate::event::{EnterVerdict, Verdict};
+        match event {
+            Event::Image(image) => {
+                let Verdict::Key { fingerprint, .. } = &image.verdict;
+                self.image_name = Some(image.name.clone());
+                self.image_key = Some(*fingerprint);
+            }
+            Event::Policy(policy) => {
+                self.rule = Some(policy.rule.clone());
+                self.enter = Some(policy.enter);
+            }
+            Event::Rootfs(rootfs) => {
+                self.rootfs = Some(rootfs.manifest);
+                self.stubs.clone_from(&rootfs.stubs);
+            }
+            Event::User(user) => {
+                self.user = Some(user.subject.clone());
+                self.tenant = Some(user.tenant.clone());
+            }
+            Event::List(list) => {
+                self.list_name = Some(list.name.clone());
+                self.list_serial = Some(list.serial);
+            }
+            Event::Runtime(runtime) => {
+                self.attestrun = Some(runtime.attestrun.version.clone());
+                self.swtpm = Some(runtime.swtpm.version.clone());
+            }
+            Event::Launch(launch) => {
+                self.backend = Some(format!(
+                    "{} {}",
+                    launch.backend.name, launch.backend.version
+                ));
+            }
+            Event::Tier(tier) => self.kernel = Some(tier.kernel.clone()),
+            Event::Start => self.started = true,
+            Event::Enter(enter) => match enter.verdict {
+                EnterVerdict::Allowed => self.entered += 1,
+                EnterVerdict::Denied => self.denied += 1,
+            },
+            Event::Fault(_) => self.faults += 1,
+            Event::HostLink(_) | Event::RootfsDone(_) | Event::Separator(_) | Event::Exec(_) => {}
+        }
+    }
+}

@@ -1,0 +1,686 @@
+//! Policies, and decisions under them: one accepted image, and each way to be refused.
+
+use super::*;
+use crate::cosign::simple_payload;
+use crate::digest::{FileDigest, ImageDigest};
+use crate::id::UnixTime;
+use crate::image::{ClaimedImage, Image};
+use crate::profile::LaunchProfile;
+use crate::rootfs::{Entry, Kind, LayerBuilder, LayerEntry, RootfsManifest, RootfsPath, merge};
+use crate::siglist::{Draft, Programs};
+use crate::testkit::{ImageKey, NOW, TENANT, User, UserCa, draft, image_key, user_ca};
+use rcgen::date_time_ymd;
+
+const KEY: &str = "/etc/attestrun/trust/image/demo.pub";
+const CA: &str = "/etc/attestrun/trust/user-ca/demo.pem";
+
+fn policy_text() -> String {
+    format!(
+        r#"version = 1
+mode = "enforce"
+[[rule]]
+name = "demo"
+scope = "localhost/demo"
+keys = ["{KEY}"]
+user_ca = ["{CA}"]
+tenant = "{TENANT}"
+list = "demo"
+min_serial = 1
+revocation = "unchecked"
+enter = "listed"
+min_tier = "none"
+[rule.launch]
+allow = []
+"#
+    )
+}
+
+fn parse(text: &str) -> Result<Policy, PolicyError> {
+    Policy::parse(text.as_bytes())
+}
+
+/// The policy with `from` replaced by `to`; `from` must occur.
+fn altered(from: &str, to: &str) -> Result<Policy, PolicyError> {
+    let text = policy_text();
+    assert!(text.contains(from), "{from}");
+    parse(&text.replacen(from, to, 1))
+}
+
+fn image_named(name: &str) -> Image {
+    Image::of(&ClaimedImage {
+        name: name.into(),
+        manifest_bytes: include_bytes!("../../../tests/vectors/cosign/manifest.json").to_vec(),
+        config_bytes: include_bytes!("../../../tests/vectors/cosign/config.json").to_vec(),
+        index_bytes: vec![],
+    })
+    .unwrap()
+}
+
+fn profile() -> LaunchProfile {
+    crate::profile::tests::profile(&crate::profile::tests::usual())
+}
+
+/// Everything that an honest image brings, for tests to spoil.
+struct Scene {
+    policy: String,
+    image: Image,
+    key: ImageKey,
+    ca: UserCa,
+    user: User,
+    signatures: Vec<StoredSignature>,
+    lists: Vec<StoredList>,
+    trust: TrustFiles,
+    profile: LaunchProfile,
+    now: UnixTime,
+}
+
+fn scene() -> Scene {
+    let (image, key, ca) = (image_named("localhost/demo:latest"), image_key(), user_ca());
+    let user = ca.user();
+    let mut trust = TrustFiles::default();
+    trust.insert(Path::new(KEY), Ok(key.public_pem().into_bytes()));
+    trust.insert(Path::new(CA), Ok(ca.root.pem().into_bytes()));
+    let mut scene = Scene {
+        policy: policy_text(),
+        image,
+        key,
+        ca,
+        user,
+        signatures: vec![],
+        lists: vec![],
+        trust,
+        profile: profile(),
+        now: NOW,
+    };
+    scene.sign("localhost/demo", scene.image.manifest_digest());
+    scene.list(|_| ());
+    scene
+}
+
+impl Scene {
+    fn sign(&mut self, reference: &str, digest: ImageDigest) {
+        let payload = simple_payload(reference, &digest).unwrap();
+        self.signatures.push(StoredSignature {
+            signature_b64: self.key.sign_base64(&payload),
+            payload,
+            annotations: BTreeMap::new(),
+        });
+    }
+    fn list(&mut self, edit: impl FnOnce(&mut Draft)) {
+        let mut draft = draft(self.image.manifest_digest());
+        edit(&mut draft);
+        let statement = draft.statement_bytes().unwrap();
+        self.lists.push(StoredList {
+            cms: self.user.sign(&statement),
+            statement,
+        });
+    }
+    fn decide(&self) -> Result<Admission, Refusal> {
+        let material = Material {
+            image: &self.image,
+            signatures: self.signatures.clone(),
+            lists: self.lists.clone(),
+            trust: self.trust.clone(),
+        };
+        decide(&parse(&self.policy).unwrap(), &material, &self.profile, self.now)
+    }
+    /// Refused for one reason that says `why`, in a message that names image, policy and rule.
+    #[track_caller]
+    fn refused(&self, why: &str) {
+        let refusal = self.decide().expect_err(why);
+        assert_eq!(refusal.reasons.len(), 1, "{refusal}");
+        let text = refusal.to_string();
+        assert!(text.contains(why), "{text}");
+        for part in [
+            "refused: image localhost/demo:latest (sha256:a6771a42",
+            "[policy /etc/attestrun/policy.toml rule demo]; ",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(!refusal.hint.is_empty());
+    }
+}
+
+#[test]
+fn accept_signed_image() {
+    let scene = scene();
+    let admission = scene.decide().unwrap();
+    assert_eq!(admission.rule(), "demo");
+    assert_eq!(admission.mode(), Enforce::Enforce);
+    assert_eq!(admission.enter(), EnterMode::Listed);
+    assert_eq!(admission.min_tier(), TierName::None);
+    assert_eq!(admission.policy_digest(), PolicyDigest::of(scene.policy.as_bytes()));
+    assert_eq!(admission.image().manifest_digest(), scene.image.manifest_digest());
+    assert_eq!(admission.signed_by().docker_reference(), "localhost/demo");
+    assert_eq!(admission.signer().tenant(), TENANT);
+    assert_eq!(admission.list().serial(), 7);
+    assert_eq!(admission.stored_list(), &scene.lists[0]);
+    assert_eq!(admission.profile().profile(), &scene.profile);
+    assert_eq!(admission.decided_at(), NOW);
+}
+
+#[test]
+fn accept_gathered_material() {
+    let scene = scene();
+    let policy = parse(&scene.policy).unwrap();
+    let material = Material::gather(
+        &policy,
+        &scene.image,
+        |path| scene.trust.get(path).map(<[u8]>::to_vec),
+        |_| Ok::<_, ()>(scene.signatures.clone()),
+        |_| Ok(scene.lists.clone()),
+    )
+    .unwrap();
+    assert!(decide(&policy, &material, &scene.profile, NOW).is_ok());
+    let unreadable = Material::gather(
+        &policy,
+        &scene.image,
+        |_| Err("No such file or directory (os error 2)"),
+        |_| Ok::<_, ()>(scene.signatures.clone()),
+        |_| Ok(scene.lists.clone()),
+    )
+    .unwrap();
+    let refusal = decide(&policy, &unreadable, &scene.profile, NOW).unwrap_err();
+    assert_eq!(refusal.reasons.len(), 2, "key and CA: {refusal}");
+    assert!(!refusal.to_string().to_lowercase().contains("no such file"));
+    let failed = Material::gather(
+        &policy,
+        &scene.image,
+        |_| Err(""),
+        |_| Err("store"),
+        |_| Ok(vec![]),
+    );
+    assert_eq!(failed.unwrap_err(), "store");
+}
+
+#[test]
+fn accept_signature_and_list_on_an_index() {
+    let mut scene = scene();
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [{
+        "mediaType": "application/vnd.oci.image.manifest.v1+json", "size": 560,
+        "digest": scene.image.manifest_digest()}]})
+    .to_string()
+    .into_bytes();
+    let digest = ImageDigest::of(&index);
+    scene.image = Image::of(&ClaimedImage {
+        name: "localhost/demo:latest".into(),
+        manifest_bytes: include_bytes!("../../../tests/vectors/cosign/manifest.json").to_vec(),
+        config_bytes: include_bytes!("../../../tests/vectors/cosign/config.json").to_vec(),
+        index_bytes: vec![index],
+    })
+    .unwrap();
+    scene.signatures.clear();
+    scene.sign("localhost/demo", digest);
+    scene.lists.clear();
+    scene.list(|d| d.images[0].1 = digest);
+    let admission = scene.decide().unwrap();
+    assert_eq!(admission.signed_by().image(), digest);
+    assert_ne!(admission.image().manifest_digest(), digest);
+}
+
+#[test]
+fn accept_second_key_and_second_signature() {
+    let mut scene = scene();
+    let other = "/etc/attestrun/trust/image/other.pub";
+    scene.policy = scene.policy.replace(KEY, &format!("{other}\", \"{KEY}"));
+    scene.trust.insert(Path::new(other), Ok(image_key().public_pem().into_bytes()));
+    scene.signatures.insert(
+        0,
+        StoredSignature {
+            payload: b"{}".to_vec(),
+            signature_b64: "%".into(),
+            annotations: BTreeMap::new(),
+        },
+    );
+    assert!(scene.decide().is_ok());
+}
+
+#[test]
+fn refuse_no_rule() {
+    let mut scene = scene();
+    scene.image = image_named("localhost/other:latest");
+    let text = scene.decide().unwrap_err().to_string();
+    assert!(text.contains("no rule is for this image [policy /etc/attestrun/policy.toml no rule]"), "{text}");
+    scene.policy = "version = 1\nmode = \"enforce\"\n".into();
+    assert!(scene.decide().is_err());
+}
+
+#[test]
+fn refuse_audit_as_well() {
+    let mut scene = scene();
+    scene.policy = scene.policy.replace("\"enforce\"", "\"audit\"");
+    assert_eq!(scene.decide().unwrap().mode(), Enforce::Audit);
+    scene.signatures.clear();
+    scene.refused("it is not signed");
+}
+
+#[test]
+fn refuse_unsigned() {
+    let mut scene = scene();
+    scene.signatures.clear();
+    scene.refused("it is not signed: the signature store has no signature for it");
+}
+
+#[test]
+fn refuse_wrong_key() {
+    let mut scene = scene();
+    scene.trust.insert(Path::new(KEY), Ok(image_key().public_pem().into_bytes()));
+    scene.refused("was not made over this payload by key");
+}
+
+#[test]
+fn refuse_signature_of_other_image() {
+    let mut scene = scene();
+    scene.signatures.clear();
+    scene.sign("localhost/demo", ImageDigest::of(b"other"));
+    scene.refused("the signature is about image");
+}
+
+#[test]
+fn refuse_signature_for_other_repository() {
+    let mut scene = scene();
+    scene.signatures.clear();
+    let digest = scene.image.manifest_digest();
+    for reference in ["localhost/other", "demo", "", "localhost/demo/x"] {
+        scene.sign(reference, digest);
+    }
+    scene.refused("is for `localhost/other`, not for localhost/demo");
+    scene.policy = scene.policy.replace("user_ca", "signed_identity = \"any\"\nuser_ca");
+    assert!(scene.decide().is_ok());
+}
+
+#[test]
+fn refuse_missing_or_corrupt_trust_files() {
+    for (path, what) in [(KEY, "image key"), (CA, "user CA")] {
+        let mut scene = scene();
+        scene.trust.insert(Path::new(path), Err("it is gone".into()));
+        scene.refused(&format!("cannot read the {what} {path}: it is gone"));
+        scene.trust.insert(Path::new(path), Ok(b"\xffjunk".to_vec()));
+        scene.refused(&format!("the {what} {path} is unusable"));
+        scene.trust.0.remove(Path::new(path));
+        scene.refused(&format!("cannot read the {what} {path}: it was not read"));
+    }
+}
+
+#[test]
+fn refuse_without_list() {
+    let mut scene = scene();
+    scene.lists.clear();
+    scene.refused("no list `demo` of spiffe://demo.example/tenant/demo is in the signature store");
+    scene.list(|d| d.name = "other".into());
+    scene.refused("it is named `other`, not `demo`");
+}
+
+#[test]
+fn refuse_list_of_other_image() {
+    let mut scene = scene();
+    scene.lists.clear();
+    scene.list(|d| d.images[0].1 = ImageDigest::of(b"other"));
+    scene.refused("it is not about this image");
+}
+
+#[test]
+fn refuse_list_of_other_ca_or_tenant() {
+    let mut scene = scene();
+    scene.trust.insert(Path::new(CA), Ok(user_ca().root.pem().into_bytes()));
+    scene.refused("no chain leads from the certificate of CN=Demo User");
+    let mut scene = self::scene();
+    scene.policy = scene.policy.replace("tenant/demo", "tenant/other");
+    scene.refused("it is signed for tenant spiffe://demo.example/tenant/demo");
+}
+
+#[test]
+fn refuse_low_serial() {
+    let mut scene = scene();
+    scene.policy = scene.policy.replace("min_serial = 1", "min_serial = 8");
+    scene.refused("its serial 7 is lower than 8");
+}
+
+#[test]
+fn accept_highest_serial() {
+    let mut scene = scene();
+    scene.list(|d| d.serial = 9);
+    scene.list(|d| d.serial = 8);
+    assert_eq!(scene.decide().unwrap().list().serial(), 9);
+}
+
+#[test]
+fn refuse_tie_of_serials() {
+    let mut scene = scene();
+    scene.list(|d| {
+        d.files.insert(b"/usr/bin/more".to_vec(), [FileDigest::of(b"more")].into());
+    });
+    scene.refused("2 different versions of list `demo`");
+}
+
+#[test]
+fn accept_same_list_signed_twice() {
+    let mut scene = scene();
+    scene.user = scene.ca.user();
+    scene.list(|_| ());
+    assert_ne!(scene.lists[0].cms, scene.lists[1].cms);
+    let one = scene.decide().unwrap();
+    scene.lists.reverse();
+    let other = scene.decide().unwrap();
+    assert_eq!(one.signer(), other.signer(), "whatever the order in the store");
+}
+
+#[test]
+fn refuse_falling_back_to_an_older_list() {
+    // The newest has run out: an older one that has not is no substitute.
+    let mut scene = scene();
+    scene.list(|d| {
+        d.serial = 8;
+        d.expires_at = UnixTime::from_secs(NOW.secs() - 1);
+    });
+    scene.refused("serial 8: it expired at");
+    // The same when the signer's certificate has run out.
+    let mut scene = self::scene();
+    scene.user = scene.ca.user_with(|p| p.not_after = date_time_ymd(2026, 11, 1));
+    scene.list(|d| {
+        d.serial = 8;
+        d.issued_at = UnixTime::parse("2026-10-01T00:00:00Z").unwrap();
+    });
+    scene.refused("serial 8: a certificate in the chain of CN=Demo User ran out");
+    // A list that the certificate could never have signed does not outrank anything.
+    let mut scene = self::scene();
+    scene.user = scene.ca.user_with(|p| p.not_after = date_time_ymd(2026, 11, 1));
+    scene.list(|d| d.serial = 8);
+    assert_eq!(scene.decide().unwrap().list().serial(), 7);
+    // Nor does somebody else's.
+    let mut scene = self::scene();
+    scene.user = user_ca().user();
+    scene.list(|d| d.serial = 8);
+    assert_eq!(scene.decide().unwrap().list().serial(), 7);
+}
+
+#[test]
+fn refuse_expired_and_future_lists() {
+    let mut scene = scene();
+    scene.now = UnixTime::from_secs(NOW.secs() + 7200);
+    scene.refused("it expired at");
+    scene.now = UnixTime::from_secs(NOW.secs() - 7200);
+    scene.refused("which is later than now");
+}
+
+#[test]
+fn refuse_launch_profile() {
+    let mut scene = scene();
+    scene.profile.process.capabilities.bounding.push("CAP_BPF".into());
+    scene.refused("capability CAP_BPF (allowed only as \"cap:CAP_BPF\")");
+    scene.policy = scene.policy.replace("allow = []", "allow = [\"cap:CAP_BPF\"]");
+    assert!(scene.decide().is_ok());
+}
+
+#[test]
+fn refuse_revocation_lists_that_do_not_settle() {
+    let mut scene = scene();
+    let crl = "/etc/attestrun/trust/user-ca/demo.crl";
+    scene.policy = scene.policy.replace("\"unchecked\"", &format!("\"crl\"\ncrls = [\"{crl}\"]"));
+    scene.refused("cannot read the revocation list");
+    scene.trust.insert(Path::new(crl), Ok(b"junk".to_vec()));
+    scene.refused("the revocation list /etc/attestrun/trust/user-ca/demo.crl is unusable");
+    scene.trust.insert(Path::new(crl), Ok(scene.ca.root.pem().into_bytes()));
+    scene.refused("it is a `CERTIFICATE`, not an `X509 CRL`");
+    let list = rcgen::CertificateRevocationListParams {
+        this_update: date_time_ymd(2026, 11, 1),
+        next_update: date_time_ymd(2026, 12, 1),
+        crl_number: rcgen::SerialNumber::from(1u64),
+        issuing_distribution_point: None,
+        revoked_certs: vec![],
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    let one = list.clone().signed_by(&scene.ca.issuing).unwrap();
+    scene.trust.insert(Path::new(crl), Ok(one.pem().unwrap().into_bytes()));
+    scene.refused("the revocation lists do not settle the chain");
+    let root = "/etc/attestrun/trust/user-ca/root.crl";
+    let two = list.signed_by(&scene.ca.root).unwrap();
+    scene.policy = scene.policy.replace(crl, &format!("{crl}\", \"{root}"));
+    scene.trust.insert(Path::new(root), Ok(two.der().to_vec()));
+    assert!(scene.decide().is_ok(), "{:?}", scene.decide());
+}
+
+#[test]
+fn refuse_with_all_reasons() {
+    let mut scene = scene();
+    scene.signatures.clear();
+    scene.lists.clear();
+    scene.profile.process.capabilities.ambient.push("CAP_SYS_MODULE".into());
+    let refusal = scene.decide().unwrap_err();
+    assert_eq!(refusal.reasons.len(), 3, "{refusal}");
+}
+
+#[test]
+fn refuse_in_words_that_engines_do_not_misread() {
+    let mut scene = scene();
+    scene.policy = scene.policy.replace("localhost/demo", "*");
+    scene.signatures.clear();
+    scene.image = image_named("x: Permission denied\nno such file OPERATION NOT PERMITTED executable file not found");
+    let text = scene.decide().unwrap_err().to_string();
+    let lower = text.to_lowercase();
+    for phrase in ["permission denied", "no such file", "operation not permitted", "executable file not found", "\n"] {
+        assert!(!lower.contains(phrase), "{text}");
+    }
+    assert!(lower.contains("permission-denied?no-such-file operation-not-permitted"));
+    assert_eq!(plain_text("ä no such file"), "ä no-such-file");
+}
+
+#[test]
+fn refuse_policies_that_are_not_understood() {
+    assert!(parse(&policy_text()).is_ok());
+    for (from, to) in [
+        ("mode =", "modus ="),
+        ("\"enforce\"", "\"off\""),
+        ("keys =", "key ="),
+        ("keys =", "extra = 1\nkeys ="),
+        ("allow = []", "allow = [\"all\"]"),
+        ("allow = []", "deny = []"),
+        ("\"listed\"", "\"sometimes\""),
+        ("min_tier = \"none\"", "min_tier = \"kernel\""),
+        ("min_serial = 1", "min_serial = -1"),
+        ("\"unchecked\"", "\"never\""),
+        ("tenant =", "tenant_ ="),
+        ("version = 1", "version = 1\nversion = 1"),
+        ("name = \"demo\"", "name = 7"),
+    ] {
+        assert!(matches!(altered(from, to), Err(PolicyError::Malformed(_))), "{to}");
+    }
+    for required in ["mode", "name", "scope", "keys", "user_ca", "tenant", "list", "min_serial",
+                     "revocation", "enter", "min_tier"] {
+        let text: String = policy_text()
+            .lines()
+            .filter(|line| !line.starts_with(&format!("{required} =")))
+            .fold(String::new(), |all, line| all + line + "\n");
+        assert!(matches!(parse(&text), Err(PolicyError::Malformed(_))), "without {required}");
+    }
+    assert_eq!(altered("version = 1", "version = 2"), Err(PolicyError::Version(2)));
+    assert!(matches!(Policy::parse(b"\xff"), Err(PolicyError::Malformed(_))));
+    assert!(matches!(
+        Policy::parse(&vec![b'#'; MAX_POLICY + 1]),
+        Err(PolicyError::TooLong(_))
+    ));
+}
+
+#[test]
+fn refuse_policies_that_contradict_themselves() {
+    assert!(matches!(
+        altered(&format!("keys = [\"{KEY}\"]"), "keys = []"),
+        Err(PolicyError::Empty { field: "keys", .. })
+    ));
+    assert!(matches!(
+        altered(&format!("user_ca = [\"{CA}\"]"), "user_ca = []"),
+        Err(PolicyError::Empty { field: "user_ca", .. })
+    ));
+    for path in ["demo.pub", "../demo.pub", "/etc/../demo.pub", ""] {
+        assert!(matches!(altered(KEY, path), Err(PolicyError::NotAbsolute { .. })), "{path}");
+    }
+    assert!(matches!(altered(TENANT, "demo"), Err(PolicyError::Tenant { .. })));
+    assert!(matches!(altered("list = \"demo\"", "list = \"\""), Err(PolicyError::List { .. })));
+    assert!(matches!(altered("name = \"demo\"", "name = \"a b\""), Err(PolicyError::Name(_))));
+    assert!(matches!(
+        altered("\"unchecked\"", "\"unchecked\"\ncrls = [\"/x\"]"),
+        Err(PolicyError::Revocation { .. })
+    ));
+    assert!(matches!(altered("\"unchecked\"", "\"crl\""), Err(PolicyError::Revocation { .. })));
+    for scope in ["", "a b", "**", "localhost/*", "demo@sha256:00", "a//b", "../a", "demo:", "sha256:00"] {
+        assert!(matches!(altered("localhost/demo", scope), Err(PolicyError::Scope { .. })), "{scope}");
+    }
+    let rules = policy_text().split_once("[[rule]]").unwrap().1.to_owned();
+    let twice = |second: &str| parse(&format!("{}[[rule]]{second}", policy_text()));
+    assert!(matches!(twice(&rules), Err(PolicyError::DuplicateName(_))));
+    let renamed = rules.replace("name = \"demo\"", "name = \"other\"");
+    assert!(matches!(twice(&renamed), Err(PolicyError::DuplicateScope { .. })));
+    assert!(twice(&renamed.replace("localhost/demo", "localhost/demo:v1")).is_ok());
+}
+
+#[test]
+fn the_closest_scope_wins() {
+    let rule = |name: &str, scope: &str| {
+        let text = policy_text().split_once("[[rule]]").unwrap().1.to_owned();
+        let text = text.replace("name = \"demo\"", &format!("name = \"{name}\""));
+        format!("[[rule]]{}", text.replace("localhost/demo", scope))
+    };
+    let text = [
+        "version = 1\nmode = \"enforce\"\n".to_owned(),
+        rule("all", "*"),
+        rule("tag", "localhost/demo:v1"),
+        rule("repo", "localhost/demo"),
+        rule("hub", "busybox"),
+        rule("port", "127.0.0.1:5000/demo"),
+    ]
+    .concat();
+    let policy = parse(&text).unwrap();
+    for (name, expected) in [
+        ("localhost/demo", "repo"),
+        ("localhost/demo:latest", "repo"),
+        ("localhost/demo:v1", "tag"),
+        ("localhost/demo:v1@sha256:00", "tag"),
+        ("localhost/demo@sha256:00", "repo"),
+        ("localhost/demo/x", "all"),
+        ("localhost/demon", "all"),
+        ("busybox:1", "hub"),
+        ("library/busybox", "hub"),
+        ("docker.io/busybox", "hub"),
+        ("index.docker.io/library/busybox:latest", "hub"),
+        ("quay.io/library/busybox", "all"),
+        ("127.0.0.1:5000/demo", "port"),
+        ("127.0.0.1:5000/demo:v1", "port"),
+        ("127.0.0.1:5001/demo", "all"),
+        ("", "all"),
+        ("sha256:00ff", "all"),
+        (&"a".repeat(64), "all"),
+        ("not a name", "all"),
+    ] {
+        assert_eq!(policy.rule_for(name).unwrap().name, expected, "{name}");
+    }
+    assert_eq!(policy.files().len(), 2);
+}
+
+/// A rootfs with these files (path, content) and symbolic links (path, target).
+fn rootfs(files: &[(&str, &str)], links: &[(&str, &str)]) -> RootfsManifest {
+    let mut layer = LayerBuilder::default();
+    let mut add = |path: &str, kind: Kind, mode: u16| {
+        let path = RootfsPath::parse(path.as_bytes()).unwrap();
+        let entry = Entry {
+            kind,
+            mode,
+            uid: 0,
+            gid: 0,
+            xattrs: BTreeMap::new(),
+        };
+        layer.add(path, LayerEntry::Entry(entry)).unwrap();
+    };
+    for (path, content) in files {
+        let (size, digest) = (content.len() as u64, FileDigest::of(content.as_bytes()));
+        add(path, Kind::File { size, digest }, 0o755);
+    }
+    for (path, target) in links {
+        let target = target.as_bytes().to_vec();
+        add(path, Kind::Symlink { target }, crate::rootfs::SYMLINK_MODE);
+    }
+    merge([layer.build()]).unwrap()
+}
+
+/// The admission of the honest image with `edit` applied to list and profile.
+fn admission(edit: impl FnOnce(&mut Draft, &mut LaunchProfile)) -> Admission {
+    let mut scene = scene();
+    scene.lists.clear();
+    let mut profile = scene.profile.clone();
+    scene.list(|draft| edit(draft, &mut profile));
+    scene.profile = profile;
+    scene.decide().unwrap()
+}
+
+fn mount(profile: &mut LaunchProfile, destination: &str) {
+    let mut mount = profile.mounts[0].clone();
+    mount.destination = destination.into();
+    profile.mounts.push(mount);
+}
+
+#[test]
+fn accept_rootfs_that_agrees() {
+    let tree = rootfs(&[("/usr/bin/app", "app"), ("/usr/bin/other", "x")], &[("/bin", "usr/bin")]);
+    let checked = admission(|_, _| ()).check_rootfs(&tree).unwrap();
+    let (path, digest) = checked.resolve(&tree, b"/bin/app").unwrap();
+    assert_eq!((path.absolute().as_slice(), digest), (&b"/usr/bin/app"[..], FileDigest::of(b"app")));
+    for path in ["/usr/bin/none", "/usr/bin/app/x", "/none/app"] {
+        assert!(matches!(checked.resolve(&tree, path.as_bytes()), Err(NotStartable::Missing(_))), "{path}");
+    }
+    assert!(matches!(checked.resolve(&tree, b"/usr/bin"), Err(NotStartable::NotAFile(_))));
+    assert!(matches!(checked.resolve(&tree, b"/proc/self/exe"), Err(NotStartable::Mounted { .. })));
+}
+
+#[test]
+fn refuse_rootfs_with_other_content() {
+    for (files, why) in [
+        (&[("/usr/bin/app", "evil")][..], "/usr/bin/app has content sha256:"),
+        (&[("/usr/bin/other", "app")][..], "/usr/bin/app is in the list, but no regular file"),
+    ] {
+        let refusal = admission(|_, _| ()).check_rootfs(&rootfs(files, &[])).unwrap_err();
+        assert!(refusal.to_string().contains(why), "{refusal}");
+        assert!(refusal.to_string().contains("rule demo"), "{refusal}");
+    }
+    // By a symbolic link is not by itself: the list names real paths.
+    let linked = rootfs(&[("/opt/app", "app")], &[("/usr/bin/app", "/opt/app")]);
+    assert!(admission(|_, _| ()).check_rootfs(&linked).is_err());
+}
+
+#[test]
+fn refuse_mounts_that_hide_programs() {
+    let tree = rootfs(&[("/usr/bin/app", "app")], &[("/bin", "usr/bin"), ("/loop", "loop")]);
+    for destination in ["/usr/bin/app", "/usr/bin", "/usr", "/", "/bin", "/bin/app", "usr/bin/"] {
+        let admission = admission(|_, profile| mount(profile, destination));
+        let refusal = admission.check_rootfs(&tree).expect_err(destination);
+        assert!(refusal.to_string().contains("hides the listed program /usr/bin/app"), "{refusal}");
+    }
+    assert!(admission(|_, p| mount(p, "/loop/x")).check_rootfs(&tree).is_err());
+    assert!(admission(|_, p| mount(p, "/data")).check_rootfs(&tree).is_ok());
+    // A file that is listed but is no program may be replaced by the engine (/etc/hosts).
+    let hosts = rootfs(&[("/usr/bin/app", "app"), ("/etc/hosts", "")], &[]);
+    let listed = |d: &mut Draft| {
+        d.files.insert(b"/etc/hosts".to_vec(), [FileDigest::of(b"")].into());
+    };
+    assert!(admission(|d, _| listed(d)).check_rootfs(&hosts).is_err());
+    let only_app = admission(|d, _| {
+        listed(d);
+        d.programs = Programs::Only([b"/usr/bin/app".to_vec()].into());
+    });
+    assert!(only_app.check_rootfs(&hosts).is_ok());
+}
+
+#[test]
+fn refuse_programs_that_are_reached_through_mounts() {
+    let tree = rootfs(
+        &[("/usr/bin/app", "app"), ("/data/real", "x")],
+        &[("/data/app", "/usr/bin/app"), ("/run-it", "/data/app"), ("/a", "/b"), ("/b", "/a")],
+    );
+    let checked = admission(|_, p| mount(p, "/data")).check_rootfs(&tree).unwrap();
+    assert!(checked.resolve(&tree, b"/usr/bin/app").is_ok());
+    for path in ["/data/app", "/run-it", "/data/../data/app", "/data"] {
+        assert!(
+            matches!(checked.resolve(&tree, path.as_bytes()), Err(NotStartable::Mounted { .. })),
+            "{path}"
+        );
+    }
+    assert!(matches!(checked.resolve(&tree, b"/a"), Err(NotStartable::Loop(_))));
+}
