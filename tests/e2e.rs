@@ -4,6 +4,9 @@
 //! is followed by the leftover checker. Exit 0: all passed, and only expected skips.
 #![deny(clippy::disallowed_methods)]
 
+mod admission; // what may not start
+mod attestation; // challenges accepted, tampering refused
+mod bad_input; // what is missing, corrupt or dies
 mod bench; // B1 and B2: attested start next to plain runc
 mod drop_in; // the verbs on the runtime itself: what runc does, and in runc's words
 mod engines; // podman, containerd, docker
@@ -50,7 +53,15 @@ pub struct Module {
     pub tests: &'static [Test],
 }
 
-const MODULES: &[Module] = &[tidy::MODULE, drop_in::MODULE, engines::MODULE, packaging::MODULE];
+const MODULES: &[Module] = &[
+    tidy::MODULE,
+    drop_in::MODULE,
+    engines::MODULE,
+    admission::MODULE,
+    attestation::MODULE,
+    bad_input::MODULE,
+    packaging::MODULE,
+];
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -201,6 +201,17 @@ impl World {
         Ok(found)
     }
 
+    /// A mounted root file system of its own for `body`, gone afterwards.
+    pub fn with_rootfs(&self, image: &Image, body: impl FnOnce(&Rootfs) -> Result<()>) -> Result<()> {
+        self.podman()?.args(["load", "--quiet", "--input"]).arg(&image.archive).ok()?;
+        let id = podman().args(["create", "--network=none", &image.name, "/bin/true"]).ok()?.stdout.trim().to_owned();
+        self.note(&id);
+        let path = podman().args(["mount", &id]).ok()?.stdout.trim().into();
+        let done = body(&Rootfs { id: id.clone(), path });
+        podman().args(["rm", "-f", "-t", "0", &id]).ok()?;
+        done
+    }
+
     /// containerd's client, the daemon running and the images imported.
     pub fn ctr(&self) -> Result<Cmd> {
         if !self.has_daemon("containerd") {

@@ -14,6 +14,8 @@ pub mod layout; // OCI image layouts and docker archives, for publishers
 mod oci; // an OCI image layout's files
 pub mod signatures; // the signature store
 pub mod store; // which image a rootfs was mounted from, by the engines' own stores
+#[cfg(test)]
+mod testkit;
 pub mod tree; // a directory tree, walked by descriptors and hashed
 
 pub use beneath::{open_directory, read_bounded};

@@ -1,1 +1,123 @@
-//! Tests of the module beside it.
+//! Walks of real directories.
+
+use super::*;
+use crate::testkit::Scratch;
+use std::{
+    os::unix::fs::{PermissionsExt as _, symlink},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+fn walked(path: &std::path::Path) -> Result<Tree, WalkError> {
+    walk(beneath::open_directory(path).unwrap().as_fd())
+}
+
+fn path(text: &str) -> RootfsPath {
+    RootfsPath::parse(text.as_bytes()).unwrap()
+}
+
+#[test]
+fn accept_every_kind() {
+    let scratch = Scratch::new();
+    let file = scratch.write("a/file", "content");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o4711)).unwrap();
+    symlink("../nowhere", scratch.join("a/link")).unwrap();
+    fs::mkfifoat(fs::CWD, scratch.join("fifo"), fs::Mode::from_raw_mode(0o600)).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(scratch.join("socket")).unwrap();
+    let tree = walked(&scratch).unwrap();
+    assert_eq!(tree.count(), 6);
+    assert_eq!(tree.bytes(), 7);
+    let kind = |name: &str| tree.get(&path(name)).unwrap().kind.clone();
+    assert_eq!(kind("a/file"), Kind::File { size: 7, digest: FileDigest::of(b"content") });
+    assert_eq!(tree.get(&path("a/file")).unwrap().mode, 0o4711);
+    // Not followed, whether it leads somewhere or not.
+    assert_eq!(kind("a/link"), Kind::Symlink { target: b"../nowhere".to_vec() });
+    assert_eq!((kind("fifo"), kind("socket")), (Kind::Fifo, Kind::Socket));
+    assert!(tree.get(&RootfsPath::root()).unwrap().is_directory());
+}
+
+#[test]
+fn accept_many_files_in_parallel() {
+    let scratch = Scratch::new();
+    for number in 0..3 * BATCH {
+        scratch.write(&format!("d{}/f{number}", number % 7), number.to_string());
+    }
+    let tree = walked(&scratch).unwrap();
+    assert_eq!(tree.count(), 3 * BATCH as u64 + 7 + 1);
+    for number in 0..3 * BATCH {
+        let entry = tree.get(&path(&format!("d{}/f{number}", number % 7))).unwrap();
+        let digest = FileDigest::of(number.to_string().as_bytes());
+        assert_eq!(entry.kind, Kind::File { size: number.to_string().len() as u64, digest });
+    }
+}
+
+#[test]
+fn accept_user_attributes() {
+    let scratch = Scratch::new();
+    let file = scratch.write("file", "");
+    match fs::setxattr(&file, "user.a", b"value", fs::XattrFlags::empty()) {
+        Err(Errno::OPNOTSUPP) => return,
+        set => set.unwrap(),
+    }
+    let tree = walked(&scratch).unwrap();
+    let xattrs = &tree.get(&path("file")).unwrap().xattrs;
+    assert_eq!(xattrs.get(b"user.a".as_slice()).map(Vec::as_slice), Some(b"value".as_slice()));
+}
+
+#[test]
+fn refuse_too_deep() {
+    let scratch = Scratch::new();
+    let mut deep = scratch.to_path_buf();
+    for _ in 0..=MAX_DEPTH {
+        deep.push("d");
+    }
+    std::fs::create_dir_all(&deep).unwrap();
+    assert!(matches!(walked(&scratch), Err(WalkError::TooDeep(_))));
+}
+
+#[test]
+fn refuse_file_that_changes() {
+    let scratch = Scratch::new();
+    let file = scratch.write("file", vec![0; 32 << 20]);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut byte = 0;
+            while !done.load(Ordering::Relaxed) {
+                byte += 1;
+                let open = std::fs::OpenOptions::new().append(true).open(&file).unwrap();
+                std::io::Write::write_all(&mut &open, &[byte as u8]).unwrap();
+            }
+        });
+        let walked = walked(&scratch);
+        done.store(true, Ordering::Relaxed);
+        match walked {
+            Err(WalkError::Changed(changed)) => assert_eq!(changed, path("file")),
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
+#[test]
+fn refuse_unreadable_by_name() {
+    let scratch = Scratch::new();
+    let file = scratch.write("dir/secret", "x");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0)).unwrap();
+    match walked(&scratch) {
+        Err(error @ WalkError::Io { .. }) => {
+            assert!(error.to_string().contains("/dir/secret"), "{error}");
+        }
+        // Root reads it all the same.
+        Ok(_) if rustix::process::geteuid().is_root() => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn refuse_another_mount() {
+    // /proc is a mount in every environment that runs this; its parent is walked no further.
+    let root = beneath::open_directory(std::path::Path::new("/")).unwrap();
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    assert_eq!(beneath::openat2(&root, b"proc", flags).unwrap_err(), Errno::XDEV);
+    let failure = failed("open", &path("proc"))(Errno::XDEV);
+    assert_eq!(failure.to_string(), "/proc is a mount point: the tree below it is not part of the rootfs");
+}

@@ -369,7 +369,7 @@ fn exec(p: &Parsed, path: impl Fn(&'static str) -> Option<PathBuf>) -> Result<Re
     let user = p.one("user").filter(|u| !u.is_empty()).map(|user| {
         let (uid, gid) = user.split_once(':').map_or((user, None), |(u, g)| (u, Some(g)));
         let number = |text: &str| text.parse().map_err(|_| bad("user", user, "UID or UID:GID in decimal"));
-        Ok((number(uid)?, gid.map(number).transpose()?))
+        Result::Ok((number(uid)?, gid.map(number).transpose()?))
     });
     let gids = p.all("additional-gids").map(|g| g.parse().map_err(|_| bad("additional-gids", g, "a decimal gid")));
     let text = |name| p.one(name).filter(|v| !v.is_empty()).map(str::to_owned);

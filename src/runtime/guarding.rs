@@ -53,7 +53,7 @@ impl Guarding {
         let (to_guard, guards) = Channel::pair()?;
         let (for_host, hosts) = Channel::pair()?;
         let keeper = spawn::myself_logging(&["keeper"], keepers.into_fd(), &log_of(run_dir))?;
-        let mut this = Self {
+        let this = Self {
             run_id: run_id.clone(),
             run_dir: run_dir.clone(),
             keeper,

@@ -46,7 +46,9 @@ pub enum CmsRefusal {
     Attributes(&'static str),
     #[error("digest algorithm {0} is not SHA-256")]
     DigestAlgorithm(String),
-    #[error("signature algorithm {0} is not supported (ECDSA P-256 or P-384, or RSA PKCS#1, with SHA-256)")]
+    #[error(
+        "signature algorithm {0} is not supported (ECDSA P-256 or P-384, or RSA PKCS#1, with SHA-256)"
+    )]
     SignatureAlgorithm(String),
     #[error("the signature has {0} certificates that fit its signer; exactly one is expected")]
     SignerCertificate(usize),
@@ -82,7 +84,9 @@ pub enum CmsRefusal {
     ExtendedKeyUsage(String),
     #[error("the certificate of {subject} has a weak key: {detail}")]
     WeakKey { subject: String, detail: String },
-    #[error("the certificate of {subject} names no tenant: {detail} (expected is one subjectAltName URI:spiffe://<domain>/tenant/<name>)")]
+    #[error(
+        "the certificate of {subject} names no tenant: {detail} (expected is one subjectAltName URI:spiffe://<domain>/tenant/<name>)"
+    )]
     NoTenant { subject: String, detail: String },
     #[error("the time {0} is before 1970")]
     Time(UnixTime),

@@ -114,8 +114,8 @@ pub fn verify_simple(
     verify_signature(&key.der, payload, &signature, key.scheme)
         .map_err(|_| SignatureRefusal::WrongKey(key.fingerprint()))?;
     // Only now is the payload read.
-    let parsed: Payload = serde_json::from_slice(payload)
-        .map_err(|e| SignatureRefusal::Malformed(e.to_string()))?;
+    let parsed: Payload =
+        serde_json::from_slice(payload).map_err(|e| SignatureRefusal::Malformed(e.to_string()))?;
     let critical = parsed.critical;
     if critical.kind != PAYLOAD_TYPE {
         return Err(SignatureRefusal::WrongType(
@@ -207,7 +207,10 @@ mod tests {
         let signed = verify(COSIGN_PUB, PAYLOAD, signature()).unwrap();
         assert_eq!(signed.docker_reference(), "127.0.0.1:5511/demo");
         assert_eq!(signed.image(), ImageDigest::of(MANIFEST));
-        assert_eq!(signed.fingerprint(), PublicKey::from_pem(COSIGN_PUB).unwrap().fingerprint());
+        assert_eq!(
+            signed.fingerprint(),
+            PublicKey::from_pem(COSIGN_PUB).unwrap().fingerprint()
+        );
     }
 
     #[test]
@@ -270,7 +273,12 @@ mod tests {
 
     #[test]
     fn refuse_corrupt_base64() {
-        for bad in ["%%%", "MEUC=IF", &signature()[1..], &format!("{}\n", signature())] {
+        for bad in [
+            "%%%",
+            "MEUC=IF",
+            &signature()[1..],
+            &format!("{}\n", signature()),
+        ] {
             assert_eq!(
                 verify(COSIGN_PUB, PAYLOAD, bad),
                 Err(SignatureRefusal::NotBase64),
@@ -288,7 +296,11 @@ mod tests {
         let key = image_key();
         let good = String::from_utf8(PAYLOAD.to_vec()).unwrap();
         let judge = |payload: &str| {
-            verify(&key.public_pem(), payload.as_bytes(), &key.sign_base64(payload.as_bytes()))
+            verify(
+                &key.public_pem(),
+                payload.as_bytes(),
+                &key.sign_base64(payload.as_bytes()),
+            )
         };
         assert!(judge(&good).is_ok());
         assert!(matches!(
@@ -304,7 +316,10 @@ mod tests {
             good.replace("sha256:a6", "sha256:A6"),
             good.replace("\"optional\":null", "\"optional\":[]"),
         ] {
-            assert!(matches!(judge(&bad), Err(SignatureRefusal::Malformed(_))), "{bad}");
+            assert!(
+                matches!(judge(&bad), Err(SignatureRefusal::Malformed(_))),
+                "{bad}"
+            );
         }
         assert!(matches!(
             judge(&" ".repeat(MAX_PAYLOAD + 1)),
@@ -314,7 +329,10 @@ mod tests {
 
     #[test]
     fn refuse_unusable_keys() {
-        assert_eq!(PublicKey::from_pem("").unwrap_err(), KeyError::NotAPublicKey);
+        assert_eq!(
+            PublicKey::from_pem("").unwrap_err(),
+            KeyError::NotAPublicKey
+        );
         assert_eq!(
             PublicKey::from_pem(&COSIGN_PUB.replace("PUBLIC", "PRIVATE")).unwrap_err(),
             KeyError::NotAPublicKey

@@ -119,7 +119,11 @@ impl Manifest {
         const WHAT: &str = "image manifest";
         let wire: ManifestWire = json(WHAT, bytes)?;
         schema(WHAT, wire.schema_version)?;
-        media_type(WHAT, wire.media_type.as_deref(), &[OCI_MANIFEST, DOCKER_MANIFEST])?;
+        media_type(
+            WHAT,
+            wire.media_type.as_deref(),
+            &[OCI_MANIFEST, DOCKER_MANIFEST],
+        )?;
         unambiguous(WHAT, "manifests", wire.manifests.is_some())?;
         unambiguous(WHAT, "fsLayers", wire.fs_layers.is_some())?;
         media_type(
@@ -172,7 +176,9 @@ impl Index {
                 digest: digest("manifest digest", &entry.digest)?,
                 media_type: entry.media_type,
                 size: entry.size,
-                platform: entry.platform.map(|p| format!("{}/{}", p.os, p.architecture)),
+                platform: entry
+                    .platform
+                    .map(|p| format!("{}/{}", p.os, p.architecture)),
             })
         });
         Ok(Self {
@@ -352,11 +358,7 @@ fn schema(what: &'static str, found: u64) -> Result<(), ImageError> {
 }
 
 /// A document may leave its media type out (OCI); if it names one, it is one of `known`.
-fn media_type(
-    what: &'static str,
-    found: Option<&str>,
-    known: &[&str],
-) -> Result<(), ImageError> {
+fn media_type(what: &'static str, found: Option<&str>, known: &[&str]) -> Result<(), ImageError> {
     match found {
         Some(found) if !known.contains(&found) => Err(ImageError::MediaType {
             what,
@@ -442,14 +444,20 @@ mod tests {
     fn refuse_other_config() {
         let mut claim = claimed();
         claim.config_bytes.push(b'\n');
-        assert!(matches!(Image::of(&claim), Err(ImageError::OtherConfig { .. })));
+        assert!(matches!(
+            Image::of(&claim),
+            Err(ImageError::OtherConfig { .. })
+        ));
     }
 
     #[test]
     fn refuse_index_of_other_image() {
         let mut claim = claimed();
         claim.index_bytes = vec![index_of(ImageDigest::of(b"another"))];
-        assert!(matches!(Image::of(&claim), Err(ImageError::NotInIndex { .. })));
+        assert!(matches!(
+            Image::of(&claim),
+            Err(ImageError::NotInIndex { .. })
+        ));
     }
 
     #[test]
@@ -463,7 +471,10 @@ mod tests {
         claim.manifest_bytes = manifest;
         assert_eq!(
             Image::of(&claim),
-            Err(ImageError::LayerCount { layers: 1, diff_ids: 2 })
+            Err(ImageError::LayerCount {
+                layers: 1,
+                diff_ids: 2
+            })
         );
     }
 
@@ -479,7 +490,10 @@ mod tests {
         ));
         assert!(matches!(
             manifest_with(|m| m["manifests"] = serde_json::json!([])),
-            Err(ImageError::Ambiguous { field: "manifests", .. })
+            Err(ImageError::Ambiguous {
+                field: "manifests",
+                ..
+            })
         ));
         assert!(matches!(
             manifest_with(|m| m["layers"][0]["digest"] = "sha512:00".into()),
@@ -489,15 +503,20 @@ mod tests {
             manifest_with(|m| m["config"]["mediaType"] = "application/vnd.oci.empty.v1+json".into()),
             Err(ImageError::MediaType { .. })
         ));
-        let twice = String::from_utf8(MANIFEST.to_vec())
-            .unwrap()
-            .replacen('{', r#"{"schemaVersion":2,"#, 1);
+        let twice = String::from_utf8(MANIFEST.to_vec()).unwrap().replacen(
+            '{',
+            r#"{"schemaVersion":2,"#,
+            1,
+        );
         assert!(matches!(
             Manifest::parse(twice.as_bytes()),
             Err(ImageError::Malformed { .. })
         ));
         let trailing = [MANIFEST, b"{}"].concat();
-        assert!(matches!(Manifest::parse(&trailing), Err(ImageError::Malformed { .. })));
+        assert!(matches!(
+            Manifest::parse(&trailing),
+            Err(ImageError::Malformed { .. })
+        ));
         assert!(matches!(
             Manifest::parse(&vec![b' '; MAX_DOCUMENT + 1]),
             Err(ImageError::TooLong { .. })

@@ -32,4 +32,6 @@ pub mod tpm2; // TPMT_PUBLIC, TPMS_ATTEST, TPMT_SIGNATURE, quote verification
 pub mod wire; // messages between attestrun's processes
 
 #[cfg(test)]
+mod golden; // bytes of the contract that must never change
+#[cfg(test)]
 mod testkit; // keys and certificates that tests make

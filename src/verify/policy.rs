@@ -60,7 +60,9 @@ pub enum PolicyError {
     Tenant { rule: String, tenant: String },
     #[error("rule {rule}: `{list}` cannot be a list's name")]
     List { rule: String, list: String },
-    #[error("rule {rule}: revocation = \"{found}\" does not go with crls; say \"unchecked\" without, or \"crl\" with crls")]
+    #[error(
+        "rule {rule}: revocation = \"{found}\" does not go with crls; say \"unchecked\" without, or \"crl\" with crls"
+    )]
     Revocation { rule: String, found: String },
 }
 

@@ -174,8 +174,14 @@ pub fn needs(spec: &Spec) -> Needs {
 
 impl LaunchProfile {
     pub fn of(spec: &Spec, host: &HostView) -> Result<Self, ProfileError> {
-        let process = spec.process().as_ref().ok_or(ProfileError::Missing("process"))?;
-        let linux = spec.linux().as_ref().ok_or(ProfileError::Missing("linux"))?;
+        let process = spec
+            .process()
+            .as_ref()
+            .ok_or(ProfileError::Missing("process"))?;
+        let linux = spec
+            .linux()
+            .as_ref()
+            .ok_or(ProfileError::Missing("linux"))?;
         let root = spec.root().as_ref().ok_or(ProfileError::Missing("root"))?;
         let rules: &[LinuxDeviceCgroup] = linux
             .resources()
@@ -351,7 +357,10 @@ fn reachable(rules: &[LinuxDeviceCgroup], device: (i64, i64)) -> bool {
     let mut open = false;
     for rule in rules {
         let typ = rule.typ().unwrap_or_default();
-        if !matches!(typ, LinuxDeviceType::A | LinuxDeviceType::C | LinuxDeviceType::U) {
+        if !matches!(
+            typ,
+            LinuxDeviceType::A | LinuxDeviceType::C | LinuxDeviceType::U
+        ) {
             continue;
         }
         // An entry of type `a` is about every device, whatever its numbers say.

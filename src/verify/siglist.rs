@@ -47,10 +47,7 @@ pub enum ListError {
     #[error("serial {0} is not in the range 1 to 2^53-1")]
     Serial(u64),
     #[error("the list expires at {expires}, not after it was issued at {issued}")]
-    Lifetime {
-        issued: UnixTime,
-        expires: UnixTime,
-    },
+    Lifetime { issued: UnixTime, expires: UnixTime },
     #[error("the list is about {0} images; at least one, at most {MAX_SUBJECTS} are expected")]
     Subjects(usize),
     #[error("the list has {0} files; at least one, at most {MAX_ENTRIES} are expected")]
@@ -91,10 +88,7 @@ pub enum ListRefusal {
     #[error("it expired at {0}")]
     Expired(UnixTime),
     #[error("it was issued at {issued}, which is later than now ({now})")]
-    NotYetIssued {
-        issued: UnixTime,
-        now: UnixTime,
-    },
+    NotYetIssued { issued: UnixTime, now: UnixTime },
 }
 
 /// Which of the listed files may be started as programs.

@@ -53,7 +53,9 @@ pub fn ca_params(name: &str, path_len: u8) -> CertificateParams {
 
 pub fn user_params() -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "Demo User");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "Demo User");
     params.not_before = date_time_ymd(2026, 6, 1);
     params.not_after = date_time_ymd(2027, 6, 1);
     params.is_ca = IsCa::ExplicitNoCa;
@@ -91,7 +93,11 @@ impl UserCa {
         let mut params = user_params();
         edit(&mut params);
         User {
-            der: params.signed_by(&key, &self.issuing).unwrap().der().to_vec(),
+            der: params
+                .signed_by(&key, &self.issuing)
+                .unwrap()
+                .der()
+                .to_vec(),
             key,
             chain: vec![self.issuing.der().to_vec()],
         }

@@ -58,6 +58,17 @@ pub fn from_tar(archive: impl Read) -> Result<(DiffId, Layer), ArchiveError> {
     Ok((DiffId::from_bytes(rest.hasher.finalize().into()), layer.build()))
 }
 
+/// A numeric field's name and place (POSIX.1-2001, "ustar Header Block").
+#[derive(Clone, Copy)]
+struct Field(&'static str, usize, usize);
+
+const MODE: Field = Field("mode", 100, 8);
+const UID: Field = Field("uid", 108, 8);
+const GID: Field = Field("gid", 116, 8);
+const SIZE: Field = Field("size", 124, 12);
+const DEVICE_MAJOR: Field = Field("device number", 329, 8);
+const DEVICE_MINOR: Field = Field("device number", 337, 8);
+
 struct Hashing<R> {
     input: R,
     hasher: Sha256,
@@ -106,7 +117,7 @@ impl<R: Read> Reader<R> {
             let Some(header) = self.header()? else {
                 return Ok(None);
             };
-            let size = header.entry_size().map_err(|_| self.field("size"))?;
+            let size = self.number(&header, SIZE)?;
             match header.as_bytes()[156] {
                 b'x' => {
                     let records = self.record(size)?;
@@ -138,9 +149,6 @@ impl<R: Read> Reader<R> {
         let link = || {
             extended.link.clone().or_else(|| header.link_name_bytes().map(|link| link.into_owned()))
         };
-        let device = || -> Option<(u32, u32)> {
-            Some((header.device_major().ok()?.unwrap_or(0), header.device_minor().ok()?.unwrap_or(0)))
-        };
         let kind = match header.as_bytes()[156] {
             // Pre-POSIX archives mark directories by a slash only.
             0 if name.ends_with(b"/") => Kind::Directory,
@@ -155,7 +163,10 @@ impl<R: Read> Reader<R> {
             }
             b'2' => Kind::Symlink { target: link().ok_or_else(|| self.field("link name"))? },
             b'3' | b'4' => {
-                let (major, minor) = device().ok_or_else(|| self.field("device number"))?;
+                // Pre-POSIX headers have no device numbers.
+                let posix = header.as_ustar().is_some() || header.as_gnu().is_some();
+                let number = |field| if posix { self.small(header, field) } else { Ok(0) };
+                let (major, minor) = (number(DEVICE_MAJOR)?, number(DEVICE_MINOR)?);
                 match header.as_bytes()[156] {
                     b'3' => Kind::CharDevice { major, minor },
                     _ => Kind::BlockDevice { major, minor },
@@ -165,16 +176,16 @@ impl<R: Read> Reader<R> {
             b'6' => Kind::Fifo,
             other => return Err(unsupported(format!("member type `{}`", encode(&[other])))),
         };
-        let number = |pax: Option<u64>, header: io::Result<u64>, field| {
-            let value = pax.map_or_else(|| header.map_err(|_| self.field(field)), Ok)?;
-            u32::try_from(value).map_err(|_| self.field(field))
+        let owner = |pax: Option<u64>, field: Field| match pax {
+            Some(value) => u32::try_from(value).map_err(|_| self.field(field.0)),
+            None => self.small(header, field),
         };
-        let mode = header.mode().map_err(|_| self.field("mode"))?;
+        let mode = self.number(header, MODE)?;
         let with_xattrs = matches!(kind, Kind::File { .. } | Kind::Directory);
         let entry = Entry {
             mode: if matches!(kind, Kind::Symlink { .. }) { SYMLINK_MODE } else { (mode & 0o7777) as u16 },
-            uid: number(extended.uid, header.uid(), "uid")?,
-            gid: number(extended.gid, header.gid(), "gid")?,
+            uid: owner(extended.uid, UID)?,
+            gid: owner(extended.gid, GID)?,
             xattrs: if with_xattrs { extended.xattrs } else { BTreeMap::new() },
             kind,
         };
@@ -296,6 +307,33 @@ impl<R: Read> Reader<R> {
             }
         }
         Ok(())
+    }
+
+    /// Octal digits, or GNU's base 256; nothing at all is 0, as for Go.
+    fn number(&self, header: &Header, Field(name, at, length): Field) -> Result<u64, ArchiveError> {
+        let field = &header.as_bytes()[at..at + length];
+        let value = match field[0] {
+            first if first & 0x80 != 0 => {
+                // Positive only: 0xff begins a negative number.
+                let start = Some(u64::from(first & 0x7f));
+                field[1..].iter().fold(start, |sum, byte| {
+                    sum?.checked_mul(256)?.checked_add(u64::from(*byte))
+                })
+            }
+            _ => {
+                let digits = field.trim_ascii_start();
+                let end = digits.iter().position(|byte| matches!(byte, 0 | b' '));
+                match &digits[..end.unwrap_or(digits.len())] {
+                    b"" => Some(0),
+                    digits => str::from_utf8(digits).ok().and_then(|d| u64::from_str_radix(d, 8).ok()),
+                }
+            }
+        };
+        value.ok_or_else(|| self.field(name))
+    }
+
+    fn small(&self, header: &Header, field: Field) -> Result<u32, ArchiveError> {
+        u32::try_from(self.number(header, field)?).map_err(|_| self.field(field.0))
     }
 
     fn field(&self, field: &'static str) -> ArchiveError {

@@ -60,7 +60,7 @@ pub fn measure(
             config: claim.image_config,
             name: image.name().to_owned(),
             verdict: Verdict::Key {
-                fingerprint: admission.signed_by().key(),
+                fingerprint: admission.signed_by().fingerprint(),
                 docker_reference: admission.signed_by().docker_reference().to_owned(),
             },
             rule: admission.rule().to_owned(),

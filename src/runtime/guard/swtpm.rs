@@ -4,7 +4,7 @@
 use crate::{config::Config, spawn};
 use anyhow::{Context, Result, ensure};
 use rustix::{
-    fs::{Mode, OFlags, chown, fchdir, mkdir, open},
+    fs::{Mode, chown, mkdir},
     io::{FdFlags, fcntl_setfd},
     process::{Gid, Uid},
 };
@@ -55,7 +55,7 @@ impl Swtpm {
         let state = run_dir.join("vtpm");
         mkdir(&state, Mode::RWXU).with_context(|| format!("cannot make {}", state.display()))?;
         chown(&state, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)))?;
-        fchdir(open(&state, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)?;
+        rustix::process::chdir(&state).with_context(|| format!("cannot change to {}", state.display()))?;
         rustix::thread::set_no_new_privs(true).context("cannot set no_new_privs")?;
 
         let (data, their_data) = UnixStream::pair()?;

@@ -55,6 +55,7 @@ pub(super) fn distinct(facts: &Facts<'_>) -> Answer {
     if host == ak || host == ek || ak == ek {
         problems.push("host and vTPM share a key".to_owned());
     }
+    facts.record()?;
     if let Err(found) = log::live(facts.binding_log()?, &facts.r, &ak) {
         let reused = |p: &&NotLive| matches!(p, NotLive::KeyReused | NotLive::OtherKey);
         problems.extend(found.iter().filter(reused).map(ToString::to_string));

@@ -5,14 +5,15 @@ use super::*;
 use crate::binding::{self, Claim, HostPart, Kind, LogEntry, Record};
 use crate::digest::*;
 use crate::event::{
-    Backend, Enforce, EnterMode, Event, Exec, ExecLog, Executable, HostLink, How, Image, Latitude, Launch, List,
-    Measure, Policy, Rootfs, RootfsCheck, RootfsDone, Runtime, Tier, TierName, User,
+    Backend, Enforce, EnterMode, Event, Exec, ExecLog, Executable, HostLink, How, Image, Latitude,
+    Launch, List, Measure, Policy, Rootfs, RootfsCheck, RootfsDone, Runtime, Tier, TierName, User,
 };
 use crate::evidence::{HostPcrs, Root};
 use crate::imalog::{EncodedPath, Entry, Replay};
 use crate::pcr::{HOST_QUOTED, PcrIndex, QUOTED};
 use crate::profile::{
-    CapabilitySets, How as Namespace, LaunchProfile, NamespaceUse, PathSet, ProcessProfile, UserProfile,
+    CapabilitySets, How as Namespace, LaunchProfile, NamespaceUse, PathSet, ProcessProfile,
+    UserProfile,
 };
 use crate::qualify;
 use crate::siglist::Draft as ListDraft;
@@ -49,7 +50,11 @@ pub(super) struct Scene {
 
 pub(super) fn profile() -> LaunchProfile {
     let caps = vec!["CAP_CHOWN".to_owned(), "CAP_KILL".to_owned()];
-    let namespace = |kind: &str, how| NamespaceUse { kind: kind.into(), how, path: String::new() };
+    let namespace = |kind: &str, how| NamespaceUse {
+        kind: kind.into(),
+        how,
+        path: String::new(),
+    };
     LaunchProfile {
         process: ProcessProfile {
             program: "/usr/bin/app".into(),
@@ -57,7 +62,11 @@ pub(super) fn profile() -> LaunchProfile {
             env_names: vec!["PATH".into()],
             env_digest: ProfileDigest::of(b"env").to_string(),
             cwd: "/".into(),
-            user: UserProfile { uid: 0, gid: 0, additional_gids: vec![] },
+            user: UserProfile {
+                uid: 0,
+                gid: 0,
+                additional_gids: vec![],
+            },
             capabilities: CapabilitySets {
                 bounding: caps.clone(),
                 effective: caps.clone(),
@@ -70,7 +79,9 @@ pub(super) fn profile() -> LaunchProfile {
             apparmor: String::new(),
             selinux: String::new(),
         },
-        namespaces: ["ipc", "mount", "network", "pid", "uts"].map(|k| namespace(k, Namespace::New)).to_vec(),
+        namespaces: ["ipc", "mount", "network", "pid", "uts"]
+            .map(|k| namespace(k, Namespace::New))
+            .to_vec(),
         mounts: vec![],
         devices: vec![],
         device_rules: vec!["deny a *:* rwm".into()],
@@ -78,8 +89,14 @@ pub(super) fn profile() -> LaunchProfile {
         hooks: vec![],
         rootfs_readonly: true,
         seccomp: ProfileDigest::of(b"seccomp").to_string(),
-        masked_paths: PathSet { count: 0, digest: ProfileDigest::of(b"[]").to_string() },
-        readonly_paths: PathSet { count: 0, digest: ProfileDigest::of(b"[]").to_string() },
+        masked_paths: PathSet {
+            count: 0,
+            digest: ProfileDigest::of(b"[]").to_string(),
+        },
+        readonly_paths: PathSet {
+            count: 0,
+            digest: ProfileDigest::of(b"[]").to_string(),
+        },
         cgroups_path: "/x".into(),
     }
 }
@@ -131,7 +148,10 @@ impl Scene {
             revocation: RevocationCheck::Unchecked,
             crls: vec![],
             tenant: TENANT.into(),
-            list: ExpectedList { name: list.name.clone(), min_serial: 1 },
+            list: ExpectedList {
+                name: list.name.clone(),
+                min_serial: 1,
+            },
             policies: vec![claim.policy],
             runtimes: vec![claim.runtime],
             swtpms: vec![claim.swtpm],
@@ -165,14 +185,21 @@ impl Scene {
             edit_host_quote: Box::new(|_| ()),
             edit_evidence: Box::new(|_| ()),
         };
-        scene.log = scene.events().iter().map(|event| event.to_entry().unwrap()).collect();
+        scene.log = scene
+            .events()
+            .iter()
+            .map(|event| event.to_entry().unwrap())
+            .collect();
         scene.log.extend(scene.entrypoint());
         scene
     }
 
     /// Everything up to the start, as the scene's record has it.
     pub fn events(&self) -> Vec<Event> {
-        let executable = |sha256| Executable { version: "1.0".into(), sha256 };
+        let executable = |sha256| Executable {
+            version: "1.0".into(),
+            sha256,
+        };
         let manifest = RootfsDigest::of(b"rootfs");
         let mut events = vec![
             Event::HostLink(HostLink {
@@ -220,12 +247,25 @@ impl Scene {
             }),
             Event::Launch(Box::new(Launch {
                 bundle_config: self.claim.bundle_config,
-                backend: Backend { name: "libcontainer".into(), version: "0.7.0".into(), sha256: None },
+                backend: Backend {
+                    name: "libcontainer".into(),
+                    version: "0.7.0".into(),
+                    sha256: None,
+                },
                 profile: profile(),
             })),
-            Event::Rootfs(Rootfs { manifest, check: RootfsCheck::Full, entries: 3, bytes: 9, stubs: vec![] }),
+            Event::Rootfs(Rootfs {
+                manifest,
+                check: RootfsCheck::Full,
+                entries: 3,
+                bytes: 9,
+                stubs: vec![],
+            }),
             Event::RootfsDone(RootfsDone { manifest }),
-            Event::Tier(Tier { tier: TierName::None, kernel: "6.1.0".into() }),
+            Event::Tier(Tier {
+                tier: TierName::None,
+                kernel: "6.1.0".into(),
+            }),
         ];
         events.extend((0..8).map(|n| Event::Separator(PcrIndex::new(n).unwrap())));
         events.push(Event::Start);
@@ -252,7 +292,11 @@ impl Scene {
     pub fn relist(&mut self) {
         self.claim.siglist = ListDigest::of(&self.list.statement_bytes().unwrap());
         self.claim.user_cert = KeyDigest::of(&self.signer.der);
-        self.log = self.events().iter().map(|event| event.to_entry().unwrap()).collect();
+        self.log = self
+            .events()
+            .iter()
+            .map(|event| event.to_entry().unwrap())
+            .collect();
         self.log.extend(self.entrypoint());
     }
 
@@ -278,7 +322,11 @@ impl Scene {
         let r = record.digest().unwrap();
 
         let values = Replay::of(&self.log).sha256(&QUOTED);
-        let mut quote = Draft::new(&qualify::vtpm(&self.nonce, &self.asked, channel), &QUOTED, &values);
+        let mut quote = Draft::new(
+            &qualify::vtpm(&self.nonce, &self.asked, channel),
+            &QUOTED,
+            &values,
+        );
         (quote.reset, quote.restart) = (self.claim.vtpm_reset, self.claim.vtpm_restart);
         (self.edit_vtpm_quote)(&mut quote);
         let container_attest = quote.encode();
@@ -307,7 +355,10 @@ impl Scene {
             container_ak: self.vtpm_ak.public().to_2b(),
             container_ek: self.vtpm_ek.public().to_2b(),
             binding: record.canonical().unwrap(),
-            binding_log: entries.iter().flat_map(|entry| entry.line().unwrap()).collect(),
+            binding_log: entries
+                .iter()
+                .flat_map(|entry| entry.line().unwrap())
+                .collect(),
             container_log: self.log.iter().flat_map(Entry::encode).collect(),
             siglist_sig: self.signer.sign(&siglist),
             siglist,
@@ -320,7 +371,10 @@ impl Scene {
         self.appraise_evidence(&self.evidence())
     }
     pub fn appraise_evidence(&self, evidence: &Evidence) -> Appraisal {
-        let trust = Trust { user_roots: self.ca.roots(), crls: vec![] };
+        let trust = Trust {
+            user_roots: self.ca.roots(),
+            crls: vec![],
+        };
         appraise(
             evidence,
             &self.nonce,

@@ -17,15 +17,25 @@ use crate::tpm2::{TpmName, alg};
 
 /// The checks with that outcome, as `subject check`.
 fn with(appraisal: &Appraisal, word: &str) -> Vec<String> {
-    let those = appraisal.findings.iter().filter(|f| f.outcome.word() == word);
-    those.map(|f| format!("{} {}", f.subject, f.check)).collect()
+    let those = appraisal
+        .findings
+        .iter()
+        .filter(|f| f.outcome.word() == word);
+    those
+        .map(|f| format!("{} {}", f.subject, f.check))
+        .collect()
 }
 
 /// Exactly `expected` refuse, and the verdict does.
 #[track_caller]
 fn assert_refused(scene: &Scene, expected: &[&str]) -> Appraisal {
     let appraisal = scene.appraise();
-    assert_eq!(with(&appraisal, "refused"), expected, "{:#?}", appraisal.findings);
+    assert_eq!(
+        with(&appraisal, "refused"),
+        expected,
+        "{:#?}",
+        appraisal.findings
+    );
     assert_eq!(appraisal.verdict, Verdict::Refused);
     appraisal
 }
@@ -34,8 +44,16 @@ fn assert_refused(scene: &Scene, expected: &[&str]) -> Appraisal {
 fn accept_with_named_waivers() {
     let scene = Scene::new();
     let appraisal = scene.appraise();
-    assert_eq!(with(&appraisal, "refused"), [""; 0], "{:#?}", appraisal.findings);
-    assert_eq!(with(&appraisal, "waived"), ["host H-ROOT", "host P-HOST", "container T-TIER"]);
+    assert_eq!(
+        with(&appraisal, "refused"),
+        [""; 0],
+        "{:#?}",
+        appraisal.findings
+    );
+    assert_eq!(
+        with(&appraisal, "waived"),
+        ["host H-ROOT", "host P-HOST", "container T-TIER"]
+    );
     let Verdict::Accepted(trusted) = &appraisal.verdict else {
         panic!("{:#?}", appraisal.findings);
     };
@@ -43,7 +61,10 @@ fn accept_with_named_waivers() {
     assert_eq!(trusted.host(), "node-1");
     assert_eq!(trusted.image(), scene.claim.image);
     assert_eq!(trusted.record(), scene.record().digest().unwrap());
-    assert_eq!(trusted.waived(), [Waiver::SoftwareRoot, Waiver::NoIma, Waiver::TierNone]);
+    assert_eq!(
+        trusted.waived(),
+        [Waiver::SoftwareRoot, Waiver::NoIma, Waiver::TierNone]
+    );
     let measured = appraisal.container.measured.unwrap();
     assert!(measured.started);
     assert_eq!(measured.executed.len(), 1);
@@ -52,9 +73,15 @@ fn accept_with_named_waivers() {
 #[test]
 fn every_check_appears_once_per_subject() {
     let appraisal = Scene::new().appraise();
-    let demanded: Vec<(Check, Subject)> =
-        Check::ALL.iter().flat_map(|c| c.subjects().iter().map(|s| (*c, *s))).collect();
-    let found: Vec<(Check, Subject)> = appraisal.findings.iter().map(|f| (f.check, f.subject)).collect();
+    let demanded: Vec<(Check, Subject)> = Check::ALL
+        .iter()
+        .flat_map(|c| c.subjects().iter().map(|s| (*c, *s)))
+        .collect();
+    let found: Vec<(Check, Subject)> = appraisal
+        .findings
+        .iter()
+        .map(|f| (f.check, f.subject))
+        .collect();
     assert_eq!(found, demanded);
 }
 
@@ -79,18 +106,37 @@ fn refuse_quote_over_another_nonce() {
     let evidence = scene.evidence();
     scene.nonce = Nonce::new(vec![43; 20]).unwrap();
     let appraisal = scene.appraise_evidence(&evidence);
-    let expected = ["host Q-QD", "container Q-QD", "container B-HASH", "container B-ORDER"];
+    let expected = [
+        "host Q-QD",
+        "container Q-QD",
+        "container B-HASH",
+        "container B-ORDER",
+    ];
     assert_eq!(with(&appraisal, "refused"), expected);
 }
 
 #[test]
 fn refuse_other_channel_binding() {
     let scene = Scene::new();
-    let trust = Trust { user_roots: scene.ca.roots(), crls: vec![] };
+    let trust = Trust {
+        user_roots: scene.ca.roots(),
+        crls: vec![],
+    };
     let evidence = scene.evidence();
-    let appraisal =
-        appraise(&evidence, &scene.nonce, &scene.asked, b"tls", &scene.expect, &trust, NOW, NOW);
-    assert_eq!(with(&appraisal, "refused")[..2], ["host Q-QD", "container Q-QD"]);
+    let appraisal = appraise(
+        &evidence,
+        &scene.nonce,
+        &scene.asked,
+        b"tls",
+        &scene.expect,
+        &trust,
+        NOW,
+        NOW,
+    );
+    assert_eq!(
+        with(&appraisal, "refused")[..2],
+        ["host Q-QD", "container Q-QD"]
+    );
 }
 
 /// A good quote of this host over another container's good vTPM quote.
@@ -103,7 +149,12 @@ fn refuse_mix_of_quotes() {
     });
     let appraisal = two.appraise();
     let refused = with(&appraisal, "refused");
-    for check in ["host Q-QD", "container Q-SIG", "container B-ORDER", "container B-HASH"] {
+    for check in [
+        "host Q-QD",
+        "container Q-SIG",
+        "container B-ORDER",
+        "container B-HASH",
+    ] {
         assert!(refused.contains(&check.to_owned()), "{check}: {refused:?}");
     }
 }
@@ -180,7 +231,10 @@ fn refuse_other_root_than_pinned() {
     scene.edit_evidence = Box::new(|evidence| evidence.host_root = Root::Hardware);
     assert_refused(&scene, &["host H-ROOT"]);
     scene.expect.hosts[0].root = Root::Hardware;
-    assert_eq!(with(&scene.appraise(), "waived"), ["host P-HOST", "container T-TIER"]);
+    assert_eq!(
+        with(&scene.appraise(), "waived"),
+        ["host P-HOST", "container T-TIER"]
+    );
 }
 
 #[test]
@@ -203,7 +257,11 @@ fn refuse_keys_that_the_record_does_not_name() {
 #[test]
 fn refuse_key_in_two_roles_or_records() {
     let mut scene = Scene::new();
-    scene.after = vec![LogEntry::new(Kind::Bind, &scene.claim.vtpm_ak_name, RecordDigest::of(b"other"))];
+    scene.after = vec![LogEntry::new(
+        Kind::Bind,
+        &scene.claim.vtpm_ak_name,
+        RecordDigest::of(b"other"),
+    )];
     assert_refused(&scene, &["container K-DISTINCT", "container B-LIVE"]);
 }
 
@@ -211,7 +269,10 @@ fn refuse_key_in_two_roles_or_records() {
 fn refuse_record_that_is_not_in_the_log() {
     let mut scene = Scene::new();
     scene.edit_evidence = Box::new(|evidence| evidence.binding_log.clear());
-    assert_refused(&scene, &["container B-HASH", "container B-LIVE", "host L-REPLAY"]);
+    assert_refused(
+        &scene,
+        &["container B-HASH", "container B-LIVE", "host L-REPLAY"],
+    );
 }
 
 #[test]
@@ -292,15 +353,26 @@ fn refuse_records_that_do_not_parse() {
 }
 
 fn separator(n: u32) -> Entry {
-    Event::Separator(PcrIndex::new(n).unwrap()).to_entry().unwrap()
+    Event::Separator(PcrIndex::new(n).unwrap())
+        .to_entry()
+        .unwrap()
 }
 
 #[test]
 fn refuse_logs_in_other_order() {
     let base = Scene::new().log;
-    let position = |name: &str| base.iter().position(|e| Event::from_entry(e).is_ok_and(|e| e.name() == name));
-    let (runtime, launch) = (position("attestrun.runtime").unwrap(), position("attestrun.launch").unwrap());
-    let (tier, start) = (position("attestrun.tier").unwrap(), position("attestrun.start").unwrap());
+    let position = |name: &str| {
+        base.iter()
+            .position(|e| Event::from_entry(e).is_ok_and(|e| e.name() == name))
+    };
+    let (runtime, launch) = (
+        position("attestrun.runtime").unwrap(),
+        position("attestrun.launch").unwrap(),
+    );
+    let (tier, start) = (
+        position("attestrun.tier").unwrap(),
+        position("attestrun.start").unwrap(),
+    );
     let cases: Vec<(&str, Vec<Entry>)> = vec![
         ("host link not first", {
             let mut log = base.clone();
@@ -312,12 +384,33 @@ fn refuse_logs_in_other_order() {
             log.swap(0, runtime);
             log
         }),
-        ("event twice", [base.clone(), vec![base[launch].clone()]].concat()),
-        ("separator twice", [base.clone(), vec![separator(3)]].concat()),
-        ("separator missing", base.iter().filter(|e| **e != separator(6)).cloned().collect()),
-        ("tier twice", [base.clone(), vec![base[tier].clone()]].concat()),
-        ("start twice", [base.clone(), vec![base[start].clone()]].concat()),
-        ("no tier", base.iter().filter(|e| **e != base[tier]).cloned().collect()),
+        (
+            "event twice",
+            [base.clone(), vec![base[launch].clone()]].concat(),
+        ),
+        (
+            "separator twice",
+            [base.clone(), vec![separator(3)]].concat(),
+        ),
+        (
+            "separator missing",
+            base.iter()
+                .filter(|e| **e != separator(6))
+                .cloned()
+                .collect(),
+        ),
+        (
+            "tier twice",
+            [base.clone(), vec![base[tier].clone()]].concat(),
+        ),
+        (
+            "start twice",
+            [base.clone(), vec![base[start].clone()]].concat(),
+        ),
+        (
+            "no tier",
+            base.iter().filter(|e| **e != base[tier]).cloned().collect(),
+        ),
         ("exec before start", {
             let mut log = base.clone();
             let last = log.pop().unwrap();
@@ -330,7 +423,10 @@ fn refuse_logs_in_other_order() {
         // Same keys are not needed: what is refused is the order.
         scene.log = log.iter().map(|e| rehost(&scene, e)).collect();
         let appraisal = scene.appraise();
-        assert!(with(&appraisal, "refused").contains(&"container L-FIRST".to_owned()), "{name}");
+        assert!(
+            with(&appraisal, "refused").contains(&"container L-FIRST".to_owned()),
+            "{name}"
+        );
     }
 }
 
@@ -353,9 +449,14 @@ fn refuse_unknown_events() {
         (11, "attestrun.start", b" {}"),
     ] {
         let mut scene = Scene::new();
-        scene.log.push(Entry::buffer(PcrIndex::new(pcr).unwrap(), name, buf.to_vec()).unwrap());
+        scene
+            .log
+            .push(Entry::buffer(PcrIndex::new(pcr).unwrap(), name, buf.to_vec()).unwrap());
         let appraisal = scene.appraise();
-        assert!(with(&appraisal, "refused").contains(&"container L-PARSE".to_owned()), "{pcr} {name}");
+        assert!(
+            with(&appraisal, "refused").contains(&"container L-PARSE".to_owned()),
+            "{pcr} {name}"
+        );
     }
 }
 
@@ -385,10 +486,19 @@ fn refuse_other_host_pcrs() {
 #[test]
 fn refuse_violation_and_path() {
     let mut scene = Scene::new();
-    let at: usize = scene.log.iter().rev().skip(2).map(|e| e.encode().len()).sum();
+    let at: usize = scene
+        .log
+        .iter()
+        .rev()
+        .skip(2)
+        .map(|e| e.encode().len())
+        .sum();
     scene.edit_evidence = Box::new(move |evidence| evidence.container_log[at + 4..at + 24].fill(0));
     let appraisal = scene.appraise();
-    assert_eq!(with(&appraisal, "refused"), ["container L-PARSE", "container L-VIOL"]);
+    assert_eq!(
+        with(&appraisal, "refused"),
+        ["container L-PARSE", "container L-VIOL"]
+    );
 
     let mut scene = Scene::new();
     scene.log.push(
@@ -409,18 +519,33 @@ fn refuse_violation_and_path() {
 #[test]
 fn refuse_programs_that_are_not_listed() {
     let mut scene = Scene::new();
-    scene.log.extend(executed(b"/usr/bin/other", b"app", How::Enter));
+    scene
+        .log
+        .extend(executed(b"/usr/bin/other", b"app", How::Enter));
     let appraisal = assert_refused(&scene, &["container P-UNLISTED"]);
-    let finding = appraisal.findings.iter().find(|f| f.check == Check::PUnlisted).unwrap();
-    assert!(finding.outcome.to_string().contains("/usr/bin/other"), "{finding}");
+    let finding = appraisal
+        .findings
+        .iter()
+        .find(|f| f.check == Check::PUnlisted)
+        .unwrap();
+    assert!(
+        finding.outcome.to_string().contains("/usr/bin/other"),
+        "{finding}"
+    );
 
     let mut scene = Scene::new();
-    scene.log.extend(executed(b"/usr/bin/app", b"trojan", How::Enter));
+    scene
+        .log
+        .extend(executed(b"/usr/bin/app", b"trojan", How::Enter));
     assert_refused(&scene, &["container P-HASH"]);
 
     // A record whose file was never measured.
     let mut scene = Scene::new();
-    scene.log.push(executed(b"/usr/bin/other", b"app", How::Enter).pop().unwrap());
+    scene.log.push(
+        executed(b"/usr/bin/other", b"app", How::Enter)
+            .pop()
+            .unwrap(),
+    );
     assert_refused(&scene, &["container P-UNLISTED"]);
 }
 
@@ -443,9 +568,21 @@ fn enters_are_judged() {
         scene.log.push(event.to_entry().unwrap());
         scene
     };
-    assert_eq!(case(&enter(EnterVerdict::Allowed, &["CAP_KILL"])).appraise().verdict.word(), "accepted");
-    assert_refused(&case(&enter(EnterVerdict::Allowed, &["CAP_SYS_ADMIN"])), &["container C-CAPS"]);
-    assert_refused(&case(&enter(EnterVerdict::Denied, &[])), &["container P-FAULT"]);
+    assert_eq!(
+        case(&enter(EnterVerdict::Allowed, &["CAP_KILL"]))
+            .appraise()
+            .verdict
+            .word(),
+        "accepted"
+    );
+    assert_refused(
+        &case(&enter(EnterVerdict::Allowed, &["CAP_SYS_ADMIN"])),
+        &["container C-CAPS"],
+    );
+    assert_refused(
+        &case(&enter(EnterVerdict::Denied, &[])),
+        &["container P-FAULT"],
+    );
 
     let mut closed = case(&enter(EnterVerdict::Allowed, &[]));
     edit_policy(&mut closed, |policy| policy.enter = EnterMode::Deny);
@@ -455,7 +592,10 @@ fn enters_are_judged() {
 #[test]
 fn refuse_faults() {
     let mut scene = Scene::new();
-    let fault = Event::Fault(Fault { kind: "exec-denied".into(), detail: "/bin/evil".into() });
+    let fault = Event::Fault(Fault {
+        kind: "exec-denied".into(),
+        detail: "/bin/evil".into(),
+    });
     scene.log.push(fault.to_entry().unwrap());
     assert_refused(&scene, &["container P-FAULT"]);
 }
@@ -490,11 +630,17 @@ fn refuse_other_signers() {
     let mut scene = Scene::new();
     scene.signer = crate::testkit::user_ca().user();
     scene.relist();
-    assert_eq!(with(&scene.appraise(), "refused"), ["container P-CERT", "container P-SIGLIST"]);
+    assert_eq!(
+        with(&scene.appraise(), "refused"),
+        ["container P-CERT", "container P-SIGLIST"]
+    );
 
     let mut scene = Scene::new();
     scene.expect.tenant = "spiffe://demo.example/tenant/other".into();
-    assert_eq!(with(&scene.appraise(), "refused"), ["container P-CERT", "container P-SIGLIST"]);
+    assert_eq!(
+        with(&scene.appraise(), "refused"),
+        ["container P-CERT", "container P-SIGLIST"]
+    );
 }
 
 fn edit_policy(scene: &mut Scene, edit: impl Fn(&mut Policy)) {
@@ -530,10 +676,19 @@ fn refuse_other_policies_programs_and_roots() {
     scene.expect.policies = vec![PolicyDigest::of(b"other")];
     scene.expect.runtimes = vec![FileDigest::of(b"other")];
     scene.expect.rootfs = vec![RootfsDigest::of(b"other")];
-    assert_refused(&scene, &["container P-POLICY", "container P-RUNTIME", "container P-ROOTFS"]);
+    assert_refused(
+        &scene,
+        &[
+            "container P-POLICY",
+            "container P-RUNTIME",
+            "container P-ROOTFS",
+        ],
+    );
 
     let mut scene = Scene::new();
-    edit_policy(&mut scene, |policy| policy.digest = PolicyDigest::of(b"other"));
+    edit_policy(&mut scene, |policy| {
+        policy.digest = PolicyDigest::of(b"other")
+    });
     assert_refused(&scene, &["container P-POLICY"]);
     let mut scene = Scene::new();
     edit_policy(&mut scene, |policy| policy.rule = "other".into());
@@ -569,7 +724,9 @@ fn refuse_stale_and_future_answers() {
 fn refuse_launch_that_the_record_does_not_name() {
     let mut scene = Scene::new();
     scene.claim.profile = ProfileDigest::of(b"other");
-    let all = ["C-ARGS", "C-ENV", "C-CAPS", "C-NS", "C-MOUNT", "C-DEV", "C-HOOK", "C-PEER"];
+    let all = [
+        "C-ARGS", "C-ENV", "C-CAPS", "C-NS", "C-MOUNT", "C-DEV", "C-HOOK", "C-PEER",
+    ];
     let all = all.map(|check| format!("container {check}"));
     assert_refused(&scene, &all.each_ref().map(String::as_str));
     let mut scene = Scene::new();
@@ -618,7 +775,13 @@ fn refuse_launches_by_their_check() {
     let mut scene = Scene::new();
     scene.relaunch(|profile| {
         let (path, kind) = ("/dev/tpm0".into(), "c".into());
-        profile.devices.push(DeviceNode { path, kind, major: 10, minor: 224, host_tpm: true });
+        profile.devices.push(DeviceNode {
+            path,
+            kind,
+            major: 10,
+            minor: 224,
+            host_tpm: true,
+        });
     });
     assert_refused(&scene, &["container C-DEV"]);
 }
@@ -631,13 +794,26 @@ fn joined_namespaces_need_peers() {
         scene.relaunch(|profile| {
             profile.namespaces.retain(|n| n.kind != kind);
             let (kind, path) = (kind.clone(), path.clone());
-            profile.namespaces.push(NamespaceUse { kind, how: Namespace::Joined, path });
+            profile.namespaces.push(NamespaceUse {
+                kind,
+                how: Namespace::Joined,
+                path,
+            });
         });
         scene
     };
-    assert_eq!(join("network", "/run/netns/cni-1").appraise().verdict.word(), "accepted");
+    assert_eq!(
+        join("network", "/run/netns/cni-1")
+            .appraise()
+            .verdict
+            .word(),
+        "accepted"
+    );
     assert_refused(&join("network", "/proc/1234/ns/net"), &["container C-PEER"]);
-    assert_refused(&join("network", "/run/netns/../../proc/1/ns/net"), &["container C-PEER"]);
+    assert_refused(
+        &join("network", "/run/netns/../../proc/1/ns/net"),
+        &["container C-PEER"],
+    );
     assert_refused(&join("ipc", "/run/netns/cni-1"), &["container C-PEER"]);
 
     let mut scene = join("pid", "/proc/1234/ns/pid");
@@ -655,11 +831,25 @@ fn unreachable_checks_are_unknown() {
         evidence.siglist_sig.clear();
     });
     let appraisal = scene.appraise();
-    let refused =
-        ["host Q-PARSE", "container Q-PARSE", "container L-PARSE", "container P-CERT", "container P-SIGLIST"];
+    let refused = [
+        "host Q-PARSE",
+        "container Q-PARSE",
+        "container L-PARSE",
+        "container P-CERT",
+        "container P-SIGLIST",
+    ];
     assert_eq!(with(&appraisal, "refused"), refused);
-    for check in ["host Q-SIG", "container Q-SIG", "host K-HAK", "container P-UNLISTED", "container C-ARGS"] {
-        assert!(with(&appraisal, "unknown").contains(&check.to_owned()), "{check}");
+    for check in [
+        "host Q-SIG",
+        "container Q-SIG",
+        "host K-HAK",
+        "container P-UNLISTED",
+        "container C-ARGS",
+    ] {
+        assert!(
+            with(&appraisal, "unknown").contains(&check.to_owned()),
+            "{check}"
+        );
     }
 }
 
@@ -669,20 +859,20 @@ fn refuse_flipped_bits() {
     let scene = Scene::new();
     let evidence = scene.evidence();
     type Item = fn(&mut Evidence) -> &mut [u8];
-    // Every `step`-th bit: the long items are also covered by their own modules' tests.
+    // Every `step`-th bit; the modules of the structures flip every bit of theirs.
     let items: [(&str, usize, Item); 12] = [
-        ("host/attest", 1, |e| &mut e.host_attest),
-        ("host/sig", 1, |e| &mut e.host_sig),
-        ("host/ak", 1, |e| &mut e.host_ak),
-        ("container/attest", 1, |e| &mut e.container_attest),
-        ("container/sig", 1, |e| &mut e.container_sig),
-        ("container/ak", 1, |e| &mut e.container_ak),
-        ("container/ek", 1, |e| &mut e.container_ek),
-        ("binding", 3, |e| &mut e.binding),
-        ("binding-log", 3, |e| &mut e.binding_log),
+        ("host/attest", 2, |e| &mut e.host_attest),
+        ("host/sig", 7, |e| &mut e.host_sig),
+        ("host/ak", 5, |e| &mut e.host_ak),
+        ("container/attest", 2, |e| &mut e.container_attest),
+        ("container/sig", 7, |e| &mut e.container_sig),
+        ("container/ak", 5, |e| &mut e.container_ak),
+        ("container/ek", 5, |e| &mut e.container_ek),
+        ("binding", 5, |e| &mut e.binding),
+        ("binding-log", 5, |e| &mut e.binding_log),
         ("container/log", 17, |e| &mut e.container_log),
-        ("siglist", 3, |e| &mut e.siglist),
-        ("host/pcrs", 3, |e| e.host_pcrs.0.as_flattened_mut()),
+        ("siglist", 7, |e| &mut e.siglist),
+        ("host/pcrs", 7, |e| e.host_pcrs.0.as_flattened_mut()),
     ];
     for (name, step, item) in items {
         let bits = item(&mut evidence.clone()).len() * 8;
@@ -761,12 +951,21 @@ fn accept_expectations() {
 fn refuse_expectations_that_leave_something_open() {
     let good = expectations();
     // No key may be left out, except relaxations.
-    for line in good.lines().filter(|l| l.contains(" = ") && !l.starts_with("allow")) {
-        assert!(Expectations::parse(&good.replace(line, "")).is_err(), "without {line}");
+    for line in good
+        .lines()
+        .filter(|l| l.contains(" = ") && !l.starts_with("allow"))
+    {
+        assert!(
+            Expectations::parse(&good.replace(line, "")).is_err(),
+            "without {line}"
+        );
     }
     for (from, to) in [
         ("revocation = \"unchecked\"", "revocation = \"crl\""),
-        ("revocation = \"unchecked\"", "revocation = \"unchecked\"\ncrls = [\"/x\"]"),
+        (
+            "revocation = \"unchecked\"",
+            "revocation = \"unchecked\"\ncrls = [\"/x\"]",
+        ),
         ("[\"software-root\"", "[\"everything\""),
         ("max_age_secs = 60", "max_age_secs = 0"),
         ("max_age_secs = 60", "max_age_secs = 86401"),
@@ -781,7 +980,9 @@ fn refuse_expectations_that_leave_something_open() {
         assert_ne!(bad, good, "{from}");
         assert!(Expectations::parse(&bad).is_err(), "{to}");
     }
-    for key in ["images", "user_ca", "policies", "runtimes", "swtpms", "rootfs"] {
+    for key in [
+        "images", "user_ca", "policies", "runtimes", "swtpms", "rootfs",
+    ] {
         let start = good.find(&format!("{key} = [")).unwrap();
         let end = start + good[start..].find('\n').unwrap();
         let bad = good.replace(&good[start..end], &format!("{key} = []"));
@@ -789,13 +990,21 @@ fn refuse_expectations_that_leave_something_open() {
     }
     let host = good[good.find("[[hosts]]").unwrap()..good.find("[launch]").unwrap()].to_owned();
     let twice = good.replace(&host, &format!("{host}{host}"));
-    assert!(matches!(Expectations::parse(&twice), Err(ExpectError::Value { key: "hosts", .. })));
+    assert!(matches!(
+        Expectations::parse(&twice),
+        Err(ExpectError::Value { key: "hosts", .. })
+    ));
 }
 
 #[test]
 fn paths_of_reports_are_encoded() {
     let mut scene = Scene::new();
-    scene.log.extend(executed(b"/usr/bin/a b\n", b"app", How::Enter));
+    scene
+        .log
+        .extend(executed(b"/usr/bin/a b\n", b"app", How::Enter));
     let measured = scene.appraise().container.measured.unwrap();
-    assert_eq!(measured.executed[1].path, EncodedPath::of(b"/usr/bin/a b\n").unwrap().as_str());
+    assert_eq!(
+        measured.executed[1].path,
+        EncodedPath::of(b"/usr/bin/a b\n").unwrap().as_str()
+    );
 }

@@ -38,14 +38,19 @@ pub fn build_detached<E>(
     intermediates: &[Vec<u8>],
     sign: impl FnOnce(&[u8]) -> Result<Vec<u8>, E>,
 ) -> Result<Vec<u8>, BuildError<E>> {
-    let read = |der: &[u8]| {
-        Certificate::from_der(der).map_err(|e| BuildError::Certificate(e.to_string()))
-    };
+    let read =
+        |der: &[u8]| Certificate::from_der(der).map_err(|e| BuildError::Certificate(e.to_string()));
     let leaf = read(leaf_der)?;
     let mut certificates = SetOfVec::new();
-    insert(&mut certificates, CertificateChoices::Certificate(leaf.clone()))?;
+    insert(
+        &mut certificates,
+        CertificateChoices::Certificate(leaf.clone()),
+    )?;
     for der in intermediates {
-        insert(&mut certificates, CertificateChoices::Certificate(read(der)?))?;
+        insert(
+            &mut certificates,
+            CertificateChoices::Certificate(read(der)?),
+        )?;
     }
 
     let digest = OctetString::new(Sha256::digest(content).as_slice()).map_err(encoding)?;

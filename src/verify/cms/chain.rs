@@ -5,8 +5,8 @@ use super::{CmsRefusal, Revocation};
 use crate::id::UnixTime;
 use der::asn1::UintRef;
 use der::{Decode, Encode, Sequence};
-use std::time::Duration;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime as WebpkiTime};
+use std::time::Duration;
 use x509_cert::Certificate;
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAltName};
@@ -218,7 +218,9 @@ fn key_strength(leaf: &Certificate) -> Result<(), CmsRefusal> {
         .position(|b| *b != 0)
         .map_or(0, |zeros| (key.modulus.as_bytes().len() - zeros) * 8);
     if bits < MIN_RSA_BITS {
-        return Err(weak(format!("RSA with {bits} bits, fewer than {MIN_RSA_BITS}")));
+        return Err(weak(format!(
+            "RSA with {bits} bits, fewer than {MIN_RSA_BITS}"
+        )));
     }
     Ok(())
 }

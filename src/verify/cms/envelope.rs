@@ -11,16 +11,14 @@ use x509_cert::Certificate;
 use x509_cert::ext::pkix::SubjectKeyIdentifier;
 
 // RFC 5652, sections 4 and 5.1; RFC 5652, sections 11.1 and 11.2; RFC 5754, sections 2.2 and 3.
-pub(super) const ID_DATA: ObjectIdentifier =
-    ObjectIdentifier::new_unwrap("1.2.840.113549.1.7.1");
+pub(super) const ID_DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.7.1");
 pub(super) const ID_SIGNED_DATA: ObjectIdentifier =
     ObjectIdentifier::new_unwrap("1.2.840.113549.1.7.2");
 pub(super) const CONTENT_TYPE: ObjectIdentifier =
     ObjectIdentifier::new_unwrap("1.2.840.113549.1.9.3");
 pub(super) const MESSAGE_DIGEST: ObjectIdentifier =
     ObjectIdentifier::new_unwrap("1.2.840.113549.1.9.4");
-pub(super) const SHA_256: ObjectIdentifier =
-    ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.1");
+pub(super) const SHA_256: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.1");
 pub(super) const ECDSA_WITH_SHA_256: ObjectIdentifier =
     ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2");
 const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
@@ -60,7 +58,9 @@ pub(super) fn open(bytes: &[u8]) -> Result<Envelope, CmsRefusal> {
         return Err(CmsRefusal::Unsigned);
     }
     if signer.digest_alg.oid != SHA_256 {
-        return Err(CmsRefusal::DigestAlgorithm(signer.digest_alg.oid.to_string()));
+        return Err(CmsRefusal::DigestAlgorithm(
+            signer.digest_alg.oid.to_string(),
+        ));
     }
     let algorithms = algorithms(signer.signature_algorithm.oid)?;
     let (signed_attributes, message_digest) = attributes(signer)?;
@@ -115,7 +115,9 @@ fn signed_data(bytes: &[u8]) -> Result<SignedData, CmsRefusal> {
         content: der::Any::encode_from(&signed).map_err(malformed)?,
     };
     if again.to_der().map_err(malformed)? != bytes {
-        return Err(CmsRefusal::Malformed("not in the canonical form of DER".into()));
+        return Err(CmsRefusal::Malformed(
+            "not in the canonical form of DER".into(),
+        ));
     }
     Ok(signed)
 }
@@ -133,10 +135,9 @@ fn algorithms(
 
 /// The bytes that were signed, and the digest of the content that they name (RFC 5652, 5.3 and 5.4).
 fn attributes(signer: &SignerInfo) -> Result<(Vec<u8>, Vec<u8>), CmsRefusal> {
-    let signed = signer
-        .signed_attrs
-        .as_ref()
-        .ok_or(CmsRefusal::Attributes("the signature has no signed attributes"))?;
+    let signed = signer.signed_attrs.as_ref().ok_or(CmsRefusal::Attributes(
+        "the signature has no signed attributes",
+    ))?;
     let value = |oid: ObjectIdentifier, missing: &'static str| {
         let mut found = signed.iter().filter(|a| a.oid == oid);
         match (found.next(), found.next()) {
@@ -182,7 +183,9 @@ fn certificates(
     let (mut named, mut others) = (Vec::new(), Vec::new());
     for choice in set.0.iter() {
         let CertificateChoices::Certificate(certificate) = choice else {
-            return Err(CmsRefusal::Malformed("a certificate that is not X.509".into()));
+            return Err(CmsRefusal::Malformed(
+                "a certificate that is not X.509".into(),
+            ));
         };
         match names(sid, certificate) {
             true => named.push(certificate.clone()),

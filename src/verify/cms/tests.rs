@@ -76,10 +76,10 @@ fn accept_further_signed_attributes() {
     let ca = user_ca();
     let user = ca.user();
     // signingTime, as openssl writes it.
-    let time = Any::encode_from(&der::asn1::UtcTime::from_unix_duration(
-        std::time::Duration::from_secs(NOW.secs() as u64),
+    let time = Any::encode_from(
+        &der::asn1::UtcTime::from_unix_duration(std::time::Duration::from_secs(NOW.secs() as u64))
+            .unwrap(),
     )
-    .unwrap())
     .unwrap();
     let signature = resigned(&user, |a| a.push(attribute("1.2.840.113549.1.9.5", &time)));
     assert!(check(&ca, &signature).is_ok());
@@ -98,7 +98,13 @@ fn refuse_wrong_ca() {
         Err(CmsRefusal::NoRoots)
     );
     assert!(matches!(
-        verify_detached(CONTENT, &signature, &[b"junk".to_vec()], NOW, &Revocation::Unchecked),
+        verify_detached(
+            CONTENT,
+            &signature,
+            &[b"junk".to_vec()],
+            NOW,
+            &Revocation::Unchecked
+        ),
         Err(CmsRefusal::Root(_))
     ));
 }
@@ -208,7 +214,10 @@ fn refuse_issuing_ca_without_key_cert_sign() {
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     let issuing =
         rcgen::CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &ca.root).unwrap();
-    let odd = UserCa { root: ca.root, issuing };
+    let odd = UserCa {
+        root: ca.root,
+        issuing,
+    };
     assert!(matches!(
         check(&odd, &odd.user().sign(CONTENT)),
         Err(CmsRefusal::Untrusted { .. })
@@ -248,7 +257,13 @@ fn refuse_altered_content() {
     let signature = ca.user().sign(CONTENT);
     for content in [&b""[..], b"the lisT", b"the list "] {
         assert!(matches!(
-            verify_detached(content, &signature, &ca.roots(), NOW, &Revocation::Unchecked),
+            verify_detached(
+                content,
+                &signature,
+                &ca.roots(),
+                NOW,
+                &Revocation::Unchecked
+            ),
             Err(CmsRefusal::AlteredContent { .. })
         ));
     }
@@ -283,10 +298,7 @@ fn refuse_trailing_bytes() {
         // The outer length in a longer form than needed (X.690, 10.1).
         [&[0x30, 0x83, 0x00][..], &signature[2..]].concat(),
     ] {
-        assert!(matches!(
-            check(&ca, &bytes),
-            Err(CmsRefusal::Malformed(_))
-        ));
+        assert!(matches!(check(&ca, &bytes), Err(CmsRefusal::Malformed(_))));
     }
     assert!(matches!(
         check(&ca, &vec![0x30; MAX_SIGNATURE + 1]),
@@ -304,7 +316,11 @@ fn refuse_two_signers() {
         .decode_as()
         .unwrap();
     let both = edited(&first.sign(CONTENT), |signed| {
-        signed.signer_infos.0.insert(other.signer_infos.0.get(0).unwrap().clone()).unwrap();
+        signed
+            .signer_infos
+            .0
+            .insert(other.signer_infos.0.get(0).unwrap().clone())
+            .unwrap();
     });
     assert_eq!(check(&ca, &both), Err(CmsRefusal::Signers(2)));
     let none = edited(&first.sign(CONTENT), |signed| {
@@ -320,8 +336,9 @@ fn refuse_unsigned_attributes() {
     let value = Any::encode_from(&der::asn1::Null).unwrap();
     let with_unsigned = edited(&user.sign(CONTENT), |signed| {
         let mut signer = signed.signer_infos.0.get(0).unwrap().clone();
-        signer.unsigned_attrs =
-            Some(SetOfVec::try_from(vec![attribute("1.2.3", &value)]).unwrap());
+        signer.unsigned_attrs = Some(
+            SetOfVec::try_from(vec![attribute("1.2.840.113549.1.9.16.2.14", &value)]).unwrap(),
+        );
         signed.signer_infos.0 = SetOfVec::try_from(vec![signer]).unwrap();
     });
     assert_eq!(check(&ca, &with_unsigned), Err(CmsRefusal::Unsigned));
@@ -356,7 +373,10 @@ fn refuse_wrong_signed_attributes() {
         resigned(&user, |a| {
             let data = ObjectIdentifier::new_unwrap("1.2.840.113549.1.7.2");
             a.retain(|x| x.oid.to_string() == digest);
-            a.push(attribute("1.2.840.113549.1.9.3", &Any::encode_from(&data).unwrap()));
+            a.push(attribute(
+                "1.2.840.113549.1.9.3",
+                &Any::encode_from(&data).unwrap(),
+            ));
         }),
     ] {
         assert!(matches!(
@@ -381,7 +401,11 @@ fn refuse_certificate_of_somebody_else() {
     let ca = user_ca();
     let (user, other) = (ca.user(), ca.user());
     let certificates = |der: &[u8]| -> SignedData {
-        ContentInfo::from_der(der).unwrap().content.decode_as().unwrap()
+        ContentInfo::from_der(der)
+            .unwrap()
+            .content
+            .decode_as()
+            .unwrap()
     };
     let others = certificates(&other.sign(CONTENT)).certificates;
     let swapped = edited(&user.sign(CONTENT), |signed| signed.certificates = others);
@@ -389,7 +413,8 @@ fn refuse_certificate_of_somebody_else() {
     let none = edited(&user.sign(CONTENT), |signed| signed.certificates = None);
     assert_eq!(check(&ca, &none), Err(CmsRefusal::SignerCertificate(0)));
     // The same issuer and serial number, another key: the signature is not this certificate's.
-    let serial = |p: &mut rcgen::CertificateParams| p.serial_number = Some(SerialNumber::from(5u64));
+    let serial =
+        |p: &mut rcgen::CertificateParams| p.serial_number = Some(SerialNumber::from(5u64));
     let (victim, thief) = (ca.user_with(serial), ca.user_with(serial));
     let theirs = certificates(&victim.sign(CONTENT)).certificates;
     let forged = edited(&thief.sign(CONTENT), |signed| signed.certificates = theirs);
@@ -452,7 +477,13 @@ fn revocation() {
     let fresh = date_time_ymd(2026, 12, 1);
     let stale = date_time_ymd(2026, 11, 10);
     let with = |crls: Vec<Vec<u8>>| {
-        verify_detached(CONTENT, &signature, &ca.roots(), NOW, &Revocation::Crls(crls))
+        verify_detached(
+            CONTENT,
+            &signature,
+            &ca.roots(),
+            NOW,
+            &Revocation::Crls(crls),
+        )
     };
     let of_root = crl(&ca.root, None, fresh);
     assert!(with(vec![of_root.clone(), crl(&ca.issuing, None, fresh)]).is_ok());
@@ -498,7 +529,12 @@ fn pem_bundles() {
     let bundle = format!("{}{}", ca.root.pem(), ca.issuing.pem());
     let ders = certificates_from_pem(bundle.as_bytes()).unwrap();
     assert_eq!(ders, [ca.root.der().to_vec(), ca.issuing.der().to_vec()]);
-    for bad in ["", "junk", &bundle[..200], &ca.root.pem().replace("CERTIFICATE", "PUBLIC KEY")] {
+    for bad in [
+        "",
+        "junk",
+        &bundle[..200],
+        &ca.root.pem().replace("CERTIFICATE", "PUBLIC KEY"),
+    ] {
         assert!(certificates_from_pem(bad.as_bytes()).is_err(), "{bad}");
     }
 }

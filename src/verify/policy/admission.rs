@@ -237,7 +237,10 @@ impl CheckedPrograms {
         const MAX_LINKS: usize = 40; // as the kernel, MAXSYMLINKS
         let shown = || encode_path(path);
         let names = |text: &[u8]| -> Vec<Vec<u8>> {
-            text.split(|b| *b == b'/').rev().map(<[u8]>::to_vec).collect()
+            text.split(|b| *b == b'/')
+                .rev()
+                .map(<[u8]>::to_vec)
+                .collect()
         };
         let (mut here, mut rest, mut links) = (RootfsPath::root(), names(path), 0);
         while let Some(name) = rest.pop() {
@@ -249,7 +252,9 @@ impl CheckedPrograms {
                 }
                 _ => {}
             }
-            let next = here.join(&name).map_err(|_| NotStartable::Missing(shown()))?;
+            let next = here
+                .join(&name)
+                .map_err(|_| NotStartable::Missing(shown()))?;
             if let Some(mount) = covering(&self.mounts, &next) {
                 return Err(NotStartable::Mounted {
                     path: shown(),

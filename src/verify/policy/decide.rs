@@ -2,8 +2,7 @@
 
 use super::admission::{Admission, VerifiedImage};
 use super::{
-    Policy, Refusal, RevocationRule, Rule, SignedIdentity, StoredList, StoredSignature,
-    TrustFiles,
+    Policy, Refusal, RevocationRule, Rule, SignedIdentity, StoredList, StoredSignature, TrustFiles,
 };
 use crate::cms::{CmsRefusal, Revocation, certificates_from_pem};
 use crate::cosign::{PublicKey, SignedBy, verify_simple};
@@ -13,10 +12,10 @@ use crate::image::Image;
 use crate::policy::scope::ImageName;
 use crate::profile::{JudgedProfile, LaunchProfile, judge};
 use crate::siglist::{Authentic, List, ListRefusal, ListRule, VerifiedList};
+use der::Decode;
 use std::fmt::Display;
 use std::path::Path;
 use x509_cert::crl::CertificateList;
-use der::Decode;
 
 /// So many of the failed candidates are told; the rest is counted.
 const MAX_TOLD: usize = 4;
@@ -176,10 +175,7 @@ fn signature(rule: &Rule, material: &Material<'_>) -> Result<SignedBy, No> {
     }
     let reason = match material.signatures.len() {
         0 => "it is not signed: the signature store has no signature for it".to_owned(),
-        count => format!(
-            "none of its {count} signatures counts: {}",
-            told(&failures)
-        ),
+        count => format!("none of its {count} signatures counts: {}", told(&failures)),
     };
     Err(no(
         reason,
@@ -220,7 +216,8 @@ fn list(
         revocation: &revocation,
     };
     let title = format!("list `{}` of {}", rule.list, rule.tenant);
-    let hint = "make one with `attestctl list create` and `attestctl list sign`, then `attestctl import`";
+    let hint =
+        "make one with `attestctl list create` and `attestctl list sign`, then `attestctl import`";
 
     let digests = material.image.digests();
     let (mut candidates, mut failures) = (Vec::new(), Vec::new());
@@ -233,7 +230,10 @@ fn list(
     let Some(highest) = candidates.iter().map(|c| c.authentic.list().serial()).max() else {
         let reason = match failures.len() {
             0 => format!("no {title} is in the signature store for it"),
-            count => format!("no {title}: none of its {count} lists counts: {}", told(&failures)),
+            count => format!(
+                "no {title}: none of its {count} lists counts: {}",
+                told(&failures)
+            ),
         };
         return Err(no(reason, hint));
     };
@@ -242,7 +242,10 @@ fn list(
     // two such the one with the lower certificate digest, so that the order in the store is no matter.
     candidates.sort_by_key(|c| (c.lapsed.is_some(), c.authentic.signer().certificate()));
     let tie = {
-        let mut digests: Vec<_> = candidates.iter().map(|c| c.authentic.list().digest()).collect();
+        let mut digests: Vec<_> = candidates
+            .iter()
+            .map(|c| c.authentic.list().digest())
+            .collect();
         digests.sort();
         digests.dedup();
         digests
@@ -359,7 +362,12 @@ fn told(texts: &[String]) -> String {
             distinct.push(text);
         }
     }
-    let told = distinct.iter().take(MAX_TOLD).copied().collect::<Vec<_>>().join("; ");
+    let told = distinct
+        .iter()
+        .take(MAX_TOLD)
+        .copied()
+        .collect::<Vec<_>>()
+        .join("; ");
     match distinct.len().saturating_sub(MAX_TOLD) {
         0 => told,
         more => format!("{told}; and {more} more"),

@@ -50,7 +50,10 @@ pub enum Scope {
     /// `*`: names that no other scope fits, and images without a name.
     Everything,
     Repository(String),
-    Tagged { repository: String, tag: String },
+    Tagged {
+        repository: String,
+        tag: String,
+    },
 }
 
 /// How close a scope fits; the closest wins.

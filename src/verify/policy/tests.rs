@@ -122,7 +122,12 @@ impl Scene {
             lists: self.lists.clone(),
             trust: self.trust.clone(),
         };
-        decide(&parse(&self.policy).unwrap(), &material, &self.profile, self.now)
+        decide(
+            &parse(&self.policy).unwrap(),
+            &material,
+            &self.profile,
+            self.now,
+        )
     }
     /// Refused for one reason that says `why`, in a message that names image, policy and rule.
     #[track_caller]
@@ -149,8 +154,14 @@ fn accept_signed_image() {
     assert_eq!(admission.mode(), Enforce::Enforce);
     assert_eq!(admission.enter(), EnterMode::Listed);
     assert_eq!(admission.min_tier(), TierName::None);
-    assert_eq!(admission.policy_digest(), PolicyDigest::of(scene.policy.as_bytes()));
-    assert_eq!(admission.image().manifest_digest(), scene.image.manifest_digest());
+    assert_eq!(
+        admission.policy_digest(),
+        PolicyDigest::of(scene.policy.as_bytes())
+    );
+    assert_eq!(
+        admission.image().manifest_digest(),
+        scene.image.manifest_digest()
+    );
     assert_eq!(admission.signed_by().docker_reference(), "localhost/demo");
     assert_eq!(admission.signer().tenant(), TENANT);
     assert_eq!(admission.list().serial(), 7);
@@ -223,7 +234,9 @@ fn accept_second_key_and_second_signature() {
     let mut scene = scene();
     let other = "/etc/attestrun/trust/image/other.pub";
     scene.policy = scene.policy.replace(KEY, &format!("{other}\", \"{KEY}"));
-    scene.trust.insert(Path::new(other), Ok(image_key().public_pem().into_bytes()));
+    scene
+        .trust
+        .insert(Path::new(other), Ok(image_key().public_pem().into_bytes()));
     scene.signatures.insert(
         0,
         StoredSignature {
@@ -240,7 +253,10 @@ fn refuse_no_rule() {
     let mut scene = scene();
     scene.image = image_named("localhost/other:latest");
     let text = scene.decide().unwrap_err().to_string();
-    assert!(text.contains("no rule is for this image [policy /etc/attestrun/policy.toml no rule]"), "{text}");
+    assert!(
+        text.contains("no rule is for this image [policy /etc/attestrun/policy.toml no rule]"),
+        "{text}"
+    );
     scene.policy = "version = 1\nmode = \"enforce\"\n".into();
     assert!(scene.decide().is_err());
 }
@@ -264,7 +280,9 @@ fn refuse_unsigned() {
 #[test]
 fn refuse_wrong_key() {
     let mut scene = scene();
-    scene.trust.insert(Path::new(KEY), Ok(image_key().public_pem().into_bytes()));
+    scene
+        .trust
+        .insert(Path::new(KEY), Ok(image_key().public_pem().into_bytes()));
     scene.refused("was not made over this payload by key");
 }
 
@@ -285,7 +303,9 @@ fn refuse_signature_for_other_repository() {
         scene.sign(reference, digest);
     }
     scene.refused("is for `localhost/other`, not for localhost/demo");
-    scene.policy = scene.policy.replace("user_ca", "signed_identity = \"any\"\nuser_ca");
+    scene.policy = scene
+        .policy
+        .replace("user_ca", "signed_identity = \"any\"\nuser_ca");
     assert!(scene.decide().is_ok());
 }
 
@@ -293,9 +313,13 @@ fn refuse_signature_for_other_repository() {
 fn refuse_missing_or_corrupt_trust_files() {
     for (path, what) in [(KEY, "image key"), (CA, "user CA")] {
         let mut scene = scene();
-        scene.trust.insert(Path::new(path), Err("it is gone".into()));
+        scene
+            .trust
+            .insert(Path::new(path), Err("it is gone".into()));
         scene.refused(&format!("cannot read the {what} {path}: it is gone"));
-        scene.trust.insert(Path::new(path), Ok(b"\xffjunk".to_vec()));
+        scene
+            .trust
+            .insert(Path::new(path), Ok(b"\xffjunk".to_vec()));
         scene.refused(&format!("the {what} {path} is unusable"));
         scene.trust.0.remove(Path::new(path));
         scene.refused(&format!("cannot read the {what} {path}: it was not read"));
@@ -322,7 +346,9 @@ fn refuse_list_of_other_image() {
 #[test]
 fn refuse_list_of_other_ca_or_tenant() {
     let mut scene = scene();
-    scene.trust.insert(Path::new(CA), Ok(user_ca().root.pem().into_bytes()));
+    scene
+        .trust
+        .insert(Path::new(CA), Ok(user_ca().root.pem().into_bytes()));
     scene.refused("no chain leads from the certificate of CN=Demo User");
     let mut scene = self::scene();
     scene.policy = scene.policy.replace("tenant/demo", "tenant/other");
@@ -348,7 +374,8 @@ fn accept_highest_serial() {
 fn refuse_tie_of_serials() {
     let mut scene = scene();
     scene.list(|d| {
-        d.files.insert(b"/usr/bin/more".to_vec(), [FileDigest::of(b"more")].into());
+        d.files
+            .insert(b"/usr/bin/more".to_vec(), [FileDigest::of(b"more")].into());
     });
     scene.refused("2 different versions of list `demo`");
 }
@@ -362,7 +389,11 @@ fn accept_same_list_signed_twice() {
     let one = scene.decide().unwrap();
     scene.lists.reverse();
     let other = scene.decide().unwrap();
-    assert_eq!(one.signer(), other.signer(), "whatever the order in the store");
+    assert_eq!(
+        one.signer(),
+        other.signer(),
+        "whatever the order in the store"
+    );
 }
 
 #[test]
@@ -376,7 +407,9 @@ fn refuse_falling_back_to_an_older_list() {
     scene.refused("serial 8: it expired at");
     // The same when the signer's certificate has run out.
     let mut scene = self::scene();
-    scene.user = scene.ca.user_with(|p| p.not_after = date_time_ymd(2026, 11, 1));
+    scene.user = scene
+        .ca
+        .user_with(|p| p.not_after = date_time_ymd(2026, 11, 1));
     scene.list(|d| {
         d.serial = 8;
         d.issued_at = UnixTime::parse("2026-10-01T00:00:00Z").unwrap();
@@ -384,7 +417,9 @@ fn refuse_falling_back_to_an_older_list() {
     scene.refused("serial 8: a certificate in the chain of CN=Demo User ran out");
     // A list that the certificate could never have signed does not outrank anything.
     let mut scene = self::scene();
-    scene.user = scene.ca.user_with(|p| p.not_after = date_time_ymd(2026, 11, 1));
+    scene.user = scene
+        .ca
+        .user_with(|p| p.not_after = date_time_ymd(2026, 11, 1));
     scene.list(|d| d.serial = 8);
     assert_eq!(scene.decide().unwrap().list().serial(), 7);
     // Nor does somebody else's.
@@ -406,9 +441,16 @@ fn refuse_expired_and_future_lists() {
 #[test]
 fn refuse_launch_profile() {
     let mut scene = scene();
-    scene.profile.process.capabilities.bounding.push("CAP_BPF".into());
+    scene
+        .profile
+        .process
+        .capabilities
+        .bounding
+        .push("CAP_BPF".into());
     scene.refused("capability CAP_BPF (allowed only as \"cap:CAP_BPF\")");
-    scene.policy = scene.policy.replace("allow = []", "allow = [\"cap:CAP_BPF\"]");
+    scene.policy = scene
+        .policy
+        .replace("allow = []", "allow = [\"cap:CAP_BPF\"]");
     assert!(scene.decide().is_ok());
 }
 
@@ -416,11 +458,15 @@ fn refuse_launch_profile() {
 fn refuse_revocation_lists_that_do_not_settle() {
     let mut scene = scene();
     let crl = "/etc/attestrun/trust/user-ca/demo.crl";
-    scene.policy = scene.policy.replace("\"unchecked\"", &format!("\"crl\"\ncrls = [\"{crl}\"]"));
+    scene.policy = scene
+        .policy
+        .replace("\"unchecked\"", &format!("\"crl\"\ncrls = [\"{crl}\"]"));
     scene.refused("cannot read the revocation list");
     scene.trust.insert(Path::new(crl), Ok(b"junk".to_vec()));
     scene.refused("the revocation list /etc/attestrun/trust/user-ca/demo.crl is unusable");
-    scene.trust.insert(Path::new(crl), Ok(scene.ca.root.pem().into_bytes()));
+    scene
+        .trust
+        .insert(Path::new(crl), Ok(scene.ca.root.pem().into_bytes()));
     scene.refused("it is a `CERTIFICATE`, not an `X509 CRL`");
     let list = rcgen::CertificateRevocationListParams {
         this_update: date_time_ymd(2026, 11, 1),
@@ -431,7 +477,9 @@ fn refuse_revocation_lists_that_do_not_settle() {
         key_identifier_method: rcgen::KeyIdMethod::Sha256,
     };
     let one = list.clone().signed_by(&scene.ca.issuing).unwrap();
-    scene.trust.insert(Path::new(crl), Ok(one.pem().unwrap().into_bytes()));
+    scene
+        .trust
+        .insert(Path::new(crl), Ok(one.pem().unwrap().into_bytes()));
     scene.refused("the revocation lists do not settle the chain");
     let root = "/etc/attestrun/trust/user-ca/root.crl";
     let two = list.signed_by(&scene.ca.root).unwrap();
@@ -445,7 +493,12 @@ fn refuse_with_all_reasons() {
     let mut scene = scene();
     scene.signatures.clear();
     scene.lists.clear();
-    scene.profile.process.capabilities.ambient.push("CAP_SYS_MODULE".into());
+    scene
+        .profile
+        .process
+        .capabilities
+        .ambient
+        .push("CAP_SYS_MODULE".into());
     let refusal = scene.decide().unwrap_err();
     assert_eq!(refusal.reasons.len(), 3, "{refusal}");
 }
@@ -455,10 +508,18 @@ fn refuse_in_words_that_engines_do_not_misread() {
     let mut scene = scene();
     scene.policy = scene.policy.replace("localhost/demo", "*");
     scene.signatures.clear();
-    scene.image = image_named("x: Permission denied\nno such file OPERATION NOT PERMITTED executable file not found");
+    scene.image = image_named(
+        "x: Permission denied\nno such file OPERATION NOT PERMITTED executable file not found",
+    );
     let text = scene.decide().unwrap_err().to_string();
     let lower = text.to_lowercase();
-    for phrase in ["permission denied", "no such file", "operation not permitted", "executable file not found", "\n"] {
+    for phrase in [
+        "permission denied",
+        "no such file",
+        "operation not permitted",
+        "executable file not found",
+        "\n",
+    ] {
         assert!(!lower.contains(phrase), "{text}");
     }
     assert!(lower.contains("permission-denied?no-such-file operation-not-permitted"));
@@ -483,18 +544,41 @@ fn refuse_policies_that_are_not_understood() {
         ("version = 1", "version = 1\nversion = 1"),
         ("name = \"demo\"", "name = 7"),
     ] {
-        assert!(matches!(altered(from, to), Err(PolicyError::Malformed(_))), "{to}");
+        assert!(
+            matches!(altered(from, to), Err(PolicyError::Malformed(_))),
+            "{to}"
+        );
     }
-    for required in ["mode", "name", "scope", "keys", "user_ca", "tenant", "list", "min_serial",
-                     "revocation", "enter", "min_tier"] {
+    for required in [
+        "mode",
+        "name",
+        "scope",
+        "keys",
+        "user_ca",
+        "tenant",
+        "list",
+        "min_serial",
+        "revocation",
+        "enter",
+        "min_tier",
+    ] {
         let text: String = policy_text()
             .lines()
             .filter(|line| !line.starts_with(&format!("{required} =")))
             .fold(String::new(), |all, line| all + line + "\n");
-        assert!(matches!(parse(&text), Err(PolicyError::Malformed(_))), "without {required}");
+        assert!(
+            matches!(parse(&text), Err(PolicyError::Malformed(_))),
+            "without {required}"
+        );
     }
-    assert_eq!(altered("version = 1", "version = 2"), Err(PolicyError::Version(2)));
-    assert!(matches!(Policy::parse(b"\xff"), Err(PolicyError::Malformed(_))));
+    assert_eq!(
+        altered("version = 1", "version = 2"),
+        Err(PolicyError::Version(2))
+    );
+    assert!(matches!(
+        Policy::parse(b"\xff"),
+        Err(PolicyError::Malformed(_))
+    ));
     assert!(matches!(
         Policy::parse(&vec![b'#'; MAX_POLICY + 1]),
         Err(PolicyError::TooLong(_))
@@ -509,27 +593,64 @@ fn refuse_policies_that_contradict_themselves() {
     ));
     assert!(matches!(
         altered(&format!("user_ca = [\"{CA}\"]"), "user_ca = []"),
-        Err(PolicyError::Empty { field: "user_ca", .. })
+        Err(PolicyError::Empty {
+            field: "user_ca",
+            ..
+        })
     ));
     for path in ["demo.pub", "../demo.pub", "/etc/../demo.pub", ""] {
-        assert!(matches!(altered(KEY, path), Err(PolicyError::NotAbsolute { .. })), "{path}");
+        assert!(
+            matches!(altered(KEY, path), Err(PolicyError::NotAbsolute { .. })),
+            "{path}"
+        );
     }
-    assert!(matches!(altered(TENANT, "demo"), Err(PolicyError::Tenant { .. })));
-    assert!(matches!(altered("list = \"demo\"", "list = \"\""), Err(PolicyError::List { .. })));
-    assert!(matches!(altered("name = \"demo\"", "name = \"a b\""), Err(PolicyError::Name(_))));
+    assert!(matches!(
+        altered(TENANT, "demo"),
+        Err(PolicyError::Tenant { .. })
+    ));
+    assert!(matches!(
+        altered("list = \"demo\"", "list = \"\""),
+        Err(PolicyError::List { .. })
+    ));
+    assert!(matches!(
+        altered("name = \"demo\"", "name = \"a b\""),
+        Err(PolicyError::Name(_))
+    ));
     assert!(matches!(
         altered("\"unchecked\"", "\"unchecked\"\ncrls = [\"/x\"]"),
         Err(PolicyError::Revocation { .. })
     ));
-    assert!(matches!(altered("\"unchecked\"", "\"crl\""), Err(PolicyError::Revocation { .. })));
-    for scope in ["", "a b", "**", "localhost/*", "demo@sha256:00", "a//b", "../a", "demo:", "sha256:00"] {
-        assert!(matches!(altered("localhost/demo", scope), Err(PolicyError::Scope { .. })), "{scope}");
+    assert!(matches!(
+        altered("\"unchecked\"", "\"crl\""),
+        Err(PolicyError::Revocation { .. })
+    ));
+    for scope in [
+        "",
+        "a b",
+        "**",
+        "localhost/*",
+        "demo@sha256:00",
+        "a//b",
+        "../a",
+        "demo:",
+        "sha256:00",
+    ] {
+        assert!(
+            matches!(
+                altered("localhost/demo", scope),
+                Err(PolicyError::Scope { .. })
+            ),
+            "{scope}"
+        );
     }
     let rules = policy_text().split_once("[[rule]]").unwrap().1.to_owned();
     let twice = |second: &str| parse(&format!("{}[[rule]]{second}", policy_text()));
     assert!(matches!(twice(&rules), Err(PolicyError::DuplicateName(_))));
     let renamed = rules.replace("name = \"demo\"", "name = \"other\"");
-    assert!(matches!(twice(&renamed), Err(PolicyError::DuplicateScope { .. })));
+    assert!(matches!(
+        twice(&renamed),
+        Err(PolicyError::DuplicateScope { .. })
+    ));
     assert!(twice(&renamed.replace("localhost/demo", "localhost/demo:v1")).is_ok());
 }
 
@@ -619,24 +740,50 @@ fn mount(profile: &mut LaunchProfile, destination: &str) {
 
 #[test]
 fn accept_rootfs_that_agrees() {
-    let tree = rootfs(&[("/usr/bin/app", "app"), ("/usr/bin/other", "x")], &[("/bin", "usr/bin")]);
+    let tree = rootfs(
+        &[("/usr/bin/app", "app"), ("/usr/bin/other", "x")],
+        &[("/bin", "usr/bin")],
+    );
     let checked = admission(|_, _| ()).check_rootfs(&tree).unwrap();
     let (path, digest) = checked.resolve(&tree, b"/bin/app").unwrap();
-    assert_eq!((path.absolute().as_slice(), digest), (&b"/usr/bin/app"[..], FileDigest::of(b"app")));
+    assert_eq!(
+        (path.absolute().as_slice(), digest),
+        (&b"/usr/bin/app"[..], FileDigest::of(b"app"))
+    );
     for path in ["/usr/bin/none", "/usr/bin/app/x", "/none/app"] {
-        assert!(matches!(checked.resolve(&tree, path.as_bytes()), Err(NotStartable::Missing(_))), "{path}");
+        assert!(
+            matches!(
+                checked.resolve(&tree, path.as_bytes()),
+                Err(NotStartable::Missing(_))
+            ),
+            "{path}"
+        );
     }
-    assert!(matches!(checked.resolve(&tree, b"/usr/bin"), Err(NotStartable::NotAFile(_))));
-    assert!(matches!(checked.resolve(&tree, b"/proc/self/exe"), Err(NotStartable::Mounted { .. })));
+    assert!(matches!(
+        checked.resolve(&tree, b"/usr/bin"),
+        Err(NotStartable::NotAFile(_))
+    ));
+    assert!(matches!(
+        checked.resolve(&tree, b"/proc/self/exe"),
+        Err(NotStartable::Mounted { .. })
+    ));
 }
 
 #[test]
 fn refuse_rootfs_with_other_content() {
     for (files, why) in [
-        (&[("/usr/bin/app", "evil")][..], "/usr/bin/app has content sha256:"),
-        (&[("/usr/bin/other", "app")][..], "/usr/bin/app is in the list, but no regular file"),
+        (
+            &[("/usr/bin/app", "evil")][..],
+            "/usr/bin/app has content sha256:",
+        ),
+        (
+            &[("/usr/bin/other", "app")][..],
+            "/usr/bin/app is in the list, but no regular file",
+        ),
     ] {
-        let refusal = admission(|_, _| ()).check_rootfs(&rootfs(files, &[])).unwrap_err();
+        let refusal = admission(|_, _| ())
+            .check_rootfs(&rootfs(files, &[]))
+            .unwrap_err();
         assert!(refusal.to_string().contains(why), "{refusal}");
         assert!(refusal.to_string().contains("rule demo"), "{refusal}");
     }
@@ -647,18 +794,43 @@ fn refuse_rootfs_with_other_content() {
 
 #[test]
 fn refuse_mounts_that_hide_programs() {
-    let tree = rootfs(&[("/usr/bin/app", "app")], &[("/bin", "usr/bin"), ("/loop", "loop")]);
-    for destination in ["/usr/bin/app", "/usr/bin", "/usr", "/", "/bin", "/bin/app", "usr/bin/"] {
+    let tree = rootfs(
+        &[("/usr/bin/app", "app")],
+        &[("/bin", "usr/bin"), ("/loop", "loop")],
+    );
+    for destination in [
+        "/usr/bin/app",
+        "/usr/bin",
+        "/usr",
+        "/",
+        "/bin",
+        "/bin/app",
+        "usr/bin/",
+    ] {
         let admission = admission(|_, profile| mount(profile, destination));
         let refusal = admission.check_rootfs(&tree).expect_err(destination);
-        assert!(refusal.to_string().contains("hides the listed program /usr/bin/app"), "{refusal}");
+        assert!(
+            refusal
+                .to_string()
+                .contains("hides the listed program /usr/bin/app"),
+            "{refusal}"
+        );
     }
-    assert!(admission(|_, p| mount(p, "/loop/x")).check_rootfs(&tree).is_err());
-    assert!(admission(|_, p| mount(p, "/data")).check_rootfs(&tree).is_ok());
+    assert!(
+        admission(|_, p| mount(p, "/loop/x"))
+            .check_rootfs(&tree)
+            .is_err()
+    );
+    assert!(
+        admission(|_, p| mount(p, "/data"))
+            .check_rootfs(&tree)
+            .is_ok()
+    );
     // A file that is listed but is no program may be replaced by the engine (/etc/hosts).
     let hosts = rootfs(&[("/usr/bin/app", "app"), ("/etc/hosts", "")], &[]);
     let listed = |d: &mut Draft| {
-        d.files.insert(b"/etc/hosts".to_vec(), [FileDigest::of(b"")].into());
+        d.files
+            .insert(b"/etc/hosts".to_vec(), [FileDigest::of(b"")].into());
     };
     assert!(admission(|d, _| listed(d)).check_rootfs(&hosts).is_err());
     let only_app = admission(|d, _| {
@@ -672,15 +844,28 @@ fn refuse_mounts_that_hide_programs() {
 fn refuse_programs_that_are_reached_through_mounts() {
     let tree = rootfs(
         &[("/usr/bin/app", "app"), ("/data/real", "x")],
-        &[("/data/app", "/usr/bin/app"), ("/run-it", "/data/app"), ("/a", "/b"), ("/b", "/a")],
+        &[
+            ("/data/app", "/usr/bin/app"),
+            ("/run-it", "/data/app"),
+            ("/a", "/b"),
+            ("/b", "/a"),
+        ],
     );
-    let checked = admission(|_, p| mount(p, "/data")).check_rootfs(&tree).unwrap();
+    let checked = admission(|_, p| mount(p, "/data"))
+        .check_rootfs(&tree)
+        .unwrap();
     assert!(checked.resolve(&tree, b"/usr/bin/app").is_ok());
     for path in ["/data/app", "/run-it", "/data/../data/app", "/data"] {
         assert!(
-            matches!(checked.resolve(&tree, path.as_bytes()), Err(NotStartable::Mounted { .. })),
+            matches!(
+                checked.resolve(&tree, path.as_bytes()),
+                Err(NotStartable::Mounted { .. })
+            ),
             "{path}"
         );
     }
-    assert!(matches!(checked.resolve(&tree, b"/a"), Err(NotStartable::Loop(_))));
+    assert!(matches!(
+        checked.resolve(&tree, b"/a"),
+        Err(NotStartable::Loop(_))
+    ));
 }

@@ -54,9 +54,9 @@ impl Relaxation {
             None => text == HOSTPID_PTRACE,
             Some(("device", rest)) => rest == "*" || rest.starts_with('/'),
             Some(("mount", rest)) => !rest.is_empty(),
-            Some(("cap", rest)) => rest
-                .strip_prefix("CAP_")
-                .is_some_and(|c| !c.is_empty() && c.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')),
+            Some(("cap", rest)) => rest.strip_prefix("CAP_").is_some_and(|c| {
+                !c.is_empty() && c.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
+            }),
             Some(("hook", rest)) => rest.parse::<FileDigest>().is_ok(),
             Some(_) => false,
         };
@@ -263,7 +263,11 @@ impl<'a> Court<'a> {
             How::New => {}
             How::Host => self.object(Area::Ns, None, "the host's mount namespace".to_owned()),
             How::Joined => {
-                self.object(Area::Ns, None, "another container's mount namespace".to_owned());
+                self.object(
+                    Area::Ns,
+                    None,
+                    "another container's mount namespace".to_owned(),
+                );
             }
         }
     }
@@ -316,9 +320,9 @@ impl<'a> Court<'a> {
         let source = plain(&mount.real_source);
         // The TPM's further devices (tpm1, tpmrm1…) stand beside the two that are named.
         let tpm = source.starts_with("/dev/tpm").then_some("a host TPM");
-        let protected = PROTECTED.iter().find(|(path, _)| {
-            is_at_or_below(&source, path) || is_at_or_below(path, &source)
-        });
+        let protected = PROTECTED
+            .iter()
+            .find(|(path, _)| is_at_or_below(&source, path) || is_at_or_below(path, &source));
         if let Some(what) = tpm.or(protected.map(|(_, what)| *what)) {
             self.object(
                 Area::Mount,

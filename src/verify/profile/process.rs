@@ -110,7 +110,9 @@ fn names(set: &Option<Capabilities>) -> Result<Vec<String>, ProfileError> {
         .flatten()
         .map(|capability| match serde_json::to_value(capability) {
             Ok(serde_json::Value::String(name)) => Ok(name),
-            _ => Err(ProfileError::Encoding(format!("capability {capability:?} has no name"))),
+            _ => Err(ProfileError::Encoding(format!(
+                "capability {capability:?} has no name"
+            ))),
         })
         .collect::<Result<Vec<_>, _>>()?;
     names.sort();

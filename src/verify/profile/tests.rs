@@ -6,7 +6,13 @@ use serde_json::{Value, json};
 
 /// What docker gives an ordinary container, abridged.
 pub(crate) fn usual() -> Value {
-    let caps = json!(["CAP_CHOWN", "CAP_KILL", "CAP_SETUID", "CAP_MKNOD", "CAP_AUDIT_WRITE"]);
+    let caps = json!([
+        "CAP_CHOWN",
+        "CAP_KILL",
+        "CAP_SETUID",
+        "CAP_MKNOD",
+        "CAP_AUDIT_WRITE"
+    ]);
     json!({
         "ociVersion": "1.0.2",
         "process": {
@@ -51,8 +57,16 @@ fn host(spec: &Spec) -> HostView {
     let needs = needs(spec);
     HostView {
         sources: needs.sources.into_iter().map(|s| (s.clone(), s)).collect(),
-        hooks: needs.hooks.into_iter().map(|h| (h, FileDigest::of(b"hook"))).collect(),
-        namespaces: needs.namespaces.into_iter().map(|n| (n, NamespaceOwner::Other)).collect(),
+        hooks: needs
+            .hooks
+            .into_iter()
+            .map(|h| (h, FileDigest::of(b"hook")))
+            .collect(),
+        namespaces: needs
+            .namespaces
+            .into_iter()
+            .map(|n| (n, NamespaceOwner::Other))
+            .collect(),
         tpm_devices: vec![(10, 224), (253, 65536)],
     }
 }
@@ -96,8 +110,14 @@ fn accept_usual_profile() {
     assert_eq!(profile.device_rules[0], "deny a *:* rwm");
     assert_eq!(profile.masked_paths.count, 2);
     let text = String::from_utf8(canonical(&profile).unwrap()).unwrap();
-    assert!(!text.contains("secret"), "values of variables stay out of the log");
-    assert_eq!(serde_json::from_str::<LaunchProfile>(&text).unwrap(), profile);
+    assert!(
+        !text.contains("secret"),
+        "values of variables stay out of the log"
+    );
+    assert_eq!(
+        serde_json::from_str::<LaunchProfile>(&text).unwrap(),
+        profile
+    );
 }
 
 #[test]
@@ -113,7 +133,10 @@ fn every_change_changes_the_digest() {
         ("/root/readonly", json!(true)),
         ("/mounts/0/options", json!([])),
         ("/linux/resources/devices/2/minor", json!(6)),
-        ("/linux/namespaces/1", json!({"type": "network", "path": "/run/netns/x"})),
+        (
+            "/linux/namespaces/1",
+            json!({"type": "network", "path": "/run/netns/x"}),
+        ),
         ("/linux/maskedPaths/0", json!("/proc/keys")),
         ("/linux/seccomp/defaultAction", json!("SCMP_ACT_ALLOW")),
         ("/linux/cgroupsPath", json!("/other")),
@@ -126,7 +149,11 @@ fn every_change_changes_the_digest() {
 
 #[test]
 fn refuse_host_tpm() {
-    for (path, major, minor) in [("/dev/tpm0", 10, 224), ("/dev/tpmrm0", 1, 1), ("/dev/x", 253, 65536)] {
+    for (path, major, minor) in [
+        ("/dev/tpm0", 10, 224),
+        ("/dev/tpmrm0", 1, 1),
+        ("/dev/x", 253, 65536),
+    ] {
         let nodes = json!([{"path": path, "type": "c", "major": major, "minor": minor}]);
         assert_eq!(
             objections(|v| v["linux"]["devices"] = nodes),
@@ -141,7 +168,10 @@ fn refuse_host_tpm() {
     ] {
         assert_eq!(
             objections(|v| {
-                v["linux"]["resources"]["devices"].as_array_mut().unwrap().push(rule.clone());
+                v["linux"]["resources"]["devices"]
+                    .as_array_mut()
+                    .unwrap()
+                    .push(rule.clone());
             }),
             ["device:*"],
             "{rule}"
@@ -158,21 +188,52 @@ fn refuse_host_tpm() {
             expected
         );
     }
-    assert!(objections(|v| { v["linux"]["resources"] = json!({}); }).is_empty());
+    assert!(
+        objections(|v| {
+            v["linux"]["resources"] = json!({});
+        })
+        .is_empty()
+    );
 }
 
 #[test]
 fn refuse_mounts_that_lead_out() {
     for source in [
-        "/", "/run", "/var", "/var/run", "/var/lib", "/etc", "/dev", "/sys", "/sys/fs/bpf/x",
-        "/dev/tpm0", "/dev/tpmrm1", "/run/attestrun/containers", "/run/attestrun-host",
-        "/var/lib/attestrun", "/etc/attestrun/trust", "/run/docker.sock", "/var/run/docker.sock",
-        "/run/containerd", "/run/podman", "/run/crio/crio.sock", "/run/x/../docker.sock",
+        "/",
+        "/run",
+        "/var",
+        "/var/run",
+        "/var/lib",
+        "/etc",
+        "/dev",
+        "/sys",
+        "/sys/fs/bpf/x",
+        "/dev/tpm0",
+        "/dev/tpmrm1",
+        "/run/attestrun/containers",
+        "/run/attestrun-host",
+        "/var/lib/attestrun",
+        "/etc/attestrun/trust",
+        "/run/docker.sock",
+        "/var/run/docker.sock",
+        "/run/containerd",
+        "/run/podman",
+        "/run/crio/crio.sock",
+        "/run/x/../docker.sock",
     ] {
         let real = source.replace("/var/run", "/run").replace("x/../", "");
-        assert_eq!(objections(|v| bind(v, source, "/x")), [format!("mount:{real}")]);
+        assert_eq!(
+            objections(|v| bind(v, source, "/x")),
+            [format!("mount:{real}")]
+        );
     }
-    for source in ["/srv", "/run/attestrun-agent", "/var/lib/docker/volumes/v", "/dev/null", "/etc/hosts"] {
+    for source in [
+        "/srv",
+        "/run/attestrun-agent",
+        "/var/lib/docker/volumes/v",
+        "/dev/null",
+        "/etc/hosts",
+    ] {
         assert!(objections(|v| bind(v, source, "/x")).is_empty(), "{source}");
     }
     // Through a symbolic link: the canonical path counts.
@@ -180,7 +241,8 @@ fn refuse_mounts_that_lead_out() {
     bind(&mut value, "/srv/link", "/x");
     let spec = spec(&value);
     let mut host = host(&spec);
-    host.sources.insert("/srv/link".into(), "/run/docker.sock".into());
+    host.sources
+        .insert("/srv/link".into(), "/run/docker.sock".into());
     let profile = LaunchProfile::of(&spec, &host).unwrap();
     assert!(judge(&profile, &LaunchRules::default()).is_err());
     // By options alone, whatever the type says.
@@ -204,15 +266,30 @@ fn refuse_unusual_file_systems() {
 
 #[test]
 fn refuse_mounts_over_the_evidence() {
-    for destination in ["/run/attestrun", "/run/attestrun/x", "/var/run/attestrun", "/run/./attestrun"] {
-        assert_eq!(objections(|v| bind(v, "/srv", destination)).len(), 1, "{destination}");
+    for destination in [
+        "/run/attestrun",
+        "/run/attestrun/x",
+        "/var/run/attestrun",
+        "/run/./attestrun",
+    ] {
+        assert_eq!(
+            objections(|v| bind(v, "/srv", destination)).len(),
+            1,
+            "{destination}"
+        );
     }
     assert!(objections(|v| bind(v, "/srv", "/run")).is_empty());
 }
 
 #[test]
 fn refuse_capabilities() {
-    for set in ["bounding", "effective", "inheritable", "permitted", "ambient"] {
+    for set in [
+        "bounding",
+        "effective",
+        "inheritable",
+        "permitted",
+        "ambient",
+    ] {
         for cap in ["CAP_SYS_MODULE", "CAP_BPF", "CAP_SYS_RAWIO"] {
             assert_eq!(
                 objections(|v| v["process"]["capabilities"][set] = json!([cap])),
@@ -220,7 +297,8 @@ fn refuse_capabilities() {
             );
         }
     }
-    let ptrace = |v: &mut Value| v["process"]["capabilities"]["bounding"] = json!(["CAP_SYS_PTRACE"]);
+    let ptrace =
+        |v: &mut Value| v["process"]["capabilities"]["bounding"] = json!(["CAP_SYS_PTRACE"]);
     assert!(objections(ptrace).is_empty());
     assert_eq!(
         objections(|v| {
@@ -235,9 +313,22 @@ fn refuse_capabilities() {
     value["linux"]["namespaces"][3]["path"] = "/proc/1/ns/pid".into();
     let spec = spec(&value);
     let mut host = host(&spec);
-    assert!(judge(&LaunchProfile::of(&spec, &host).unwrap(), &LaunchRules::default()).is_ok());
-    host.namespaces.insert("/proc/1/ns/pid".into(), NamespaceOwner::Host);
-    assert!(judge(&LaunchProfile::of(&spec, &host).unwrap(), &LaunchRules::default()).is_err());
+    assert!(
+        judge(
+            &LaunchProfile::of(&spec, &host).unwrap(),
+            &LaunchRules::default()
+        )
+        .is_ok()
+    );
+    host.namespaces
+        .insert("/proc/1/ns/pid".into(), NamespaceOwner::Host);
+    assert!(
+        judge(
+            &LaunchProfile::of(&spec, &host).unwrap(),
+            &LaunchRules::default()
+        )
+        .is_err()
+    );
 }
 
 #[test]
@@ -247,7 +338,9 @@ fn refuse_foreign_mount_namespace() {
         ["another container's mount namespace"]
     );
     assert_eq!(
-        objections(|v| { v["linux"]["namespaces"].as_array_mut().unwrap().remove(0); }),
+        objections(|v| {
+            v["linux"]["namespaces"].as_array_mut().unwrap().remove(0);
+        }),
         ["the host's mount namespace"]
     );
 }
@@ -255,7 +348,14 @@ fn refuse_foreign_mount_namespace() {
 #[test]
 fn refuse_hooks() {
     let digest = FileDigest::of(b"hook");
-    for stage in ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"] {
+    for stage in [
+        "prestart",
+        "createRuntime",
+        "createContainer",
+        "startContainer",
+        "poststart",
+        "poststop",
+    ] {
         assert_eq!(
             objections(|v| v["hooks"] = json!({stage: [{"path": "/bin/hook", "args": ["hook"]}]})),
             [format!("hook:{digest}")]
@@ -267,9 +367,12 @@ fn refuse_hooks() {
 fn accept_what_the_rules_name_and_nothing_else() {
     let mut value = usual();
     bind(&mut value, "/run/docker.sock", "/x");
-    value["linux"]["devices"] = json!([{"path": "/dev/tpm0", "type": "c", "major": 10, "minor": 224}]);
-    value["linux"]["resources"]["devices"].as_array_mut().unwrap().push(
-        json!({"allow": true, "type": "c", "major": 10, "minor": 224, "access": "rwm"}));
+    value["linux"]["devices"] =
+        json!([{"path": "/dev/tpm0", "type": "c", "major": 10, "minor": 224}]);
+    value["linux"]["resources"]["devices"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"allow": true, "type": "c", "major": 10, "minor": 224, "access": "rwm"}));
     value["process"]["capabilities"]["bounding"] = json!(["CAP_BPF"]);
     value["hooks"] = json!({"prestart": [{"path": "/bin/hook"}]});
     let profile = profile(&value);
@@ -280,24 +383,51 @@ fn accept_what_the_rules_name_and_nothing_else() {
         format!("hook:{}", FileDigest::of(b"hook")),
     ];
     let rules = |names: &[String]| LaunchRules {
-        allow: names.iter().map(|n| Relaxation::parse(n).unwrap()).collect(),
+        allow: names
+            .iter()
+            .map(|n| Relaxation::parse(n).unwrap())
+            .collect(),
     };
     let judged = judge(&profile, &rules(&all)).unwrap();
     assert_eq!(judged.used().len(), all.len());
     for missing in 0..all.len() {
         let mut some = all.to_vec();
         some.remove(missing);
-        assert!(judge(&profile, &rules(&some)).is_err(), "without {}", all[missing]);
+        assert!(
+            judge(&profile, &rules(&some)).is_err(),
+            "without {}",
+            all[missing]
+        );
     }
 }
 
 #[test]
 fn refuse_unknown_relaxations() {
-    for good in ["device:*", "device:/dev/tpm0", "mount:/run", "mount:bpf", "cap:CAP_BPF", "hostpid-ptrace"] {
+    for good in [
+        "device:*",
+        "device:/dev/tpm0",
+        "mount:/run",
+        "mount:bpf",
+        "cap:CAP_BPF",
+        "hostpid-ptrace",
+    ] {
         assert!(Relaxation::parse(good).is_ok(), "{good}");
     }
-    for bad in ["", "*", "device:", "device:tpm0", "mount:", "cap:BPF", "cap:CAP_", "cap:*", "hook:*",
-                "hook:/bin/sh", "all", "hostpid", "hostpid-ptrace:"] {
+    for bad in [
+        "",
+        "*",
+        "device:",
+        "device:tpm0",
+        "mount:",
+        "cap:BPF",
+        "cap:CAP_",
+        "cap:*",
+        "hook:*",
+        "hook:/bin/sh",
+        "all",
+        "hostpid",
+        "hostpid-ptrace:",
+    ] {
         assert!(Relaxation::parse(bad).is_err(), "{bad}");
     }
     assert!(serde_json::from_value::<LaunchRules>(json!({"allow": ["all"]})).is_err());
@@ -319,7 +449,10 @@ fn refuse_exec_with_forbidden_powers() {
     assert!(judge_process(&process(json!(["CAP_BPF"])), &launch, &rules).is_err());
     assert!(judge_process(&process(json!(["CAP_SYS_PTRACE"])), &launch, &rules).is_ok());
     let mut shared = usual();
-    shared["linux"]["namespaces"].as_array_mut().unwrap().remove(3);
+    shared["linux"]["namespaces"]
+        .as_array_mut()
+        .unwrap()
+        .remove(3);
     let shared = profile(&shared);
     assert!(judge_process(&process(json!(["CAP_SYS_PTRACE"])), &shared, &rules).is_err());
 }
@@ -333,9 +466,18 @@ fn refuse_what_was_not_looked_up() {
     let full = host(&spec);
     assert!(LaunchProfile::of(&spec, &full).is_ok());
     for without in [
-        HostView { sources: BTreeMap::new(), ..full.clone() },
-        HostView { hooks: BTreeMap::new(), ..full.clone() },
-        HostView { namespaces: BTreeMap::new(), ..full.clone() },
+        HostView {
+            sources: BTreeMap::new(),
+            ..full.clone()
+        },
+        HostView {
+            hooks: BTreeMap::new(),
+            ..full.clone()
+        },
+        HostView {
+            namespaces: BTreeMap::new(),
+            ..full.clone()
+        },
     ] {
         assert!(matches!(
             LaunchProfile::of(&spec, &without),
@@ -355,9 +497,15 @@ fn refuse_incomplete_configs() {
     let mut value = usual();
     value["process"]["args"] = json!([]);
     let spec_ = spec(&value);
-    assert_eq!(LaunchProfile::of(&spec_, &host(&spec_)), Err(ProfileError::NoArgs));
+    assert_eq!(
+        LaunchProfile::of(&spec_, &host(&spec_)),
+        Err(ProfileError::NoArgs)
+    );
     let mut value = usual();
-    value["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "pid"}));
+    value["linux"]["namespaces"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"type": "pid"}));
     let spec_ = spec(&value);
     assert!(matches!(
         LaunchProfile::of(&spec_, &host(&spec_)),

@@ -21,15 +21,39 @@ pub struct Difference {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
     Missing,
-    Extra { found: &'static str },
-    Kind { expected: &'static str, found: &'static str },
-    Content { expected: FileDigest, found: FileDigest },
-    Target { expected: Vec<u8>, found: Vec<u8> },
-    Device { expected: (u32, u32), found: (u32, u32) },
-    Mode { expected: u16, found: u16 },
-    Owner { expected: (u32, u32), found: (u32, u32) },
+    Extra {
+        found: &'static str,
+    },
+    Kind {
+        expected: &'static str,
+        found: &'static str,
+    },
+    Content {
+        expected: FileDigest,
+        found: FileDigest,
+    },
+    Target {
+        expected: Vec<u8>,
+        found: Vec<u8>,
+    },
+    Device {
+        expected: (u32, u32),
+        found: (u32, u32),
+    },
+    Mode {
+        expected: u16,
+        found: u16,
+    },
+    Owner {
+        expected: (u32, u32),
+        found: (u32, u32),
+    },
     /// Absent, or with another value.
-    Xattr { name: Vec<u8>, expected: Option<Vec<u8>>, found: Option<Vec<u8>> },
+    Xattr {
+        name: Vec<u8>,
+        expected: Option<Vec<u8>>,
+        found: Option<Vec<u8>>,
+    },
 }
 
 impl fmt::Display for Difference {
@@ -43,7 +67,12 @@ impl fmt::Display for Difference {
                 write!(f, "{path} has content {found}, the layer says {expected}")
             }
             What::Target { expected, found } => {
-                write!(f, "{path} links to {}, not to {}", encode(found), encode(expected))
+                write!(
+                    f,
+                    "{path} links to {}, not to {}",
+                    encode(found),
+                    encode(expected)
+                )
             }
             What::Device { expected, found } => write!(
                 f,
@@ -58,13 +87,21 @@ impl fmt::Display for Difference {
                 "{path} belongs to {}:{}, not to {}:{}",
                 found.0, found.1, expected.0, expected.1
             ),
-            What::Xattr { name, expected, found } => {
+            What::Xattr {
+                name,
+                expected,
+                found,
+            } => {
                 let state = match (expected, found) {
                     (None, _) => "that no layer gives it",
                     (_, None) => "missing",
                     _ => "with another value",
                 };
-                write!(f, "{path} has the extended attribute {} {state}", encode(name))
+                write!(
+                    f,
+                    "{path} has the extended attribute {} {state}",
+                    encode(name)
+                )
             }
         }
     }
@@ -73,9 +110,17 @@ impl fmt::Display for Difference {
 /// The first differences and how many more there are, for one line of text.
 pub fn summary(differences: &[Difference]) -> String {
     const SHOWN: usize = 5;
-    let shown: Vec<_> = differences.iter().take(SHOWN).map(Difference::to_string).collect();
+    let shown: Vec<_> = differences
+        .iter()
+        .take(SHOWN)
+        .map(Difference::to_string)
+        .collect();
     let more = differences.len().saturating_sub(SHOWN);
-    let tail = if more > 0 { format!("; and {more} more") } else { String::new() };
+    let tail = if more > 0 {
+        format!("; and {more} more")
+    } else {
+        String::new()
+    };
     format!("{}{tail}", shown.join("; "))
 }
 
@@ -125,7 +170,10 @@ pub fn compare(
             used.push(rule);
             whats.clear();
         }
-        differences.extend(whats.into_iter().map(|what| Difference { path: path.clone(), what }));
+        differences.extend(whats.into_iter().map(|what| Difference {
+            path: path.clone(),
+            what,
+        }));
     };
 
     let mut left = expected.tree().iter().peekable();
@@ -140,12 +188,21 @@ pub fn compare(
         let wanted = if order.is_le() { left.next() } else { None };
         let here = if order.is_ge() { right.next() } else { None };
         if let Some((path, _)) = wanted.or(here) {
-            judge(path, wanted.map(|(_, entry)| entry), here.map(|(_, entry)| entry));
+            judge(
+                path,
+                wanted.map(|(_, entry)| entry),
+                here.map(|(_, entry)| entry),
+            );
         }
     }
     if differences.is_empty() {
         let (entries, bytes) = (found.count(), found.bytes());
-        Ok(CheckedRootfs { manifest: expected.digest(), entries, bytes, stubs: used })
+        Ok(CheckedRootfs {
+            manifest: expected.digest(),
+            entries,
+            bytes,
+            stubs: used,
+        })
     } else {
         Err(differences)
     }
@@ -161,7 +218,11 @@ fn whats(
     let (wanted, here) = match (wanted, here) {
         (None, None) => return Vec::new(),
         (Some(_), None) => return vec![What::Missing],
-        (None, Some(here)) => return vec![What::Extra { found: here.kind.name() }],
+        (None, Some(here)) => {
+            return vec![What::Extra {
+                found: here.kind.name(),
+            }];
+        }
         (Some(wanted), Some(here)) => (wanted, here),
     };
     if wanted == here {
@@ -170,24 +231,42 @@ fn whats(
     let mut whats = Vec::new();
     match (&wanted.kind, &here.kind) {
         (Kind::File { digest: e, .. }, Kind::File { digest: f, .. }) if e != f => {
-            whats.push(What::Content { expected: *e, found: *f });
+            whats.push(What::Content {
+                expected: *e,
+                found: *f,
+            });
         }
         (Kind::Symlink { target: e }, Kind::Symlink { target: f }) if e != f => {
-            whats.push(What::Target { expected: e.clone(), found: f.clone() });
+            whats.push(What::Target {
+                expected: e.clone(),
+                found: f.clone(),
+            });
         }
         (
             Kind::CharDevice { major, minor },
-            Kind::CharDevice { major: found_major, minor: found_minor },
+            Kind::CharDevice {
+                major: found_major,
+                minor: found_minor,
+            },
         )
         | (
             Kind::BlockDevice { major, minor },
-            Kind::BlockDevice { major: found_major, minor: found_minor },
+            Kind::BlockDevice {
+                major: found_major,
+                minor: found_minor,
+            },
         ) if (major, minor) != (found_major, found_minor) => {
             let found = (*found_major, *found_minor);
-            whats.push(What::Device { expected: (*major, *minor), found });
+            whats.push(What::Device {
+                expected: (*major, *minor),
+                found,
+            });
         }
         (e, f) if e.name() != f.name() => {
-            return vec![What::Kind { expected: e.name(), found: f.name() }];
+            return vec![What::Kind {
+                expected: e.name(),
+                found: f.name(),
+            }];
         }
         _ => {}
     }
@@ -209,19 +288,30 @@ fn whats(
         }
         _ => {
             if wanted.mode != here.mode {
-                whats.push(What::Mode { expected: wanted.mode, found: here.mode });
+                whats.push(What::Mode {
+                    expected: wanted.mode,
+                    found: here.mode,
+                });
             }
             if owner != found_owner {
-                whats.push(What::Owner { expected: owner, found: found_owner });
+                whats.push(What::Owner {
+                    expected: owner,
+                    found: found_owner,
+                });
             }
         }
     }
-    let names: std::collections::BTreeSet<_> = wanted.xattrs.keys().chain(here.xattrs.keys()).collect();
+    let names: std::collections::BTreeSet<_> =
+        wanted.xattrs.keys().chain(here.xattrs.keys()).collect();
     for name in names {
         let (expected, found) = (wanted.xattrs.get(name), here.xattrs.get(name));
         if expected != found {
             let (expected, found) = (expected.cloned(), found.cloned());
-            whats.push(What::Xattr { name: name.clone(), expected, found });
+            whats.push(What::Xattr {
+                name: name.clone(),
+                expected,
+                found,
+            });
         }
     }
     if whats.is_empty()
@@ -229,7 +319,10 @@ fn whats(
         && e != f
     {
         // Equal digests of unequal sizes: a collision, or a walk that lies.
-        whats.push(What::Kind { expected: "file", found: "file of another size" });
+        whats.push(What::Kind {
+            expected: "file",
+            found: "file of another size",
+        });
     }
     whats
 }

@@ -35,7 +35,9 @@ pub enum LayerError {
 pub enum LayerEntry {
     Entry(Entry),
     /// Another name of a file: of this layer or, when this layer has none, of those below.
-    Hardlink { target: RootfsPath },
+    Hardlink {
+        target: RootfsPath,
+    },
 }
 
 /// One layer: what it adds, and what of the layers below it takes away.
@@ -82,9 +84,10 @@ impl LayerBuilder {
         match item {
             // Unpacked into an overlay store, such a node *is* a whiteout
             // (Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories").
-            LayerEntry::Entry(Entry { kind: Kind::CharDevice { major: 0, minor: 0 }, .. }) => {
-                self.whiteout(path)
-            }
+            LayerEntry::Entry(Entry {
+                kind: Kind::CharDevice { major: 0, minor: 0 },
+                ..
+            }) => self.whiteout(path),
             LayerEntry::Entry(entry) => self.insert(path, LayerEntry::Entry(entry)),
             LayerEntry::Hardlink { target } => match self.0.present.get(&target).cloned() {
                 Some(LayerEntry::Entry(entry)) if entry.is_directory() => {
@@ -160,8 +163,14 @@ fn remove_below<T>(map: &mut BTreeMap<RootfsPath, T>, path: &RootfsPath) {
 /// Layers that do not fit on each other.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MergeError {
-    #[error("layer {layer}: {path} is a hard link to {target}, which is no file of this layer or those below")]
-    NoLinkTarget { layer: usize, path: RootfsPath, target: RootfsPath },
+    #[error(
+        "layer {layer}: {path} is a hard link to {target}, which is no file of this layer or those below"
+    )]
+    NoLinkTarget {
+        layer: usize,
+        path: RootfsPath,
+        target: RootfsPath,
+    },
     #[error("the image has more than {MAX_ENTRIES} entries")]
     TooMany,
 }
@@ -177,7 +186,10 @@ pub struct RootfsManifest {
 /// Lays `layers` over each other, lowest first (the order of the image's `rootfs.diff_ids`).
 pub fn merge(layers: impl IntoIterator<Item = Layer>) -> Result<RootfsManifest, MergeError> {
     let root = BTreeMap::from([(RootfsPath::root(), Entry::implied_directory())]);
-    let mut manifest = RootfsManifest { tree: Tree { entries: root }, implied: BTreeSet::new() };
+    let mut manifest = RootfsManifest {
+        tree: Tree { entries: root },
+        implied: BTreeSet::new(),
+    };
     for (number, layer) in layers.into_iter().enumerate() {
         manifest.apply(number, layer)?;
         if manifest.tree.entries.len() > MAX_ENTRIES {
@@ -212,7 +224,11 @@ impl RootfsManifest {
         const MAX_LINKS: usize = 40; // as the kernel, MAXSYMLINKS
         let mut links = 0;
         let mut here = RootfsPath::root();
-        let mut rest: Vec<Vec<u8>> = path.split(|b| *b == b'/').rev().map(<[u8]>::to_vec).collect();
+        let mut rest: Vec<Vec<u8>> = path
+            .split(|b| *b == b'/')
+            .rev()
+            .map(<[u8]>::to_vec)
+            .collect();
         while let Some(name) = rest.pop() {
             match name.as_slice() {
                 b"" | b"." => continue,
@@ -239,7 +255,11 @@ impl RootfsManifest {
     }
 
     fn apply(&mut self, number: usize, layer: Layer) -> Result<(), MergeError> {
-        let Layer { present, whiteouts, opaque } = layer;
+        let Layer {
+            present,
+            whiteouts,
+            opaque,
+        } = layer;
         // Links into lower layers are looked up before this layer takes anything away.
         let mut resolved = Vec::with_capacity(present.len());
         for (path, item) in present {
@@ -247,7 +267,13 @@ impl RootfsManifest {
                 LayerEntry::Entry(entry) => entry,
                 LayerEntry::Hardlink { target } => match self.tree.get(&target) {
                     Some(entry) if !entry.is_directory() => entry.clone(),
-                    _ => return Err(MergeError::NoLinkTarget { layer: number, path, target }),
+                    _ => {
+                        return Err(MergeError::NoLinkTarget {
+                            layer: number,
+                            path,
+                            target,
+                        });
+                    }
                 },
             };
             resolved.push((path, entry));
@@ -266,8 +292,10 @@ impl RootfsManifest {
                 self.implied.remove(&path);
                 named.insert(path.clone());
             } else {
-                self.remove_below(&path);
-                self.implied.remove(&path);
+                if self.tree.get(&path).is_some_and(Entry::is_directory) {
+                    self.remove_below(&path);
+                    self.implied.remove(&path);
+                }
             }
             self.tree.entries.insert(path, entry);
         }
@@ -296,7 +324,9 @@ impl RootfsManifest {
 
     fn make_implied(&mut self, directory: RootfsPath) {
         if !self.tree.get(&directory).is_some_and(Entry::is_directory) {
-            self.tree.entries.insert(directory.clone(), Entry::implied_directory());
+            self.tree
+                .entries
+                .insert(directory.clone(), Entry::implied_directory());
         }
         self.implied.insert(directory);
     }
@@ -312,7 +342,8 @@ impl RootfsManifest {
     fn remove_below(&mut self, path: &RootfsPath) {
         let (from, to) = path.below();
         remove_below(&mut self.tree.entries, path);
-        self.implied.retain(|path| !(*path >= from && to.as_ref().is_none_or(|to| path < to)));
+        self.implied
+            .retain(|path| !(*path >= from && to.as_ref().is_none_or(|to| path < to)));
     }
 }
 

@@ -14,7 +14,9 @@ mod path;
 mod stubs;
 
 pub use compare::{CheckedRootfs, Difference, What, compare, summary};
-pub use merge::{Layer, LayerBuilder, LayerEntry, LayerError, MAX_ENTRIES, MergeError, RootfsManifest, merge};
+pub use merge::{
+    Layer, LayerBuilder, LayerEntry, LayerError, MAX_ENTRIES, MergeError, RootfsManifest, merge,
+};
 pub use path::{MAX_NAME, MAX_PATH, PathError, RootfsPath, encode};
 pub use stubs::{Engine, Stubs};
 
@@ -71,7 +73,13 @@ impl Entry {
 
     /// The directory that an engine makes for an entry whose parents no layer names.
     pub(crate) fn implied_directory() -> Self {
-        Self { kind: Kind::Directory, mode: 0o755, uid: 0, gid: 0, xattrs: BTreeMap::new() }
+        Self {
+            kind: Kind::Directory,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            xattrs: BTreeMap::new(),
+        }
     }
 }
 
@@ -79,8 +87,12 @@ impl Entry {
 /// brings, POSIX ACLs and `user.`; not the labels that the host's own security modules put on every
 /// file, nor the overlay file system's bookkeeping (`trusted.overlay.` is not shown at all).
 pub fn xattr_counts(name: &[u8]) -> bool {
-    const HOST_LABELS: [&[u8]; 4] =
-        [b"security.selinux", b"security.ima", b"security.evm", b"security.apparmor"];
+    const HOST_LABELS: [&[u8]; 4] = [
+        b"security.selinux",
+        b"security.ima",
+        b"security.evm",
+        b"security.apparmor",
+    ];
     if let Some(rest) = name.strip_prefix(b"security.") {
         return !HOST_LABELS.contains(&name) && !rest.starts_with(b"SMACK64");
     }
@@ -111,12 +123,21 @@ impl Tree {
         if let Some([(path, _), _]) = entries.array_windows().find(|[(a, _), (b, _)]| a == b) {
             return Err(TreeError::Twice(path.clone()));
         }
-        let tree = Self { entries: entries.into_iter().collect() };
-        if !tree.get(&RootfsPath::root()).is_some_and(Entry::is_directory) {
+        let tree = Self {
+            entries: entries.into_iter().collect(),
+        };
+        if !tree
+            .get(&RootfsPath::root())
+            .is_some_and(Entry::is_directory)
+        {
             return Err(TreeError::NoRoot);
         }
         for path in tree.entries.keys().filter(|path| !path.is_root()) {
-            if !tree.entries.get(path.parent_bytes()).is_some_and(Entry::is_directory) {
+            if !tree
+                .entries
+                .get(path.parent_bytes())
+                .is_some_and(Entry::is_directory)
+            {
                 return Err(TreeError::NoParent(path.clone()));
             }
         }

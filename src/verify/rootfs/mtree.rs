@@ -57,8 +57,18 @@ impl Tree {
 }
 
 fn line(text: &mut String, entry: &Entry) -> std::fmt::Result {
-    let Entry { kind, mode, uid, gid, xattrs } = entry;
-    write!(text, " type={} mode=0{mode:o} uid={uid} gid={gid}", kind.name())?;
+    let Entry {
+        kind,
+        mode,
+        uid,
+        gid,
+        xattrs,
+    } = entry;
+    write!(
+        text,
+        " type={} mode=0{mode:o} uid={uid} gid={gid}",
+        kind.name()
+    )?;
     match kind {
         Kind::File { size, digest } => write!(text, " size={size} sha256digest={}", digest.hex())?,
         Kind::Symlink { target } => write!(text, " link={}", encode(target))?,
@@ -79,22 +89,44 @@ mod tests {
     use crate::{digest::FileDigest, rootfs::RootfsPath};
 
     fn entry(kind: Kind, mode: u16) -> Entry {
-        Entry { kind, mode, uid: 0, gid: 0, xattrs: Default::default() }
+        Entry {
+            kind,
+            mode,
+            uid: 0,
+            gid: 0,
+            xattrs: Default::default(),
+        }
     }
 
     #[test]
     fn accept_golden_manifest() {
-        let file = Kind::File { size: 3, digest: FileDigest::of(b"abc") };
+        let file = Kind::File {
+            size: 3,
+            digest: FileDigest::of(b"abc"),
+        };
         let mut capable = entry(file, 0o4755);
-        capable.xattrs.insert(b"security.capability".to_vec(), vec![1, 0, 0, 2]);
+        capable
+            .xattrs
+            .insert(b"security.capability".to_vec(), vec![1, 0, 0, 2]);
         let tree = Tree::new(
             [
                 ("", entry(Kind::Directory, 0o755)),
                 ("tmp", entry(Kind::Directory, 0o1777)),
                 ("bin", entry(Kind::Directory, 0)),
                 ("bin/a b", capable),
-                ("bin-x", entry(Kind::Symlink { target: b"bin/a b".to_vec() }, 0o777)),
-                ("null", entry(Kind::CharDevice { major: 1, minor: 3 }, 0o666)),
+                (
+                    "bin-x",
+                    entry(
+                        Kind::Symlink {
+                            target: b"bin/a b".to_vec(),
+                        },
+                        0o777,
+                    ),
+                ),
+                (
+                    "null",
+                    entry(Kind::CharDevice { major: 1, minor: 3 }, 0o666),
+                ),
                 ("pipe", entry(Kind::Fifo, 0o600)),
             ]
             .map(|(path, entry)| (RootfsPath::parse(path.as_bytes()).unwrap(), entry))

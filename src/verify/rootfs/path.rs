@@ -178,11 +178,20 @@ mod tests {
     #[test]
     fn refuse_leaving_nul_long() {
         for bad in ["..", "a/../b", "/..", "a/.."] {
-            assert!(matches!(RootfsPath::parse(bad.as_bytes()), Err(PathError::Leaves(_))), "{bad}");
+            assert!(
+                matches!(RootfsPath::parse(bad.as_bytes()), Err(PathError::Leaves(_))),
+                "{bad}"
+            );
         }
         assert!(matches!(RootfsPath::parse(b"a\0b"), Err(PathError::Nul(_))));
-        assert!(matches!(RootfsPath::parse(&[b'a'; 256]), Err(PathError::TooLong(_))));
-        assert!(matches!(RootfsPath::parse("a/".repeat(2049).as_bytes()), Err(PathError::TooLong(_))));
+        assert!(matches!(
+            RootfsPath::parse(&[b'a'; 256]),
+            Err(PathError::TooLong(_))
+        ));
+        assert!(matches!(
+            RootfsPath::parse("a/".repeat(2049).as_bytes()),
+            Err(PathError::TooLong(_))
+        ));
     }
 
     #[test]
@@ -217,7 +226,10 @@ mod tests {
         let all: Vec<u8> = (0..=255).collect();
         let text = encode(&all);
         assert_eq!(decode(&text), all);
-        assert!(text.bytes().all(|b| (0x21..=0x7e).contains(&b) && !b"#=*?[".contains(&b)));
+        assert!(
+            text.bytes()
+                .all(|b| (0x21..=0x7e).contains(&b) && !b"#=*?[".contains(&b))
+        );
         assert_eq!(encode(b"a b"), "a\\040b");
     }
 }

@@ -26,8 +26,13 @@ impl fmt::Display for Engine {
 
 /// Docker's init layer (moby, daemon/initlayer/setup_unix.go): it replaces a file of the image at
 /// these paths by an empty one.
-const DOCKER_FILES: [&[u8]; 5] =
-    [b".dockerenv", b"etc/resolv.conf", b"etc/hosts", b"etc/hostname", b"dev/console"];
+const DOCKER_FILES: [&[u8]; 5] = [
+    b".dockerenv",
+    b"etc/resolv.conf",
+    b"etc/hosts",
+    b"etc/hostname",
+    b"dev/console",
+];
 const DOCKER_DIRECTORIES: [&[u8]; 4] = [b"dev/pts", b"dev/shm", b"proc", b"sys"];
 /// Docker's init layer and podman (libpod, container_internal_linux.go) make it when it is missing,
 /// Docker also when it is a file.
@@ -50,17 +55,29 @@ impl Stubs {
         engine: Engine,
         mount_points: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<Self, PathError> {
-        let mount_points = mount_points.into_iter().map(RootfsPath::parse).collect::<Result<_, _>>()?;
-        Ok(Self { engine, mount_points })
+        let mount_points = mount_points
+            .into_iter()
+            .map(RootfsPath::parse)
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            engine,
+            mount_points,
+        })
     }
 
     /// The same, with the mount points also where the image's symbolic links lead
     /// (`/var/run/x` -> `/run/x`).
     pub(super) fn resolved(&self, manifest: &RootfsManifest) -> Self {
-        let real = self.mount_points.iter().filter_map(|point| manifest.resolve(point.as_bytes()));
+        let real = self
+            .mount_points
+            .iter()
+            .filter_map(|point| manifest.resolve(point.as_bytes()));
         let mut mount_points: Vec<_> = real.collect();
         mount_points.extend(self.mount_points.iter().cloned());
-        Self { engine: self.engine, mount_points }
+        Self {
+            engine: self.engine,
+            mount_points,
+        }
     }
 
     /// The name of the rule that explains why `found` stands at `path` instead of `expected`.
@@ -81,7 +98,8 @@ impl Stubs {
         if !stub {
             return None;
         }
-        let replaces_file = expected.is_none_or(|e| matches!(e.kind, Kind::File { .. } | Kind::Symlink { .. }));
+        let replaces_file =
+            expected.is_none_or(|e| matches!(e.kind, Kind::File { .. } | Kind::Symlink { .. }));
         match (self.engine, &found.kind) {
             (Engine::Docker, Kind::File { .. })
                 if DOCKER_FILES.contains(&path.as_bytes()) && replaces_file =>
@@ -100,18 +118,28 @@ impl Stubs {
             return None;
         }
         // From here on: something that the image does not have at all.
-        let leads_to = |stub: &RootfsPath| stub == path || stub.is_below(path) && found.is_directory();
+        let leads_to =
+            |stub: &RootfsPath| stub == path || stub.is_below(path) && found.is_directory();
         if self.engine == Engine::Docker {
-            let mut fixed = DOCKER_DIRECTORIES.iter().chain(&DOCKER_FILES).chain([&MTAB]);
+            let mut fixed = DOCKER_DIRECTORIES
+                .iter()
+                .chain(&DOCKER_FILES)
+                .chain([&MTAB]);
             let at = |stub: &&[u8]| RootfsPath::parse(stub).is_ok_and(|stub| leads_to(&stub));
             if found.is_directory() && fixed.any(|stub| at(stub)) {
                 return Some(format!("docker:{path}"));
             }
         }
-        if self.engine == Engine::ContainersStorage && found.is_directory() && path.as_bytes() == b"etc" {
+        if self.engine == Engine::ContainersStorage
+            && found.is_directory()
+            && path.as_bytes() == b"etc"
+        {
             return Some(format!("containers-storage:{path}"));
         }
-        self.mount_points.iter().any(leads_to).then(|| format!("mount-point:{path}"))
+        self.mount_points
+            .iter()
+            .any(leads_to)
+            .then(|| format!("mount-point:{path}"))
     }
 }
 

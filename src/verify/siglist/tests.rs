@@ -44,7 +44,9 @@ fn verify(
 #[test]
 fn accept_draft() {
     let mut draft = draft(image());
-    draft.files.insert(b"/lib/a b%\xff.so".to_vec(), [FileDigest::of(b"so")].into());
+    draft
+        .files
+        .insert(b"/lib/a b%\xff.so".to_vec(), [FileDigest::of(b"so")].into());
     draft.programs = Programs::Only([b"/usr/bin/app".to_vec()].into());
     let bytes = draft.statement_bytes().unwrap();
     let list = List::parse(&bytes).unwrap();
@@ -53,26 +55,53 @@ fn accept_draft() {
     assert_eq!(list.images(), [image()]);
     assert_eq!(list.files(), &draft.files);
     assert_eq!(list.programs(), &draft.programs);
-    assert_eq!((list.issued_at(), list.expires_at()), (draft.issued_at, draft.expires_at));
-    assert!(String::from_utf8(bytes).unwrap().contains(r#""/lib/a%20b%25%FF.so""#));
+    assert_eq!(
+        (list.issued_at(), list.expires_at()),
+        (draft.issued_at, draft.expires_at)
+    );
+    assert!(
+        String::from_utf8(bytes)
+            .unwrap()
+            .contains(r#""/lib/a%20b%25%FF.so""#)
+    );
 }
 
 #[test]
 fn accept_signed_list() {
     let ca = user_ca();
     let mut draft = draft(image());
-    draft.files.insert(b"/lib/so".to_vec(), [FileDigest::of(b"so")].into());
+    draft
+        .files
+        .insert(b"/lib/so".to_vec(), [FileDigest::of(b"so")].into());
     draft.programs = Programs::Only([b"/usr/bin/app".to_vec()].into());
     let list = verify(&ca, &draft.statement_bytes().unwrap(), |_, _, _| ()).unwrap();
     assert_eq!(list.signer().tenant(), TENANT);
     let (app, so) = (FileDigest::of(b"app"), FileDigest::of(b"so"));
-    assert_eq!(list.allows(b"/usr/bin/app", &app).unwrap().path(), b"/usr/bin/app");
+    assert_eq!(
+        list.allows(b"/usr/bin/app", &app).unwrap().path(),
+        b"/usr/bin/app"
+    );
     assert_eq!(list.allows_digest(&app).unwrap().path(), b"/usr/bin/app");
-    assert!(matches!(list.allows(b"/bin/app", &app), Err(NotListed::Path { .. })));
-    assert!(matches!(list.allows(b"usr/bin/app", &app), Err(NotListed::Path { .. })));
-    assert!(matches!(list.allows(b"/usr/bin/app", &so), Err(NotListed::Content { .. })));
-    assert!(matches!(list.allows(b"/lib/so", &so), Err(NotListed::NotAProgram { .. })));
-    assert!(matches!(list.allows_digest(&so), Err(NotListed::Digest { .. })));
+    assert!(matches!(
+        list.allows(b"/bin/app", &app),
+        Err(NotListed::Path { .. })
+    ));
+    assert!(matches!(
+        list.allows(b"usr/bin/app", &app),
+        Err(NotListed::Path { .. })
+    ));
+    assert!(matches!(
+        list.allows(b"/usr/bin/app", &so),
+        Err(NotListed::Content { .. })
+    ));
+    assert!(matches!(
+        list.allows(b"/lib/so", &so),
+        Err(NotListed::NotAProgram { .. })
+    ));
+    assert!(matches!(
+        list.allows_digest(&so),
+        Err(NotListed::Digest { .. })
+    ));
     assert_eq!(
         list.allows(b"/tmp/x\n", &app).unwrap_err().to_string(),
         format!("/tmp/x%0A ({app}) is not in the signed list demo (serial 7)")
@@ -92,11 +121,17 @@ fn refuse_duplicate_json_key() {
     for (from, to) in [
         (r#""serial":7"#, r#""serial":7,"serial":8"#),
         (r#""predicate":{"#, r#""predicate":{"name":"demo","#),
-        (r#""predicateType""#, r#""predicateType":"x","predicateType""#),
+        (
+            r#""predicateType""#,
+            r#""predicateType":"x","predicateType""#,
+        ),
         (r#""sha256":"#, r#""sha256":"","sha256":"#),
     ] {
         assert!(
-            matches!(List::parse(&altered(from, to)), Err(ListError::Malformed(_))),
+            matches!(
+                List::parse(&altered(from, to)),
+                Err(ListError::Malformed(_))
+            ),
             "{to}"
         );
     }
@@ -124,17 +159,26 @@ fn refuse_paths_that_are_not_plain() {
         ("/usr/%2E%2E/app", "NotCanonical"),
     ] {
         let refused = with_files(&format!(r#""{path}":["{digest}"]"#)).unwrap_err();
-        assert!(format!("{refused:?}").contains(expected), "{path}: {refused:?}");
+        assert!(
+            format!("{refused:?}").contains(expected),
+            "{path}: {refused:?}"
+        );
     }
     let long = format!(r#""/{}":["{digest}"]"#, "a".repeat(4096));
-    assert!(matches!(with_files(&long), Err(ListError::Path(PathError::TooLong(_)))));
+    assert!(matches!(
+        with_files(&long),
+        Err(ListError::Path(PathError::TooLong(_)))
+    ));
 }
 
 #[test]
 fn refuse_bad_digests() {
     let hex = FileDigest::of(b"app").hex();
     let files = |digests: &str| with_files(&format!(r#""/a":[{digests}]"#));
-    assert!(matches!(files(""), Err(ListError::Digests { count: 0, .. })));
+    assert!(matches!(
+        files(""),
+        Err(ListError::Digests { count: 0, .. })
+    ));
     assert!(matches!(
         files(&format!(r#""{hex}","{hex}""#)),
         Err(ListError::DuplicateDigest { .. })
@@ -152,7 +196,9 @@ fn refuse_bad_digests() {
 #[test]
 fn refuse_too_many_entries() {
     let digest = format!(r#"["{}"]"#, FileDigest::of(b"app").hex());
-    let members: Vec<String> = (0..=MAX_ENTRIES).map(|n| format!(r#""/{n}":{digest}"#)).collect();
+    let members: Vec<String> = (0..=MAX_ENTRIES)
+        .map(|n| format!(r#""/{n}":{digest}"#))
+        .collect();
     assert_eq!(
         with_files(&members.join(",")),
         Err(ListError::Entries(MAX_ENTRIES + 1))
@@ -176,11 +222,17 @@ fn refuse_other_statements() {
     ));
     assert!(matches!(
         List::parse(&altered(r#""hashAlg":"sha256""#, r#""hashAlg":"sha1""#)),
-        Err(ListError::Unknown { field: "hashAlg", .. })
+        Err(ListError::Unknown {
+            field: "hashAlg",
+            ..
+        })
     ));
     assert!(matches!(
         List::parse(&altered("pct-v1", "pct-v2")),
-        Err(ListError::Unknown { field: "pathEncoding", .. })
+        Err(ListError::Unknown {
+            field: "pathEncoding",
+            ..
+        })
     ));
     assert_eq!(
         List::parse(&altered(r#""excludes":[]"#, r#""excludes":["/tmp"]"#)),
@@ -191,18 +243,27 @@ fn refuse_other_statements() {
         (r#""serial":7"#, r#""serial":-7"#),
         (r#""serial":7"#, r#""serial":7.5"#),
         (r#""serial":7"#, r#""serial":7,"unknown":1"#),
-        (r#""excludes":[]"#, r#""excludes":[],"exec":{"allow":[],"deny":[]}"#),
+        (
+            r#""excludes":[]"#,
+            r#""excludes":[],"exec":{"allow":[],"deny":[]}"#,
+        ),
         (r#"{"sha256":"#, r#"{"sha512":"","sha256":"#),
         (r#""_type""#, r#""_kind""#),
         ("Z\"", "+01:00\""),
     ] {
         assert!(
-            matches!(List::parse(&altered(from, to)), Err(ListError::Malformed(_))),
+            matches!(
+                List::parse(&altered(from, to)),
+                Err(ListError::Malformed(_))
+            ),
             "{to}"
         );
     }
     let trailing = [draft(image()).statement_bytes().unwrap(), b"{}".to_vec()].concat();
-    assert!(matches!(List::parse(&trailing), Err(ListError::Malformed(_))));
+    assert!(matches!(
+        List::parse(&trailing),
+        Err(ListError::Malformed(_))
+    ));
 }
 
 #[test]
@@ -212,22 +273,38 @@ fn refuse_drafts_that_would_be_refused() {
         edit(&mut draft);
         draft.statement_bytes().unwrap_err()
     };
-    assert_eq!(refused(&|d| d.name = "a b".into()), ListError::Name("a b".into()));
+    assert_eq!(
+        refused(&|d| d.name = "a b".into()),
+        ListError::Name("a b".into())
+    );
     assert_eq!(refused(&|d| d.serial = 0), ListError::Serial(0));
-    assert!(matches!(refused(&|d| d.serial = 1 << 53), ListError::Serial(_) | ListError::Malformed(_)));
-    assert!(matches!(refused(&|d| d.expires_at = d.issued_at), ListError::Lifetime { .. }));
+    assert!(matches!(
+        refused(&|d| d.serial = 1 << 53),
+        ListError::Serial(_) | ListError::Malformed(_)
+    ));
+    assert!(matches!(
+        refused(&|d| d.expires_at = d.issued_at),
+        ListError::Lifetime { .. }
+    ));
     assert_eq!(refused(&|d| d.images.clear()), ListError::Subjects(0));
     assert_eq!(refused(&|d| d.files.clear()), ListError::Entries(0));
     assert!(matches!(
-        refused(&|d| { d.files.insert(b"a".to_vec(), [FileDigest::of(b"")].into()); }),
+        refused(&|d| {
+            d.files.insert(b"a".to_vec(), [FileDigest::of(b"")].into());
+        }),
         ListError::Path(PathError::Relative(_))
     ));
     assert!(matches!(
-        refused(&|d| { d.files.insert(b"/a\nb".to_vec(), [FileDigest::of(b"")].into()); }),
+        refused(&|d| {
+            d.files
+                .insert(b"/a\nb".to_vec(), [FileDigest::of(b"")].into());
+        }),
         ListError::Newline(_)
     ));
     assert!(matches!(
-        refused(&|d| { d.files.insert(b"/a".to_vec(), BTreeSet::new()); }),
+        refused(&|d| {
+            d.files.insert(b"/a".to_vec(), BTreeSet::new());
+        }),
         ListError::Digests { count: 0, .. }
     ));
     assert_eq!(
@@ -242,7 +319,10 @@ fn refuse_other_image() {
     let statement = draft(ImageDigest::of(b"other")).statement_bytes().unwrap();
     let other = ListRefusal::OtherImage(ImageDigest::of(b"other"));
     assert_eq!(verify(&ca, &statement, |_, _, _| ()), Err(other.clone()));
-    assert_eq!(verify(&ca, &statement, |_, _, images| images.clear()), Err(other));
+    assert_eq!(
+        verify(&ca, &statement, |_, _, images| images.clear()),
+        Err(other)
+    );
 }
 
 #[test]
@@ -265,7 +345,10 @@ fn refuse_expired_and_not_yet_issued() {
     let second = |t: UnixTime, by: i64| UnixTime::from_secs(t.secs() + by);
     assert!(at(draft.issued_at).is_ok());
     assert!(at(second(draft.expires_at, -1)).is_ok());
-    assert_eq!(at(draft.expires_at), Err(ListRefusal::Expired(draft.expires_at)));
+    assert_eq!(
+        at(draft.expires_at),
+        Err(ListRefusal::Expired(draft.expires_at))
+    );
     assert!(matches!(
         at(second(draft.issued_at, -1)),
         Err(ListRefusal::NotYetIssued { .. })
@@ -277,7 +360,8 @@ fn refuse_other_signer() {
     let (ca, other) = (user_ca(), user_ca());
     let statement = draft(image()).statement_bytes().unwrap();
     assert!(matches!(
-        verify(&ca, &statement, |rule, _, _| rule.tenant = "spiffe://demo.example/tenant/other"),
+        verify(&ca, &statement, |rule, _, _| rule.tenant =
+            "spiffe://demo.example/tenant/other"),
         Err(ListRefusal::OtherTenant { .. })
     ));
     assert!(matches!(
@@ -286,7 +370,8 @@ fn refuse_other_signer() {
     ));
     let roots = other.roots();
     assert!(matches!(
-        verify(&ca, &statement, |rule, _, _| rule.roots = Box::leak(Box::new(roots.clone()))),
+        verify(&ca, &statement, |rule, _, _| rule.roots =
+            Box::leak(Box::new(roots.clone()))),
         Err(ListRefusal::Signature(CmsRefusal::Untrusted { .. }))
     ));
 }

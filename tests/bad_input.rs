@@ -1,0 +1,430 @@
+//! Whatever is missing, corrupt or dies: a clear error, an exit status other than 0, and nothing left
+//! behind; and right after it, with everything in its place again, the container runs.
+
+use crate::{
+    Module, Test, cmd,
+    host::{CONFIG, POLICY, TRUST},
+    publisher::STORE,
+    runtime::{Backend, Bundle, Runtime},
+    spawn::Output,
+    world::World,
+};
+use anyhow::{Context, Result, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::json;
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+pub const MODULE: Module = Module {
+    name: "bad_input",
+    prepare: |world| {
+        world.open_for_business()?;
+        world.rootfs(0)?;
+        Ok(())
+    },
+    tests: &[
+        Test::Ours("configuration", configuration),
+        Test::Once("policy", policy),
+        Test::Once("keys_and_certificates", keys_and_certificates),
+        Test::Once("signature_store", signature_store),
+        Test::Ours("bundle", bundle),
+        Test::Once("rootfs", rootfs),
+        Test::Once("swtpm_missing_or_dying", swtpm_missing_or_dying),
+        Test::Once("host_tpm_missing", host_tpm_missing),
+        Test::Once("the_programs_say_what_is_wrong", the_programs_say_what_is_wrong),
+        Test::Ours("a_dead_guard_ends_the_container", a_dead_guard_ends_the_container),
+        Test::Ours("a_dead_keeper_ends_the_container", a_dead_keeper_ends_the_container),
+        Test::Ours("a_dead_vtpm_ends_the_container", a_dead_vtpm_ends_the_container),
+        Test::Ours("no_guard_no_start", no_guard_no_start),
+        Test::Ours("create_killed_at_any_moment", create_killed_at_any_moment),
+        Test::Ours("start_and_delete_killed_at_any_moment", start_and_delete_killed_at_any_moment),
+    ],
+};
+
+fn ours(world: &World) -> Result<Runtime> {
+    Ok(Runtime::attestrun(&world.program("attestrun")?, Backend::Libcontainer))
+}
+
+fn demo(world: &World, args: &[&str]) -> Result<Bundle> {
+    let rootfs = world.rootfs(0)?;
+    world.note(&rootfs.id);
+    Bundle::make(&world.work, &rootfs, args)
+}
+
+/// One thing is wrong: create fails and says `words`; nothing is left; when it is right again, it runs.
+fn broken(world: &World, rt: &Runtime, what: &str, words: &str, path: &str, damage: Damage) -> Result<()> {
+    let bundle = demo(world, &["/bin/true"])?;
+    let before = world.snapshot()?;
+    let kept = format!("{path}.kept");
+    cmd!("cp", "-a", path, &kept).ok()?;
+    damage.to(Path::new(path))?;
+    let output = rt.create(&bundle).output();
+    let left = world.left_since(&before);
+    cmd!("rm", "-rf", path).ok()?;
+    cmd!("mv", &kept, path).ok()?;
+    let output = output?;
+    let left: Vec<_> = left?.into_iter().filter(|l| !l.contains(path)).collect();
+    sound(&output, words).with_context(|| what.to_owned())?;
+    ensure!(left.is_empty(), "{what}: left behind: {left:#?}");
+    let runs = rt.run(&bundle)?;
+    ensure!(runs.status.success(), "after {what}, everything in its place again: {runs}");
+    Ok(())
+}
+
+/// A clear error: exit status 1, the words, no panic, one line for people.
+fn sound(output: &Output, words: &str) -> Result<()> {
+    ensure!(output.code() == 1, "expected exit status 1: {output}");
+    output.says(words)?.says_not("panicked")?.says_not("RUST_BACKTRACE")?;
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+enum Damage<'a> {
+    Missing,
+    /// The file's content instead.
+    Content(&'a [u8]),
+    /// One replacement in its text.
+    Replace(&'a str, &'a str),
+    /// The first half of it.
+    Half,
+}
+
+impl Damage<'_> {
+    fn to(self, path: &Path) -> Result<()> {
+        match self {
+            Self::Missing => cmd!("rm", "-rf", path).ok().map(|_| ())?,
+            Self::Content(bytes) => fs::write(path, bytes)?,
+            Self::Replace(from, to) => {
+                let text = fs::read_to_string(path)?;
+                ensure!(text.contains(from), "{} has no `{from}`", path.display());
+                fs::write(path, text.replacen(from, to, 1))?;
+            }
+            Self::Half => {
+                let bytes = fs::read(path)?;
+                fs::write(path, &bytes[..bytes.len() / 2])?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn configuration(world: &World, rt: &Runtime) -> Result<()> {
+    for (what, damage) in [
+        ("no configuration", Damage::Missing),
+        ("an empty configuration", Damage::Content(b"")),
+        ("a configuration that is no TOML", Damage::Content(b"\xff\x00[[")),
+        ("an unknown key", Damage::Replace("version = 1", "version = 1\nnonsense = true")),
+        ("another version", Damage::Replace("version = 1", "version = 99")),
+        ("an unknown backend", Damage::Replace("backend = \"", "backend = \"x")),
+        ("a relative path", Damage::Replace("swtpm = \"/", "swtpm = \"")),
+    ] {
+        broken(world, rt, what, CONFIG, CONFIG, damage)?;
+    }
+    if rt.backend == Some(Backend::Runc) {
+        let damage = Damage::Replace("runc = \"/usr/sbin/runc\"", "runc = \"/usr/sbin/no-runc\"");
+        broken(world, rt, "no runc", "/usr/sbin/no-runc", CONFIG, damage)?;
+    }
+    Ok(())
+}
+
+fn policy(world: &World) -> Result<()> {
+    let rt = ours(world)?;
+    for (what, damage) in [
+        ("no policy", Damage::Missing),
+        ("an empty policy", Damage::Content(b"")),
+        ("a policy that is no TOML", Damage::Half),
+        ("an unknown key", Damage::Replace("version = 1", "version = 1\nnonsense = true")),
+        ("no keys", Damage::Replace("keys = [", "keys = []\nother = [")),
+    ] {
+        broken(world, &rt, what, POLICY, POLICY, damage)?;
+    }
+    let none = Damage::Content(b"version = 1\nmode = \"enforce\"\n");
+    broken(world, &rt, "a policy without rules", "no rule", POLICY, none)
+}
+
+fn keys_and_certificates(world: &World) -> Result<()> {
+    let rt = ours(world)?;
+    for (name, path) in [("the key", "image.pub"), ("the CA", "ca/ca.pem")] {
+        let path = format!("{TRUST}/{path}");
+        for (what, damage) in [
+            ("missing", Damage::Missing),
+            ("empty", Damage::Content(b"")),
+            ("garbage", Damage::Content(b"-----BEGIN NONSENSE-----\nAAAA\n-----END NONSENSE-----\n")),
+            ("half", Damage::Half),
+        ] {
+            broken(world, &rt, &format!("{name} {what}"), &path, &path, damage)?;
+        }
+    }
+    Ok(())
+}
+
+fn signature_store(world: &World) -> Result<()> {
+    let rt = ours(world)?;
+    broken(world, &rt, "no store", "refused|signature", STORE, Damage::Missing)?;
+    let index = format!("{STORE}/index.json");
+    for (what, damage) in
+        [("no index", Damage::Missing), ("half an index", Damage::Half), ("an empty index", Damage::Content(b"{}"))]
+    {
+        broken(world, &rt, what, "refused|index.json|signature", &index, damage)?;
+    }
+    // Every blob, one after the other: manifest, configuration, signature, list, and what holds them.
+    let mut harmful = 0;
+    for blob in fs::read_dir(format!("{STORE}/blobs/sha256"))? {
+        let blob = blob?.path().display().to_string();
+        let bundle = demo(world, &["/bin/true"])?;
+        for damage in [Damage::Half, Damage::Missing] {
+            let kept = fs::read(&blob)?;
+            damage.to(Path::new(&blob))?;
+            let output = rt.run(&bundle);
+            fs::write(&blob, kept)?;
+            let output = output?;
+            if !output.status.success() {
+                sound(&output, "")?;
+                harmful += 1;
+            }
+        }
+    }
+    ensure!(harmful >= 4, "only {harmful} damaged blobs were noticed");
+    Ok(())
+}
+
+fn bundle(world: &World, rt: &Runtime) -> Result<()> {
+    let good = demo(world, &["/bin/true"])?;
+    let config = good.dir.join("config.json");
+    let text = fs::read(&config)?;
+    let fails = |what: &str, words: &str| -> Result<()> {
+        sound(&rt.create(&good).output()?, words).with_context(|| what.to_owned())?;
+        rt.on("state", &good).exits(1)?.says("does not exist").map(|_| ())
+    };
+    fs::remove_file(&config)?;
+    fails("no config.json", "config.json")?;
+    for (what, bytes) in [("empty", &b""[..]), ("half", &text[..text.len() / 2]), ("not an object", b"[]"), ("an empty object", b"{}")] {
+        fs::write(&config, bytes)?;
+        fails(what, "")?;
+    }
+    fs::write(&config, &text)?;
+    let mut changed = demo(world, &["/bin/true"])?;
+    changed.config["process"]["args"] = json!([]);
+    changed.write()?;
+    fails("no arguments", "args")?;
+    changed = demo(world, &["/bin/true"])?;
+    changed.set("/process/cwd", json!("relative"))?;
+    fails("a relative cwd", "cwd|Cwd")?;
+    changed = demo(world, &["/bin/true"])?;
+    changed.set("/mounts", json!([{ "destination": "/x", "type": "bind", "source": "/does/not/exist", "options": ["bind"] }]))?;
+    fails("a mount without source", "/does/not/exist")?;
+    fs::write(&config, &text)?;
+    let nowhere = rt.cmd("create").args(["--bundle", "/does/not/exist", &good.id]).output()?;
+    sound(&nowhere, "/does/not/exist")?;
+    let runs = rt.run(&good)?;
+    ensure!(runs.status.success(), "{runs}");
+    Ok(())
+}
+
+fn rootfs(world: &World) -> Result<()> {
+    let rt = ours(world)?;
+    let mut bundle = demo(world, &["/bin/true"])?;
+    bundle.set("/root/path", json!("/does/not/exist"))?;
+    sound(&rt.create(&bundle).output()?, "/does/not/exist")?;
+    let link = bundle.dir.join("link");
+    let _ = fs::remove_file(&link);
+    std::os::unix::fs::symlink(world.rootfs(0)?.path, &link)?;
+    bundle.set("/root/path", json!(link))?;
+    let output = rt.create(&bundle).output()?;
+    ensure!(output.code() == 1, "runc refuses a symlink as root: {output}");
+    // An engine's database that lies about the layers.
+    let layers = "/var/lib/containers/storage/overlay-layers/layers.json";
+    broken(world, &rt, "no layer database", "layers.json", layers, Damage::Missing)?;
+    broken(world, &rt, "half a layer database", "layers.json", layers, Damage::Half)?;
+    let images = "/var/lib/containers/storage/overlay-images/images.json";
+    broken(world, &rt, "half an image database", "images.json", images, Damage::Half)
+}
+
+fn swtpm_missing_or_dying(world: &World) -> Result<()> {
+    let rt = ours(world)?;
+    let script = |name: &str, text: &str| -> Result<String> {
+        let path = world.work.join(name);
+        fs::write(&path, text)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        Ok(format!("swtpm = \"{}\"", path.display()))
+    };
+    let packaged = "swtpm = \"/usr/bin/swtpm\"";
+    for (what, line) in [
+        ("no swtpm", "swtpm = \"/usr/bin/no-swtpm\"".to_owned()),
+        ("an swtpm that is no program", script("swtpm-text", "nonsense\n")?),
+        ("an swtpm that dies at once", script("swtpm-dies", "#!/bin/sh\nexit 1\n")?),
+        ("an swtpm that talks nonsense", script("swtpm-nonsense", "#!/bin/sh\nyes\n")?),
+    ] {
+        broken(world, &rt, what, "swtpm", CONFIG, Damage::Replace(packaged, &line))?;
+    }
+    Ok(())
+}
+
+fn host_tpm_missing(world: &World) -> Result<()> {
+    let rt = ours(world)?;
+    let bundle = demo(world, &["/bin/true"])?;
+    for service in ["attestrun-agent", "attestrun-host", "swtpm"] {
+        world.stop(service)?;
+    }
+    let done = (|| -> Result<()> {
+        // create starts the host service, which finds no TPM.
+        let output = rt.create(&bundle).output()?;
+        sound(&output, "TPM")?;
+        rt.on("state", &bundle).exits(1)?;
+        let setup = cmd!(world.program("attestrun")?, "setup").fails()?;
+        setup.says("TPM")?.says_not("panicked")?;
+        Ok(())
+    })();
+    // The same state starts again, as after a power cut of the software root.
+    world.start_software_root()?;
+    world.start_services()?;
+    done?;
+    let runs = rt.run(&bundle)?;
+    ensure!(runs.status.success(), "with the TPM back: {runs}");
+    Ok(())
+}
+
+fn the_programs_say_what_is_wrong(world: &World) -> Result<()> {
+    let attestrun = world.program("attestrun")?;
+    for args in [&["nonsense"][..], &["create"], &["create", "--nonsense", "x"], &["kill"], &["--root"]] {
+        let output = cmd!(&attestrun).args(args).fails()?;
+        output.says_not("panicked")?;
+        ensure!(!output.all().trim().is_empty(), "{args:?}: no word");
+    }
+    for args in [&["nonsense"][..], &["challenge"], &["list", "create"], &["image", "sign", "--nonsense"]] {
+        world.ctl()?.args(args).exits(64)?.says_not("panicked")?;
+    }
+    let agent = world.program("attestrun-agent")?;
+    cmd!(&agent).fails()?.says("root")?; // needs no privilege, so it takes none
+    let somebody = || cmd!("setpriv", "--reuid=64999", "--regid=64999", "--clear-groups").arg(&agent);
+    somebody().args(["--socket", "/does/not/exist/s"]).fails()?.says("/does/not/exist/s")?;
+    Ok(())
+}
+
+/// Our processes with `word` among their arguments.
+fn processes(word: &str) -> Result<Vec<i32>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+        let argv = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let argv: Vec<_> = argv.split(|b| *b == 0).map(String::from_utf8_lossy).collect();
+        if argv.iter().any(|a| a == word) {
+            found.push(pid);
+        }
+    }
+    Ok(found)
+}
+
+/// The processes that `up` starts and that were not there before.
+fn new_processes(word: &str, up: impl FnOnce() -> Result<()>) -> Result<Vec<i32>> {
+    let before = processes(word)?;
+    up()?;
+    let new: Vec<_> = processes(word)?.into_iter().filter(|pid| !before.contains(pid)).collect();
+    ensure!(!new.is_empty(), "no process with the argument {word}");
+    Ok(new)
+}
+
+/// The container's init is gone within a moment, and the container can be deleted.
+fn ends_with(world: &World, rt: &Runtime, word: &str) -> Result<()> {
+    let bundle = demo(world, &["/bin/sleep", "1000"])?;
+    let pids = new_processes(word, || rt.up(&bundle))?;
+    let init = rt.state(&bundle)?["pid"].as_i64().context("pid")?;
+    for pid in pids {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    let since = Instant::now();
+    while Path::new(&format!("/proc/{init}")).exists() {
+        ensure!(since.elapsed() < Duration::from_secs(5), "the container outlived its {word}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let exec = rt.cmd("exec").args([bundle.id.as_str(), "/bin/true"]).fails()?;
+    exec.says_not("panicked")?;
+    rt.wait_for(&bundle, "stopped")?;
+    rt.on("delete", &bundle).ok()?;
+    Ok(())
+}
+
+fn a_dead_guard_ends_the_container(world: &World, rt: &Runtime) -> Result<()> {
+    ends_with(world, rt, "guard")
+}
+
+fn a_dead_keeper_ends_the_container(world: &World, rt: &Runtime) -> Result<()> {
+    ends_with(world, rt, "keeper")
+}
+
+fn a_dead_vtpm_ends_the_container(world: &World, rt: &Runtime) -> Result<()> {
+    ends_with(world, rt, "--tpm2")
+}
+
+fn no_guard_no_start(world: &World, rt: &Runtime) -> Result<()> {
+    let bundle = demo(world, &["/bin/sleep", "1000"])?;
+    let pids = new_processes("guard", || rt.create(&bundle).ok().map(|_| ()))?;
+    for pid in pids {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    rt.on("start", &bundle).exits(1)?.says_not("panicked")?;
+    rt.cmd("delete").arg("--force").arg(&bundle.id).ok()?;
+    Ok(())
+}
+
+/// Kills `verb` after ever longer times until it gets through; `delete --force` must leave nothing.
+fn killed(world: &World, what: &str, mut once: impl FnMut(Duration) -> Result<bool>, clean: impl Fn() -> Result<()>) -> Result<()> {
+    let before = world.snapshot()?;
+    let mut after = Duration::from_micros(300);
+    let mut kills = 0;
+    loop {
+        let finished = once(after)?;
+        clean()?;
+        let left = world.left_since(&before)?;
+        ensure!(left.is_empty(), "{what} killed after {after:?}, then delete --force: {left:#?}");
+        if finished {
+            ensure!(kills >= 3, "{what} was too quick to be killed");
+            return Ok(());
+        }
+        kills += 1;
+        ensure!(kills < 60, "{what} does not get through");
+        after = after * 5 / 4;
+    }
+}
+
+/// Starts `command` and kills it alone (not its children) after `delay`; whether it was done before.
+fn kill_after(command: &crate::spawn::Cmd, delay: Duration) -> Result<bool> {
+    let mut running = command.start()?;
+    std::thread::sleep(delay);
+    let done = !running.is_running()?;
+    if !done {
+        running.signal(Signal::SIGKILL)?;
+    }
+    let output = running.finish(Duration::from_secs(20))?;
+    Ok(done || output.status.success())
+}
+
+fn create_killed_at_any_moment(world: &World, rt: &Runtime) -> Result<()> {
+    let bundle = demo(world, &["/bin/sleep", "1000"])?;
+    let clean = || rt.cmd("delete").arg("--force").arg(&bundle.id).ok().map(|_| ());
+    killed(world, "create", |delay| kill_after(&rt.create(&bundle), delay), clean)?;
+    rt.up(&bundle).context("after all that")?;
+    rt.down(&bundle)
+}
+
+fn start_and_delete_killed_at_any_moment(world: &World, rt: &Runtime) -> Result<()> {
+    let bundle = demo(world, &["/bin/sleep", "1000"])?;
+    let clean = || rt.cmd("delete").arg("--force").arg(&bundle.id).ok().map(|_| ());
+    for (n, delay) in [500u64, 1000, 2000, 4000, 8000].into_iter().enumerate() {
+        let before = world.snapshot()?;
+        rt.create(&bundle).ok()?;
+        let verb = if n % 2 == 0 { rt.on("start", &bundle) } else { rt.cmd("delete").arg("--force").arg(&bundle.id) };
+        kill_after(&verb, Duration::from_micros(delay))?;
+        clean()?;
+        let left = world.left_since(&before)?;
+        ensure!(left.is_empty(), "killed after {delay} us, then delete --force: {left:#?}");
+    }
+    Ok(())
+}
