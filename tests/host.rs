@@ -112,13 +112,14 @@ impl World {
             "images = [\"{}\"]\nuser_ca = [\"{TRUST}/ca/ca.pem\"]\nrevocation = \"unchecked\"\ntenant = \"{TENANT}\"\n\
              policies = [\"{policy}\"]\nruntimes = [\"{}\"]\nswtpms = [\"{}\"]\nrootfs = [\"{}\"]\nenter = \"listed\"\n\
              waive = {}\nmax_age_secs = 60\n\n[list]\nname = \"{LIST}\"\nmin_serial = 1\n\n[launch]\nargs = \"any\"\n\
-             env = \"any\"\nallow = []\n\n[[hosts]]\nname = \"e2e\"\nak_name = \"{}\"\nroot = \"software\"\n\
+             env = \"any\"\nallow = {}\n\n[[hosts]]\nname = \"e2e\"\nak_name = \"{}\"\nroot = \"software\"\n\
              binding_pcr_start = \"{}\"\n",
             demo.manifest,
             fact(&host.facts, "runtime")?,
             fact(&host.facts, "swtpm")?,
             manifest.stdout.trim(),
             strings(waive),
+            publisher::relaxations(),
             fact(&host.facts, "host_ak_name")?,
             publisher::fact(&pin, "binding_pcr_start")?,
         );
@@ -145,11 +146,10 @@ pub fn policy(mode: &str) -> String {
     format!("version = 1\nmode = \"{mode}\"\n\n{demo}")
 }
 
+/// In the private /etc: this machine may have a user of that name already, with another number.
 fn add_line(file: &str, line: &str) -> Result<()> {
     let text = fs::read_to_string(file)?;
-    let name = line.split(':').next().unwrap_or(line);
-    if !text.lines().any(|l| l.split(':').next() == Some(name)) {
-        fs::write(file, format!("{text}{line}\n"))?;
-    }
-    Ok(())
+    let name = line.split(':').next();
+    let others: String = text.lines().filter(|l| l.split(':').next() != name).map(|l| format!("{l}\n")).collect();
+    Ok(fs::write(file, format!("{others}{line}\n"))?)
 }

@@ -27,8 +27,11 @@ const STAYS: &[&str] = &[
     "/run/attestrun/cache/*",
     "/run/attestrun/containers",
     "/run/attestrun/index",
-    "/run/attestrun/lock",
+    "/run/attestrun/uids",
     "/run/attestrun-host",
+    // what the host service keeps for as long as the machine runs: one binding log per boot and reset
+    "/run/attestrun-host/host.log",
+    "/var/lib/attestrun/host/binding-*",
     "/run/runc",
     // the runtimes under test: their state roots, not what lies in them
     "/run/rt",
@@ -48,17 +51,18 @@ const STAYS: &[&str] = &[
 ];
 
 /// Cgroups that engines make once, as parents of their containers' own.
-const PARENTS: &[&str] = &["/libpod_parent", "/docker", "/default", "/e2e", "/attestrun.slice", "/machine.slice", "/moby"];
+const PARENTS: &[&str] = &["/libpod_parent", "/libpod_parent/conmon", "/docker", "/default", "/e2e", "/attestrun.slice", "/attestrun.slice/host", "/machine.slice", "/moby"];
 
 /// One listing.
 #[derive(Clone, Default)]
 pub struct Snapshot(BTreeSet<String>);
 
 impl Snapshot {
-    /// Everything now; of the keys those whose description contains one of `ids`.
-    pub fn take(ids: &[String]) -> Result<Self> {
+    /// Everything now; of the keys those whose description contains one of `ids`, of the processes those
+    /// that are no daemons of the tests' own.
+    pub fn take(ids: &[String], daemons: &[i32]) -> Result<Self> {
         let mut all = BTreeSet::new();
-        processes(&mut all)?;
+        processes(daemons, &mut all)?;
         for line in fs::read_to_string("/proc/self/mountinfo")?.lines() {
             let (left, right) = line.split_once(" - ").unwrap_or((line, ""));
             let place = left.split(' ').nth(4).unwrap_or(left);
@@ -92,10 +96,10 @@ impl Snapshot {
 }
 
 /// Waits until nothing is new since `before`; what stays new is returned.
-pub fn settle(before: &Snapshot, ids: &[String]) -> Result<Vec<String>> {
+pub fn settle(before: &Snapshot, ids: &[String], daemons: &[i32]) -> Result<Vec<String>> {
     let start = Instant::now();
     loop {
-        let left = Snapshot::take(ids)?.since(before);
+        let left = Snapshot::take(ids, daemons)?.since(before);
         if left.is_empty() || start.elapsed() > SETTLE {
             return Ok(left);
         }
@@ -104,11 +108,12 @@ pub fn settle(before: &Snapshot, ids: &[String]) -> Result<Vec<String>> {
 }
 
 /// Every process of the pid namespace but this one, by pid and start time; threads share their line.
-fn processes(all: &mut BTreeSet<String>) -> Result<()> {
+fn processes(daemons: &[i32], all: &mut BTreeSet<String>) -> Result<()> {
     for entry in fs::read_dir("/proc")?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.parse::<u32>().is_err() {
-            continue;
+        match name.parse::<i32>() {
+            Ok(pid) if !daemons.contains(&pid) => {}
+            _ => continue,
         }
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
         // proc(5): fields after the command's closing parenthesis start with the third, the state.
@@ -168,7 +173,7 @@ pub fn sees_what_it_promises(work: &Path) -> Result<()> {
     use crate::cmd;
     use anyhow::ensure;
     let ids = vec!["leftover-probe".to_owned()];
-    let before = Snapshot::take(&ids)?;
+    let before = Snapshot::take(&ids, &[])?;
     let place: PathBuf = work.join("leftover-probe");
     fs::create_dir_all(&place)?;
     let sleeper = cmd!("sleep", "60").start()?;
@@ -178,7 +183,7 @@ pub fn sees_what_it_promises(work: &Path) -> Result<()> {
     let file = Path::new("/run/attestrun-probe.leftover");
     fs::write(file, "")?;
     let socket = std::os::unix::net::UnixListener::bind("/run/leftover-probe.sock")?;
-    let found = Snapshot::take(&ids)?.since(&before);
+    let found = Snapshot::take(&ids, &[])?.since(&before);
     drop(socket);
     fs::remove_file("/run/leftover-probe.sock")?;
     fs::remove_file(file)?;
@@ -189,7 +194,7 @@ pub fn sees_what_it_promises(work: &Path) -> Result<()> {
     for kind in ["process ", "mount ", "cgroup ", "file ", "socket "] {
         ensure!(found.iter().any(|l| l.starts_with(kind)), "the leftover checker missed a {kind}: {found:?}");
     }
-    let left = settle(&before, &ids)?;
+    let left = settle(&before, &ids, &[])?;
     ensure!(left.is_empty(), "the probe's own clean-up: {left:?}");
     Ok(())
 }

@@ -179,6 +179,15 @@ impl Running {
         }
         Ok(!self.reaped)
     }
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        if self.reaped {
+            return None;
+        }
+        let status = self.child.try_wait().ok().flatten();
+        self.reaped = status.is_some();
+        status
+    }
     /// What it has written so far, both streams.
     pub fn written(&self) -> String {
         format!("{}{}", text(&self.out), text(&self.err))

@@ -103,11 +103,11 @@ impl World {
     }
 
     pub fn snapshot(&self) -> Result<Snapshot> {
-        Snapshot::take(&self.ids.borrow())
+        Snapshot::take(&self.ids.borrow(), &self.daemon_pids())
     }
 
     pub fn left_since(&self, before: &Snapshot) -> Result<Vec<String>> {
-        leftover::settle(before, &self.ids.borrow())
+        leftover::settle(before, &self.ids.borrow(), &self.daemon_pids())
     }
 
     /// After a failed test: what it noted is deleted, so that the next one starts clean.
@@ -250,6 +250,10 @@ impl World {
 
     // --- daemons ---
 
+    fn daemon_pids(&self) -> Vec<i32> {
+        self.daemons.borrow().iter().map(|(_, daemon)| daemon.pid()).collect()
+    }
+
     fn has_daemon(&self, name: &str) -> bool {
         self.daemons.borrow().iter().any(|(n, _)| *n == name)
     }
@@ -296,11 +300,16 @@ impl World {
     /// What the daemons wrote: printed beside a failure.
     pub fn logs(&self) -> String {
         let mut all = String::new();
-        for (name, daemon) in self.daemons.borrow().iter() {
+        for (name, daemon) in self.daemons.borrow_mut().iter_mut() {
+            let ended = daemon.ended().map(|how| format!(", which has ended ({how})")).unwrap_or_default();
             let written = daemon.written();
-            let lines: Vec<_> = written.lines().collect();
-            let tail = lines[lines.len().saturating_sub(6)..].join("\n      ");
-            all += &format!("    last of {name}:\n      {tail}\n");
+            let lines: Vec<_> = written.lines().map(|l| l.chars().take(300).collect::<String>()).collect();
+            // containerd and dockerd chat about each container.
+            let last = if name.ends_with('d') { 2 } else { 8 };
+            let tail = lines[lines.len().saturating_sub(last)..].join("\n      ");
+            if !tail.is_empty() || !ended.is_empty() {
+                all += &format!("    last of {name}{ended}:\n      {tail}\n");
+            }
         }
         all
     }

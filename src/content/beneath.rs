@@ -25,13 +25,15 @@ pub(crate) const BENEATH: ResolveFlags = ResolveFlags::BENEATH
 /// A directory by its absolute path.
 pub fn open_directory(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    fs::open(path, flags, Mode::empty()).with_context(|| format!("open directory {}", path.display()))
+    fs::open(path, flags, Mode::empty())
+        .with_context(|| format!("open directory {}", path.display()))
 }
 
 /// A regular file at `name` below `directory`.
 pub(crate) fn open_file(directory: impl AsFd, name: &[u8]) -> rustix::io::Result<File> {
     // NONBLOCK: a FIFO that stands there by now must not stop us; it is refused below.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let flags =
+        OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = openat2(directory, name, flags)?;
     if FileType::from_raw_mode(fs::fstat(&file)?.st_mode) != FileType::RegularFile {
         return Err(Errno::INVAL);
@@ -41,11 +43,21 @@ pub(crate) fn open_file(directory: impl AsFd, name: &[u8]) -> rustix::io::Result
 
 /// openat2(2) may answer EAGAIN while somebody renames on the same file system: then it is asked
 /// again, a bounded number of times.
-pub(crate) fn openat2(directory: impl AsFd, name: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn openat2(
+    directory: impl AsFd,
+    name: &[u8],
+    flags: OFlags,
+) -> rustix::io::Result<OwnedFd> {
     const ATTEMPTS: usize = 128;
     let mut last = Errno::AGAIN;
     for _ in 0..ATTEMPTS {
-        match fs::openat2(&directory, OsStr::from_bytes(name), flags, Mode::empty(), BENEATH) {
+        match fs::openat2(
+            &directory,
+            OsStr::from_bytes(name),
+            flags,
+            Mode::empty(),
+            BENEATH,
+        ) {
             Err(Errno::AGAIN | Errno::INTR) => last = Errno::AGAIN,
             other => return other,
         }
@@ -56,7 +68,9 @@ pub(crate) fn openat2(directory: impl AsFd, name: &[u8], flags: OFlags) -> rusti
 /// The content of the file at `name` below `directory`; `None` when there is none.
 pub(crate) fn read_optional(directory: impl AsFd, name: &str, max: u64) -> Result<Option<Vec<u8>>> {
     match open_file(directory, name.as_bytes()) {
-        Ok(file) => read_at_most(file, max).with_context(|| format!("read {name}")).map(Some),
+        Ok(file) => read_at_most(file, max)
+            .with_context(|| format!("read {name}"))
+            .map(Some),
         Err(Errno::NOENT) => Ok(None),
         Err(errno) => Err(errno).with_context(|| format!("open {name} (regular files only)")),
     }
@@ -73,7 +87,8 @@ pub(crate) fn read(directory: impl AsFd, name: &str, max: u64) -> Result<Vec<u8>
 /// A file by its absolute path, at most `max` bytes.
 pub fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = fs::open(path, flags, Mode::empty()).with_context(|| format!("open {}", path.display()))?;
+    let file =
+        fs::open(path, flags, Mode::empty()).with_context(|| format!("open {}", path.display()))?;
     ensure!(
         FileType::from_raw_mode(fs::fstat(&file)?.st_mode) == FileType::RegularFile,
         "{} is not a regular file",
@@ -95,6 +110,8 @@ fn read_at_most(file: File, max: u64) -> Result<Vec<u8>> {
 pub(crate) fn read_bounded_proc(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
-    file.take(64 << 20).read_to_end(&mut bytes).with_context(|| format!("read {}", path.display()))?;
+    file.take(64 << 20)
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("read {}", path.display()))?;
     Ok(bytes)
 }

@@ -42,12 +42,12 @@ pub struct Cache {
 impl Cache {
     /// Opens the directory, or makes it.
     pub fn open(path: &Path) -> Result<Self> {
-        match DirBuilder::new().mode(0o700).create(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(error).with_context(|| format!("create {}", path.display()));
-            }
-            _ => {}
-        }
+        let mut private = DirBuilder::new();
+        private
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .with_context(|| format!("create {}", path.display()))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = fs::open(path, flags, Mode::empty())
             .with_context(|| format!("open {}", path.display()))?;
@@ -73,17 +73,27 @@ impl Cache {
         let known: Vec<_> = wanted.iter().map(|diff_id| self.get(*diff_id)).collect();
         if known.iter().filter(|layer| layer.is_none()).count() < 2 {
             let each = known.into_iter().zip(sources).zip(wanted);
-            return each.map(|((known, source), wanted)| self.known_or_read(known, source, *wanted)).collect();
+            return each
+                .map(|((known, source), wanted)| self.known_or_read(known, source, *wanted))
+                .collect();
         }
         // Our own pool: its threads end with the call.
-        let pool = rayon::ThreadPoolBuilder::new().build().context("start threads")?;
+        let pool = rayon::ThreadPoolBuilder::new()
+            .build()
+            .context("start threads")?;
         pool.install(|| {
             let each = known.into_par_iter().zip(sources).zip(wanted);
-            each.map(|((known, source), wanted)| self.known_or_read(known, source, *wanted)).collect()
+            each.map(|((known, source), wanted)| self.known_or_read(known, source, *wanted))
+                .collect()
         })
     }
 
-    fn known_or_read(&self, known: Option<Layer>, source: &LayerSource, wanted: DiffId) -> Result<Layer> {
+    fn known_or_read(
+        &self,
+        known: Option<Layer>,
+        source: &LayerSource,
+        wanted: DiffId,
+    ) -> Result<Layer> {
         if let Some(layer) = known {
             return Ok(layer);
         }
@@ -113,9 +123,16 @@ impl Cache {
         let temporary = format!(".{}.{}.{count}", diff_id.hex(), std::process::id());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = fs::openat(&self.directory, &temporary, flags, Mode::RUSR | Mode::WUSR)?;
-        let written = File::from(file).write_all(&bytes).map_err(anyhow::Error::from);
+        let written = File::from(file)
+            .write_all(&bytes)
+            .map_err(anyhow::Error::from);
         let renamed = written.and_then(|()| {
-            Ok(fs::renameat(&self.directory, &temporary, &self.directory, diff_id.hex())?)
+            Ok(fs::renameat(
+                &self.directory,
+                &temporary,
+                &self.directory,
+                diff_id.hex(),
+            )?)
         });
         if renamed.is_err() {
             let _ = fs::unlinkat(self.directory.as_fd(), &temporary, fs::AtFlags::empty());
@@ -174,7 +191,10 @@ fn encode(layer: &Layer, out: &mut Vec<u8>) {
             text(out, value);
         }
     }
-    for paths in [layer.whiteouts().collect::<Vec<_>>(), layer.opaque().collect()] {
+    for paths in [
+        layer.whiteouts().collect::<Vec<_>>(),
+        layer.opaque().collect(),
+    ] {
         number(out, paths.len());
         for path in paths {
             text(out, path.as_bytes());
@@ -211,12 +231,23 @@ fn decode(body: &[u8]) -> Option<Layer> {
             }
             ENTRY_FILE => {
                 let size = u64::from_le_bytes(input.take()?);
-                Kind::File { size, digest: FileDigest::from_bytes(input.take()?) }
+                Kind::File {
+                    size,
+                    digest: FileDigest::from_bytes(input.take()?),
+                }
             }
             ENTRY_DIRECTORY => Kind::Directory,
-            ENTRY_SYMLINK => Kind::Symlink { target: input.text()?.to_vec() },
-            ENTRY_CHAR => Kind::CharDevice { major: input.u32()?, minor: input.u32()? },
-            ENTRY_BLOCK => Kind::BlockDevice { major: input.u32()?, minor: input.u32()? },
+            ENTRY_SYMLINK => Kind::Symlink {
+                target: input.text()?.to_vec(),
+            },
+            ENTRY_CHAR => Kind::CharDevice {
+                major: input.u32()?,
+                minor: input.u32()?,
+            },
+            ENTRY_BLOCK => Kind::BlockDevice {
+                major: input.u32()?,
+                minor: input.u32()?,
+            },
             ENTRY_FIFO => Kind::Fifo,
             ENTRY_SOCKET => Kind::Socket,
             _ => return None,
@@ -227,7 +258,13 @@ fn decode(body: &[u8]) -> Option<Layer> {
         for _ in 0..input.u32()? {
             xattrs.insert(input.text()?.to_vec(), input.text()?.to_vec());
         }
-        let entry = Entry { kind, mode, uid, gid, xattrs };
+        let entry = Entry {
+            kind,
+            mode,
+            uid,
+            gid,
+            xattrs,
+        };
         layer.restore(path, LayerEntry::Entry(entry)).ok()?;
     }
     for _ in 0..input.u32()? {

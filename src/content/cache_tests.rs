@@ -5,7 +5,12 @@ use crate::testkit::{Scratch, archive, gzip};
 use std::os::unix::fs::PermissionsExt as _;
 
 fn source(scratch: &Scratch, name: &str, content: &[u8]) -> (LayerSource, DiffId) {
-    let tar = archive(&[("d/", None), (name, Some(content)), (".wh.gone", Some(b"")), ("d/.wh..wh..opq", Some(b""))]);
+    let tar = archive(&[
+        ("d/", None),
+        (name, Some(content)),
+        (".wh.gone", Some(b"")),
+        ("d/.wh..wh..opq", Some(b"")),
+    ]);
     let path = scratch.write(name, gzip(&tar));
     let diff_id = DiffId::of(&tar);
     (LayerSource::blob(diff_id, path), diff_id)
@@ -15,7 +20,9 @@ fn source(scratch: &Scratch, name: &str, content: &[u8]) -> (LayerSource, DiffId
 fn accept_the_same_layer_again() {
     let scratch = Scratch::new();
     let cache = Cache::open(&scratch.join("cache")).unwrap();
-    let layers: Vec<_> = (0..4).map(|n| source(&scratch, &format!("f{n}"), &[n])).collect();
+    let layers: Vec<_> = (0..4)
+        .map(|n| source(&scratch, &format!("f{n}"), &[n]))
+        .collect();
     let (sources, wanted): (Vec<_>, Vec<_>) = layers.into_iter().unzip();
     let first = cache.layers(&sources, &wanted).unwrap();
     // Now the archives are gone: only the cache can answer.
@@ -31,9 +38,14 @@ fn every_kind_survives() {
     let path = |text: &str| RootfsPath::parse(text.as_bytes()).unwrap();
     let mut builder = LayerBuilder::default();
     let kinds = [
-        Kind::File { size: 5, digest: FileDigest::of(b"x") },
+        Kind::File {
+            size: 5,
+            digest: FileDigest::of(b"x"),
+        },
         Kind::Directory,
-        Kind::Symlink { target: b"t".to_vec() },
+        Kind::Symlink {
+            target: b"t".to_vec(),
+        },
         Kind::CharDevice { major: 1, minor: 2 },
         Kind::BlockDevice { major: 3, minor: 4 },
         Kind::Fifo,
@@ -41,10 +53,25 @@ fn every_kind_survives() {
     ];
     for (number, kind) in kinds.into_iter().enumerate() {
         let xattrs = [(b"user.a".to_vec(), vec![0, 1])].into();
-        let entry = Entry { kind, mode: 0o4755, uid: 1, gid: u32::MAX, xattrs };
-        builder.add(path(&format!("e{number}")), LayerEntry::Entry(entry)).unwrap();
+        let entry = Entry {
+            kind,
+            mode: 0o4755,
+            uid: 1,
+            gid: u32::MAX,
+            xattrs,
+        };
+        builder
+            .add(path(&format!("e{number}")), LayerEntry::Entry(entry))
+            .unwrap();
     }
-    builder.add(path("h"), LayerEntry::Hardlink { target: path("lower") }).unwrap();
+    builder
+        .add(
+            path("h"),
+            LayerEntry::Hardlink {
+                target: path("lower"),
+            },
+        )
+        .unwrap();
     builder.whiteout(path("w")).unwrap();
     builder.opaque(path("o")).unwrap();
     let layer = builder.build();
@@ -61,7 +88,9 @@ fn refuse_corrupt_or_foreign_entries() {
     let scratch = Scratch::new();
     let mut cache = Cache::open(&scratch.join("cache")).unwrap();
     let (source, diff_id) = source(&scratch, "f", b"x");
-    cache.layers(&[source.clone()], &[diff_id]).unwrap();
+    cache
+        .layers(std::slice::from_ref(&source), &[diff_id])
+        .unwrap();
     let file = scratch.join("cache").join(diff_id.hex());
     let good = std::fs::read(&file).unwrap();
     assert!(cache.get(diff_id).is_some());
@@ -93,9 +122,13 @@ fn refuse_layers_that_are_not_wanted() {
     let cache = Cache::open(&scratch.join("cache")).unwrap();
     let (source, diff_id) = source(&scratch, "f", b"x");
     let other = DiffId::of(b"other");
-    assert!(cache.layers(&[source.clone()], &[other]).is_err());
+    assert!(
+        cache
+            .layers(std::slice::from_ref(&source), &[other])
+            .is_err()
+    );
     assert!(cache.get(other).is_none());
-    assert!(cache.layers(&[source.clone()], &[]).is_err());
+    assert!(cache.layers(std::slice::from_ref(&source), &[]).is_err());
     assert!(cache.layers(&[source], &[diff_id, other]).is_err());
 }
 

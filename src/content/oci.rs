@@ -137,7 +137,10 @@ pub(crate) struct Directory {
 impl Directory {
     pub fn open(path: &Path) -> Result<Self> {
         let fd = beneath::open_directory(path)?;
-        let directory = Self { fd, shown: path.display().to_string() };
+        let directory = Self {
+            fd,
+            shown: path.display().to_string(),
+        };
         let layout = directory.file(LAYOUT_FILE, MAX_DOCUMENT)?;
         let layout: BTreeMap<String, serde_json::Value> =
             serde_json::from_slice(&layout).with_context(|| directory.named(LAYOUT_FILE))?;
@@ -160,7 +163,10 @@ impl Directory {
             }
         }
         let fd = beneath::open_directory(path)?;
-        let directory = Self { fd, shown: path.display().to_string() };
+        let directory = Self {
+            fd,
+            shown: path.display().to_string(),
+        };
         let _lock = directory.lock(FlockOperation::LockExclusive)?;
         let empty = IndexFile {
             schema_version: 2,
@@ -168,7 +174,10 @@ impl Directory {
             manifests: Vec::new(),
             others: BTreeMap::new(),
         };
-        for (name, content) in [(INDEX_FILE, serde_json::to_vec(&empty)?), (LAYOUT_FILE, LAYOUT.to_vec())] {
+        for (name, content) in [
+            (INDEX_FILE, serde_json::to_vec(&empty)?),
+            (LAYOUT_FILE, LAYOUT.to_vec()),
+        ] {
             if beneath::read_optional(&directory.fd, name, MAX_INDEX)?.is_none() {
                 directory.replace(name, &content)?;
             }
@@ -202,7 +211,11 @@ impl Directory {
         loop {
             match fs::flock(&fd, how) {
                 Err(Errno::INTR) => {}
-                other => return other.with_context(|| format!("lock {}", self.shown)).map(|()| fd),
+                other => {
+                    return other
+                        .with_context(|| format!("lock {}", self.shown))
+                        .map(|()| fd);
+                }
             }
         }
     }
@@ -210,7 +223,11 @@ impl Directory {
     pub fn index(&self) -> Result<IndexFile> {
         let index: IndexFile = serde_json::from_slice(&self.file(INDEX_FILE, MAX_INDEX)?)
             .with_context(|| self.named(INDEX_FILE))?;
-        ensure!(index.schema_version == 2, "{}: schemaVersion is not 2", self.named(INDEX_FILE));
+        ensure!(
+            index.schema_version == 2,
+            "{}: schemaVersion is not 2",
+            self.named(INDEX_FILE)
+        );
         Ok(index)
     }
 
@@ -221,13 +238,17 @@ impl Directory {
     /// The blob, hashed; `None` when the layout does not have it.
     pub fn blob(&self, digest: BlobDigest, max: u64) -> Result<Option<Vec<u8>>> {
         let name = blob_name(digest);
-        let Some(content) = beneath::read_optional(&self.fd, &name, max)
-            .with_context(|| self.shown.clone())?
+        let Some(content) =
+            beneath::read_optional(&self.fd, &name, max).with_context(|| self.shown.clone())?
         else {
             return Ok(None);
         };
         let found = BlobDigest::of(&content);
-        ensure!(found == digest, "{} has the digest {found}", self.named(&name));
+        ensure!(
+            found == digest,
+            "{} has the digest {found}",
+            self.named(&name)
+        );
         Ok(Some(content))
     }
 
@@ -265,18 +286,26 @@ impl Directory {
             .with_context(|| format!("open {}", self.named(parent_name)))?;
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let temporary = format!(".{base}.{}.{number}", std::process::id());
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let write = || -> Result<()> {
-            let mut file = File::from(fs::openat(&parent, &temporary, flags, Mode::from_raw_mode(0o644))?);
+            let mut file = File::from(fs::openat(
+                &parent,
+                &temporary,
+                flags,
+                Mode::from_raw_mode(0o644),
+            )?);
             file.write_all(content)?;
             file.sync_all()?;
             fs::renameat(&parent, &temporary, &parent, base)?;
             fs::fsync(&parent)?;
             Ok(())
         };
-        write().with_context(|| format!("write {}", self.named(name))).inspect_err(|_| {
-            let _ = fs::unlinkat(parent.as_fd(), &temporary, AtFlags::empty());
-        })
+        write()
+            .with_context(|| format!("write {}", self.named(name)))
+            .inspect_err(|_| {
+                let _ = fs::unlinkat(parent.as_fd(), &temporary, AtFlags::empty());
+            })
     }
 
     fn named(&self, name: &str) -> String {

@@ -12,7 +12,8 @@ impl Scratch {
     pub fn new() -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("content-test-{}-{number}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("content-test-{}-{number}", std::process::id()));
         std::fs::create_dir(&path).unwrap();
         Self(std::fs::canonicalize(path).unwrap())
     }

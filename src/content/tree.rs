@@ -21,7 +21,10 @@ use std::{
 };
 use verify::{
     digest::FileDigest,
-    rootfs::{Entry, Kind, MAX_ENTRIES, PathError, RootfsPath, SYMLINK_MODE, Tree, TreeError, xattr_counts},
+    rootfs::{
+        Entry, Kind, MAX_ENTRIES, PathError, RootfsPath, SYMLINK_MODE, Tree, TreeError,
+        xattr_counts,
+    },
 };
 
 /// Directories within directories; every level holds a descriptor.
@@ -37,7 +40,11 @@ const BUFFER: usize = 256 << 10;
 #[derive(Debug, thiserror::Error)]
 pub enum WalkError {
     #[error("cannot {action} {path}: {errno}")]
-    Io { action: &'static str, path: RootfsPath, errno: Errno },
+    Io {
+        action: &'static str,
+        path: RootfsPath,
+        errno: Errno,
+    },
     #[error("{0} changed while it was read")]
     Changed(RootfsPath),
     #[error("{0} is a mount point: the tree below it is not part of the rootfs")]
@@ -60,7 +67,11 @@ pub fn walk(root: BorrowedFd<'_>) -> Result<Tree, WalkError> {
     // A descriptor of our own: the caller's may be O_PATH or stand in the middle of a listing.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = beneath::openat2(root, b".", flags).map_err(failed("open", &path))?;
-    let mut walk = Walk { found: Vec::new(), waiting: Vec::new(), pool: None };
+    let mut walk = Walk {
+        found: Vec::new(),
+        waiting: Vec::new(),
+        pool: None,
+    };
     walk.directory(Arc::new(root), path, 0)?;
     walk.hash_waiting()?;
     Ok(Tree::new(walk.found)?)
@@ -79,7 +90,12 @@ struct Waiting {
 }
 
 impl Walk {
-    fn directory(&mut self, fd: Arc<OwnedFd>, path: RootfsPath, depth: usize) -> Result<(), WalkError> {
+    fn directory(
+        &mut self,
+        fd: Arc<OwnedFd>,
+        path: RootfsPath,
+        depth: usize,
+    ) -> Result<(), WalkError> {
         if depth > MAX_DEPTH {
             return Err(WalkError::TooDeep(path));
         }
@@ -90,14 +106,19 @@ impl Walk {
             let path = path.join(&name)?;
             match kind {
                 FileType::RegularFile => {
-                    self.waiting.push(Waiting { directory: fd.clone(), path });
+                    self.waiting.push(Waiting {
+                        directory: fd.clone(),
+                        path,
+                    });
                     if self.waiting.len() >= BATCH {
                         self.hash_waiting()?;
                     }
                 }
                 FileType::Directory => {
-                    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                    let child = beneath::openat2(&fd, &name, flags).map_err(failed("open", &path))?;
+                    let flags =
+                        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    let child =
+                        beneath::openat2(&fd, &name, flags).map_err(failed("open", &path))?;
                     self.directory(Arc::new(child), path, depth + 1)?;
                 }
                 _ => {
@@ -191,9 +212,8 @@ fn regular(file: &Waiting, buffer: &mut [u8]) -> Result<Entry, WalkError> {
     let mut opened =
         beneath::open_file(&file.directory, path.name()).map_err(failed("open", path))?;
     let before = fs::fstat(&opened).map_err(failed("stat", path))?;
-    let (size, digest) = hash(&mut opened, buffer).map_err(|error| {
-        failed("read", path)(Errno::from_io_error(&error).unwrap_or(Errno::IO))
-    })?;
+    let (size, digest) = hash(&mut opened, buffer)
+        .map_err(|error| failed("read", path)(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
     let xattrs = xattrs(&opened).map_err(failed("read extended attributes of", path))?;
     let after = fs::fstat(&opened).map_err(failed("stat", path))?;
     if stamp(&before) != stamp(&after) || u64::try_from(before.st_size) != Ok(size) {
@@ -244,13 +264,32 @@ fn entry(stat: &Stat, kind: Kind, xattrs: BTreeMap<Vec<u8>, Vec<u8>>) -> Entry {
         Kind::Symlink { .. } => SYMLINK_MODE,
         _ => (stat.st_mode & 0o7777) as u16,
     };
-    Entry { kind, mode, uid: stat.st_uid, gid: stat.st_gid, xattrs }
+    Entry {
+        kind,
+        mode,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        xattrs,
+    }
 }
 
 /// Equal before and after: nobody wrote meanwhile, as far as the file system tells.
 fn stamp(stat: &Stat) -> impl PartialEq + use<> {
-    let inode = (stat.st_dev, stat.st_ino, stat.st_mode, stat.st_uid, stat.st_gid, stat.st_size);
-    (inode, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec)
+    let inode = (
+        stat.st_dev,
+        stat.st_ino,
+        stat.st_mode,
+        stat.st_uid,
+        stat.st_gid,
+        stat.st_size,
+    );
+    (
+        inode,
+        stat.st_mtime,
+        stat.st_mtime_nsec,
+        stat.st_ctime,
+        stat.st_ctime_nsec,
+    )
 }
 
 fn xattrs(file: impl AsFd) -> rustix::io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
@@ -268,7 +307,10 @@ fn xattrs(file: impl AsFd) -> rustix::io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
         }
         Err(errno) => return Err(errno),
     };
-    for name in names.split(|byte| *byte == 0).filter(|name| xattr_counts(name)) {
+    for name in names
+        .split(|byte| *byte == 0)
+        .filter(|name| xattr_counts(name))
+    {
         let mut value = vec![0; MAX];
         let length = fs::fgetxattr(&file, name, &mut value[..])?;
         value.truncate(length);
@@ -280,7 +322,11 @@ fn xattrs(file: impl AsFd) -> rustix::io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
 fn failed<'a>(action: &'static str, path: &'a RootfsPath) -> impl Fn(Errno) -> WalkError + 'a {
     move |errno| match errno {
         Errno::XDEV => WalkError::MountPoint(path.clone()),
-        errno => WalkError::Io { action, path: path.clone(), errno },
+        errno => WalkError::Io {
+            action,
+            path: path.clone(),
+            errno,
+        },
     }
 }
 

@@ -21,16 +21,32 @@ fn accept_every_kind() {
     let file = scratch.write("a/file", "content");
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o4711)).unwrap();
     symlink("../nowhere", scratch.join("a/link")).unwrap();
-    fs::mkfifoat(fs::CWD, scratch.join("fifo"), fs::Mode::from_raw_mode(0o600)).unwrap();
+    fs::mkfifoat(
+        fs::CWD,
+        scratch.join("fifo"),
+        fs::Mode::from_raw_mode(0o600),
+    )
+    .unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(scratch.join("socket")).unwrap();
     let tree = walked(&scratch).unwrap();
     assert_eq!(tree.count(), 6);
     assert_eq!(tree.bytes(), 7);
     let kind = |name: &str| tree.get(&path(name)).unwrap().kind.clone();
-    assert_eq!(kind("a/file"), Kind::File { size: 7, digest: FileDigest::of(b"content") });
+    assert_eq!(
+        kind("a/file"),
+        Kind::File {
+            size: 7,
+            digest: FileDigest::of(b"content")
+        }
+    );
     assert_eq!(tree.get(&path("a/file")).unwrap().mode, 0o4711);
     // Not followed, whether it leads somewhere or not.
-    assert_eq!(kind("a/link"), Kind::Symlink { target: b"../nowhere".to_vec() });
+    assert_eq!(
+        kind("a/link"),
+        Kind::Symlink {
+            target: b"../nowhere".to_vec()
+        }
+    );
     assert_eq!((kind("fifo"), kind("socket")), (Kind::Fifo, Kind::Socket));
     assert!(tree.get(&RootfsPath::root()).unwrap().is_directory());
 }
@@ -44,9 +60,17 @@ fn accept_many_files_in_parallel() {
     let tree = walked(&scratch).unwrap();
     assert_eq!(tree.count(), 3 * BATCH as u64 + 7 + 1);
     for number in 0..3 * BATCH {
-        let entry = tree.get(&path(&format!("d{}/f{number}", number % 7))).unwrap();
+        let entry = tree
+            .get(&path(&format!("d{}/f{number}", number % 7)))
+            .unwrap();
         let digest = FileDigest::of(number.to_string().as_bytes());
-        assert_eq!(entry.kind, Kind::File { size: number.to_string().len() as u64, digest });
+        assert_eq!(
+            entry.kind,
+            Kind::File {
+                size: number.to_string().len() as u64,
+                digest
+            }
+        );
     }
 }
 
@@ -60,7 +84,10 @@ fn accept_user_attributes() {
     }
     let tree = walked(&scratch).unwrap();
     let xattrs = &tree.get(&path("file")).unwrap().xattrs;
-    assert_eq!(xattrs.get(b"user.a".as_slice()).map(Vec::as_slice), Some(b"value".as_slice()));
+    assert_eq!(
+        xattrs.get(b"user.a".as_slice()).map(Vec::as_slice),
+        Some(b"value".as_slice())
+    );
 }
 
 #[test]
@@ -84,7 +111,10 @@ fn refuse_file_that_changes() {
             let mut byte = 0;
             while !done.load(Ordering::Relaxed) {
                 byte += 1;
-                let open = std::fs::OpenOptions::new().append(true).open(&file).unwrap();
+                let open = std::fs::OpenOptions::new()
+                    .append(true)
+                    .open(&file)
+                    .unwrap();
                 std::io::Write::write_all(&mut &open, &[byte as u8]).unwrap();
             }
         });
@@ -101,7 +131,7 @@ fn refuse_file_that_changes() {
 fn refuse_unreadable_by_name() {
     let scratch = Scratch::new();
     let file = scratch.write("dir/secret", "x");
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o000)).unwrap();
     match walked(&scratch) {
         Err(error @ WalkError::Io { .. }) => {
             assert!(error.to_string().contains("/dir/secret"), "{error}");
@@ -117,7 +147,13 @@ fn refuse_another_mount() {
     // /proc is a mount in every environment that runs this; its parent is walked no further.
     let root = beneath::open_directory(std::path::Path::new("/")).unwrap();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-    assert_eq!(beneath::openat2(&root, b"proc", flags).unwrap_err(), Errno::XDEV);
+    assert_eq!(
+        beneath::openat2(&root, b"proc", flags).unwrap_err(),
+        Errno::XDEV
+    );
     let failure = failed("open", &path("proc"))(Errno::XDEV);
-    assert_eq!(failure.to_string(), "/proc is a mount point: the tree below it is not part of the rootfs");
+    assert_eq!(
+        failure.to_string(),
+        "/proc is a mount point: the tree below it is not part of the rootfs"
+    );
 }

@@ -88,9 +88,13 @@ async fn exchange(
     let driver = tokio::spawn(connection);
     let mut request = Request::new(Full::new(Bytes::new()));
     // HTTP/1.1 wants a Host; a unix socket has none (RFC 9112, section 3.2, allows it to be empty).
-    request.headers_mut().insert(HOST, HeaderValue::from_static(""));
+    request
+        .headers_mut()
+        .insert(HOST, HeaderValue::from_static(""));
     if let Some(body) = body {
-        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        request
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         *request.body_mut() = Full::new(Bytes::from(body));
     }
     *request.method_mut() = method;
@@ -107,9 +111,15 @@ async fn exchange(
     if head.status != StatusCode::OK {
         return Err(problem(socket, head.status, &body).into());
     }
-    let found = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let found = head
+        .headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
     if found != Some(media_type) {
-        bail!("the answer is `{}`, not `{media_type}`", found.unwrap_or("of no type"));
+        bail!(
+            "the answer is `{}`, not `{media_type}`",
+            found.unwrap_or("of no type")
+        );
     }
     Ok(body.into())
 }

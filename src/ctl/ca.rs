@@ -5,17 +5,15 @@
 //! names the CA next to the tenant.
 
 use crate::{
-    certificate,
-    disk,
+    certificate, disk,
     key::{self, SigningKey},
     report::{Report, Usage},
 };
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber, date_time_ymd,
 };
 use serde_json::json;
 use std::{
@@ -57,7 +55,12 @@ pub struct Init {
 #[cfg(test)]
 impl Init {
     pub fn of(dir: &Path, name: &str) -> Self {
-        Self { dir: dir.to_owned(), name: name.to_owned(), tenant: None, days: 30 }
+        Self {
+            dir: dir.to_owned(),
+            name: name.to_owned(),
+            tenant: None,
+            days: 30,
+        }
     }
 }
 
@@ -100,7 +103,9 @@ impl std::str::FromStr for Tenant {
     fn from_str(text: &str) -> Result<Self, String> {
         let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b);
         let any = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
-        let parts = text.strip_prefix("spiffe://").and_then(|rest| rest.split_once("/tenant/"));
+        let parts = text
+            .strip_prefix("spiffe://")
+            .and_then(|rest| rest.split_once("/tenant/"));
         match parts {
             Some((domain, name))
                 if text.len() <= 2048
@@ -111,9 +116,11 @@ impl std::str::FromStr for Tenant {
             {
                 Ok(Self(text.to_owned()))
             }
-            _ => Err("a tenant is spiffe://<domain>/tenant/<name> (letters, digits, `-`, `.`, `_`; \
+            _ => Err(
+                "a tenant is spiffe://<domain>/tenant/<name> (letters, digits, `-`, `.`, `_`; \
                       the domain in lower case)"
-                .to_owned()),
+                    .to_owned(),
+            ),
         }
     }
 }
@@ -131,7 +138,10 @@ struct Places {
 
 impl Places {
     fn of(dir: &Path) -> Self {
-        Self { certificate: dir.join("ca.pem"), key: dir.join("ca.key") }
+        Self {
+            certificate: dir.join("ca.pem"),
+            key: dir.join("ca.key"),
+        }
     }
 }
 
@@ -146,14 +156,25 @@ fn init(args: &Init) -> anyhow::Result<Report> {
     let certificate = params
         .self_signed(&rcgen_key(&key)?)
         .context("making the CA certificate")?;
-    disk::create_secret(&places.key, "the CA's private key", key.private_pem()?.as_bytes())?;
-    disk::create_public(&places.certificate, "the CA certificate", certificate.pem().as_bytes())?;
+    disk::create_secret(
+        &places.key,
+        "the CA's private key",
+        key.private_pem()?.as_bytes(),
+    )?;
+    disk::create_public(
+        &places.certificate,
+        "the CA certificate",
+        certificate.pem().as_bytes(),
+    )?;
     let digest = KeyDigest::of(certificate.der());
     Ok(Report::done(
         format!(
             "CA `{}`{}\n  certificate {} ({digest})\n  private key {} (keep it secret)",
             args.name,
-            args.tenant.as_ref().map(|t| format!(" for {}", t.0)).unwrap_or_default(),
+            args.tenant
+                .as_ref()
+                .map(|t| format!(" for {}", t.0))
+                .unwrap_or_default(),
             places.certificate.display(),
             places.key.display(),
         ),
@@ -166,8 +187,12 @@ fn issue(args: &Issue) -> anyhow::Result<Report> {
     let ca_key = SigningKey::read(&places.key)
         .context("opening the CA (make one with `attestctl ca init`)")?;
     let ca_pem = disk::read_text(&places.certificate, "the CA certificate")?;
-    let ca = certificate::parse(&ca_pem)
-        .with_context(|| format!("reading the CA certificate {}", places.certificate.display()))?;
+    let ca = certificate::parse(&ca_pem).with_context(|| {
+        format!(
+            "reading the CA certificate {}",
+            places.certificate.display()
+        )
+    })?;
     if ca.public_key != ca_key.public_der()? {
         return Err(anyhow!(
             "{} is not the key of {}: the directory mixes two CAs",
@@ -189,13 +214,25 @@ fn issue(args: &Issue) -> anyhow::Result<Report> {
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning];
     params.use_authority_key_identifier_extension = true;
-    let issuer = Issuer::from_ca_cert_pem(&ca_pem, rcgen_key(&ca_key)?)
-        .with_context(|| format!("reading the CA certificate {}", places.certificate.display()))?;
+    let issuer = Issuer::from_ca_cert_pem(&ca_pem, rcgen_key(&ca_key)?).with_context(|| {
+        format!(
+            "reading the CA certificate {}",
+            places.certificate.display()
+        )
+    })?;
     let certificate = params
         .signed_by(&rcgen_key(&key)?, &issuer)
         .context("issuing the certificate")?;
-    disk::create_secret(&args.out_key, "the private key", key.private_pem()?.as_bytes())?;
-    disk::create_public(&args.out_cert, "the certificate", certificate.pem().as_bytes())?;
+    disk::create_secret(
+        &args.out_key,
+        "the private key",
+        key.private_pem()?.as_bytes(),
+    )?;
+    disk::create_public(
+        &args.out_cert,
+        "the certificate",
+        certificate.pem().as_bytes(),
+    )?;
     let digest = KeyDigest::of(certificate.der());
     Ok(Report::done(
         format!(
@@ -220,7 +257,11 @@ fn params(name: &str, tenant: Option<&Tenant>, days: u32) -> anyhow::Result<Cert
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
     if let Some(tenant) = tenant {
-        let uri = tenant.0.as_str().try_into().context("writing the tenant's name")?;
+        let uri = tenant
+            .0
+            .as_str()
+            .try_into()
+            .context("writing the tenant's name")?;
         params.subject_alt_names.push(SanType::URI(uri));
     }
     let now = u64::try_from(chrono::Utc::now().timestamp()).context("the clock is before 1970")?;

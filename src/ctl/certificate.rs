@@ -32,7 +32,10 @@ pub fn parse(text: &str) -> anyhow::Result<Unchecked> {
 
 /// All certificates in `text` (PEM), in order; at least one.
 pub fn parse_all(text: &str) -> anyhow::Result<Vec<Unchecked>> {
-    certificates_from_pem(text.as_bytes())?.into_iter().map(from_der).collect()
+    certificates_from_pem(text.as_bytes())?
+        .into_iter()
+        .map(from_der)
+        .collect()
 }
 
 impl Unchecked {
@@ -45,15 +48,26 @@ impl Unchecked {
 pub fn from_der(der: Vec<u8>) -> anyhow::Result<Unchecked> {
     let parsed = Certificate::from_der(&der).context("not an X.509 certificate")?;
     let tbs = &parsed.tbs_certificate;
-    let public_key = tbs.subject_public_key_info.to_der().context("reading its public key")?;
+    let public_key = tbs
+        .subject_public_key_info
+        .to_der()
+        .context("reading its public key")?;
     let mut uris = Vec::new();
-    if let Some((_, san)) = tbs.get::<SubjectAltName>().context("reading its alternative names")? {
+    if let Some((_, san)) = tbs
+        .get::<SubjectAltName>()
+        .context("reading its alternative names")?
+    {
         uris.extend(san.0.iter().filter_map(|name| match name {
             GeneralName::UniformResourceIdentifier(uri) => Some(uri.to_string()),
             _ => None,
         }));
     }
-    Ok(Unchecked { public_key, uris, der, parsed })
+    Ok(Unchecked {
+        public_key,
+        uris,
+        der,
+        parsed,
+    })
 }
 
 /// The certificates of a file.

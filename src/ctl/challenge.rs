@@ -9,10 +9,13 @@ use crate::{
     report::{Refused, Report, Style, Usage},
     verdict,
 };
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use clap::Args;
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 use verify::{
     appraise::{Appraisal, Expectations, RevocationCheck, Trust, appraise},
     cms,
@@ -24,14 +27,24 @@ use verify::{
 /// 160 bits (Guo et al. 2019).
 const NONCE_BYTES: usize = 20;
 
+/// Where the challenger's expectations are.
+#[derive(Args)]
+pub struct ExpectedArgs {
+    /// What is expected of host and container (TOML)
+    #[arg(long)]
+    policy: PathBuf,
+    /// Further [[hosts]], as `attestctl enroll` pins them
+    #[arg(long)]
+    inventory: Option<PathBuf>,
+}
+
 #[derive(Args)]
 pub struct Challenge {
     /// The agent's socket
     #[arg(long, default_value = agent::SOCKET)]
     socket: PathBuf,
-    /// What is expected of host and container (TOML)
-    #[arg(long)]
-    policy: PathBuf,
+    #[command(flatten)]
+    expected: ExpectedArgs,
     /// Keep the evidence in this file
     #[arg(long)]
     save: Option<PathBuf>,
@@ -43,9 +56,8 @@ pub struct Challenge {
 pub struct Appraise {
     /// Evidence kept by `attestctl challenge --save`
     evidence: PathBuf,
-    /// What is expected of host and container (TOML)
-    #[arg(long)]
-    policy: PathBuf,
+    #[command(flatten)]
+    expected: ExpectedArgs,
     /// The nonce of that challenge (base64url, as `challenge` printed it)
     #[arg(long)]
     nonce: String,
@@ -72,7 +84,7 @@ pub struct Expected {
 
 pub fn challenge(args: &Challenge, style: Style) -> anyhow::Result<Report> {
     // Everything that can be wrong on this side comes before the nonce is spent.
-    let policy = Expected::read(&args.policy)?;
+    let policy = Expected::read(&args.expected.policy, args.expected.inventory.as_deref())?;
     let asked = Asked {
         nonce: Nonce::new(key::random::<NONCE_BYTES>()?.to_vec())?,
         container: container(&args.container)?,
@@ -83,7 +95,12 @@ pub fn challenge(args: &Challenge, style: Style) -> anyhow::Result<Report> {
         container: asked.container.clone(),
         channel_binding: ChannelBinding::None,
     };
-    let bytes = agent::post(&args.socket, "/v1/challenge", question.encode()?, MEDIA_TYPE)?;
+    let bytes = agent::post(
+        &args.socket,
+        "/v1/challenge",
+        question.encode()?,
+        MEDIA_TYPE,
+    )?;
     if let Some(path) = &args.save {
         disk::replace(path, "the evidence", &bytes)?;
     }
@@ -94,9 +111,9 @@ pub fn challenge(args: &Challenge, style: Style) -> anyhow::Result<Report> {
     if let Some(path) = &args.save {
         report.add("evidence", path.display().to_string());
         report.text.push_str(&format!(
-            "\nkept; judge it again with\n  attestctl appraise {} --policy {} --container {} --nonce {} --asked-at {}",
+            "\nkept; judge it again with\n  attestctl appraise {} {} --container {} --nonce {} --asked-at {}",
             path.display(),
-            args.policy.display(),
+            args.expected,
             asked.container,
             BASE64URL.encode(asked.nonce.as_bytes()),
             asked.at
@@ -106,7 +123,7 @@ pub fn challenge(args: &Challenge, style: Style) -> anyhow::Result<Report> {
 }
 
 pub fn appraise_file(args: &Appraise, style: Style) -> anyhow::Result<Report> {
-    let policy = Expected::read(&args.policy)?;
+    let policy = Expected::read(&args.expected.policy, args.expected.inventory.as_deref())?;
     let nonce = BASE64URL
         .decode(&args.nonce)
         .map_err(|e| Usage(format!("--nonce: not base64url without padding: {e}")))?;
@@ -120,7 +137,12 @@ pub fn appraise_file(args: &Appraise, style: Style) -> anyhow::Result<Report> {
     Ok(verdict::report(&appraisal, style))
 }
 
-fn judge(bytes: &[u8], asked: &Asked, policy: &Expected, source: &Path) -> anyhow::Result<Appraisal> {
+fn judge(
+    bytes: &[u8],
+    asked: &Asked,
+    policy: &Expected,
+    source: &Path,
+) -> anyhow::Result<Appraisal> {
     let evidence = Evidence::parse(bytes, MAX_REPLY)
         .map_err(|e| Refused(e.to_string()))
         .with_context(|| format!("reading the evidence from {}", source.display()))?;
@@ -137,8 +159,18 @@ fn judge(bytes: &[u8], asked: &Asked, policy: &Expected, source: &Path) -> anyho
 }
 
 impl Expected {
-    pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let text = disk::read_text(path, "the challenger's policy")?;
+    pub fn read(path: &Path, inventory: Option<&Path>) -> anyhow::Result<Self> {
+        let mut text = disk::read_text(path, "the challenger's policy")?;
+        if let Some(file) = inventory {
+            let hosts = disk::read_text(file, "the inventory")?;
+            text = with_hosts(&text, &hosts).with_context(|| {
+                format!(
+                    "adding the hosts of {} to {}",
+                    file.display(),
+                    path.display()
+                )
+            })?;
+        }
         let expect = Expectations::parse(&text)
             .with_context(|| format!("reading the challenger's policy {}", path.display()))?;
         let mut user_roots = Vec::new();
@@ -156,7 +188,42 @@ impl Expected {
                 crls.push(disk::read_crl(&beside(path, file))?);
             }
         }
-        Ok(Self { expect, trust: Trust { user_roots, crls } })
+        Ok(Self {
+            expect,
+            trust: Trust { user_roots, crls },
+        })
+    }
+}
+
+/// `policy` with the [[hosts]] of `inventory`, which may hold nothing else: it is written by
+/// enrolment, and enrolment decides nothing but who a host is.
+fn with_hosts(policy: &str, inventory: &str) -> anyhow::Result<String> {
+    let mut policy: toml::Table = toml::from_str(policy).context("the policy is not TOML")?;
+    let mut inventory: toml::Table =
+        toml::from_str(inventory).context("the inventory is not TOML")?;
+    let Some(toml::Value::Array(more)) = inventory.remove("hosts") else {
+        bail!("the inventory has no [[hosts]]; add one with attestctl enroll");
+    };
+    if let Some(key) = inventory.keys().next() {
+        bail!("the inventory has a key `{key}`; it holds [[hosts]] alone");
+    }
+    match policy
+        .entry("hosts")
+        .or_insert_with(|| toml::Value::Array(Vec::new()))
+    {
+        toml::Value::Array(hosts) => hosts.extend(more),
+        _ => bail!("the policy's `hosts` is not a list of [[hosts]] tables"),
+    }
+    toml::to_string(&policy).context("writing the policy with the inventory's hosts")
+}
+
+impl fmt::Display for ExpectedArgs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "--policy {}", self.policy.display())?;
+        match &self.inventory {
+            Some(file) => write!(f, " --inventory {}", file.display()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -171,3 +238,6 @@ fn container(text: &str) -> anyhow::Result<ContainerId> {
 pub fn now() -> UnixTime {
     UnixTime::from_secs(chrono::Utc::now().timestamp())
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,10 +18,15 @@ pub fn read(path: &Path, what: &str, max: u64) -> anyhow::Result<Vec<u8>> {
     let context = || format!("reading {what} {}", path.display());
     let file = File::open(path).with_context(context)?;
     if file.metadata().with_context(context)?.is_dir() {
-        bail!("reading {what} {}: it is a directory; name a file", path.display());
+        bail!(
+            "reading {what} {}: it is a directory; name a file",
+            path.display()
+        );
     }
     let mut bytes = Vec::new();
-    file.take(max + 1).read_to_end(&mut bytes).with_context(context)?;
+    file.take(max + 1)
+        .read_to_end(&mut bytes)
+        .with_context(context)?;
     if bytes.len() as u64 > max {
         bail!("reading {what} {}: longer than {max} bytes", path.display());
     }
@@ -45,9 +50,9 @@ pub fn read_crl(path: &Path) -> anyhow::Result<Vec<u8>> {
 /// Puts `bytes` at `path`: readers see the old file or the new one, never a half.
 pub fn replace(path: &Path, what: &str, bytes: &[u8]) -> anyhow::Result<()> {
     let context = || format!("writing {what} {}", path.display());
-    let name = path.file_name().with_context(|| {
-        format!("writing {what} {}: this is no file name", path.display())
-    })?;
+    let name = path
+        .file_name()
+        .with_context(|| format!("writing {what} {}: this is no file name", path.display()))?;
     let mut temporary = name.to_owned();
     temporary.push(format!(".{}.tmp", std::process::id()));
     let temporary = path.with_file_name(temporary);
@@ -71,12 +76,19 @@ pub fn create_public(path: &Path, what: &str, bytes: &[u8]) -> anyhow::Result<()
 
 fn create(path: &Path, what: &str, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
     write(path, bytes, mode).with_context(|| {
-        format!("creating {what} {} (existing files are not overwritten)", path.display())
+        format!(
+            "creating {what} {} (existing files are not overwritten)",
+            path.display()
+        )
     })
 }
 
 fn write(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -97,7 +109,10 @@ mod tests {
         let dir = Scratch::new();
         let key = dir.path().join("k");
         create_secret(&key, "the key", b"1").unwrap();
-        assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&key).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         let error = format!("{:#}", create_secret(&key, "the key", b"2").unwrap_err());
         assert!(error.contains(&key.display().to_string()), "{error}");
         assert_eq!(fs::read(&key).unwrap(), b"1");
@@ -122,7 +137,10 @@ mod tests {
         assert!(read(&file, "the file", 5).is_ok());
         assert!(read(&file, "the file", 4).is_err());
         assert!(read(dir.path(), "the file", 4).is_err());
-        let error = format!("{:#}", read(&dir.path().join("x"), "the file", 4).unwrap_err());
+        let error = format!(
+            "{:#}",
+            read(&dir.path().join("x"), "the file", 4).unwrap_err()
+        );
         assert!(error.starts_with("reading the file /"), "{error}");
     }
 }

@@ -30,6 +30,17 @@ pub struct Enroll {
     inventory: PathBuf,
 }
 
+#[cfg(test)]
+impl Enroll {
+    pub fn of(socket: &std::path::Path, name: &str, inventory: &std::path::Path) -> Self {
+        Self {
+            socket: socket.into(),
+            name: name.to_owned(),
+            inventory: inventory.into(),
+        }
+    }
+}
+
 /// What is written about a host.
 #[derive(Debug, PartialEq, Eq)]
 struct Pin {
@@ -42,8 +53,12 @@ struct Pin {
 pub fn run(args: &Enroll) -> anyhow::Result<Report> {
     check_name(&args.name)?;
     let facts = agent::get(&args.socket, "/v1/host", "application/json")?;
-    let facts = HostFacts::parse(&facts)
-        .with_context(|| format!("reading what the host at {} says of itself", args.socket.display()))?;
+    let facts = HostFacts::parse(&facts).with_context(|| {
+        format!(
+            "reading what the host at {} says of itself",
+            args.socket.display()
+        )
+    })?;
     let pin = pin(&args.name, &facts)?;
     let old = match args.inventory.exists() {
         true => disk::read_text(&args.inventory, "the inventory")?,
@@ -61,7 +76,11 @@ pub fn run(args: &Enroll) -> anyhow::Result<Report> {
              Compare the key's name with what `attestrun doctor` prints on the host's console.",
             pin.name,
             args.inventory.display(),
-            if added.is_some() { "" } else { " (it was there already)" },
+            if added.is_some() {
+                ""
+            } else {
+                " (it was there already)"
+            },
             pin.ak_name,
             pin.root,
         ),
@@ -112,7 +131,10 @@ fn add(old: &str, pin: &Pin) -> anyhow::Result<Option<String>> {
         Some(_) => bail!("its `hosts` is not a list of [[hosts]] tables"),
     };
     let text = |host: &toml::Value, key: &str| {
-        host.get(key).and_then(toml::Value::as_str).unwrap_or_default().to_owned()
+        host.get(key)
+            .and_then(toml::Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
     };
     for host in hosts {
         let known = Pin {
@@ -132,7 +154,10 @@ fn add(old: &str, pin: &Pin) -> anyhow::Result<Option<String>> {
             )));
         }
         if known.ak_name == pin.ak_name {
-            bail!(Refused(format!("this key is pinned as host `{}` already", known.name)));
+            bail!(Refused(format!(
+                "this key is pinned as host `{}` already",
+                known.name
+            )));
         }
     }
     let mut text = old.to_owned();
@@ -165,12 +190,20 @@ mod tests {
 
     #[test]
     fn accept_new_hosts_and_keep_what_was_there() {
-        let first = add("# mine\nmax_age_secs = 60\n", &host("a", '1')).unwrap().unwrap();
-        assert!(first.starts_with("# mine\nmax_age_secs = 60\n\n"), "{first}");
+        let first = add("# mine\nmax_age_secs = 60\n", &host("a", '1'))
+            .unwrap()
+            .unwrap();
+        assert!(
+            first.starts_with("# mine\nmax_age_secs = 60\n\n"),
+            "{first}"
+        );
         let second = add(&first, &host("b", '2')).unwrap().unwrap();
         let table: toml::Table = toml::from_str(&second).unwrap();
         assert_eq!(table["hosts"].as_array().unwrap().len(), 2);
-        assert_eq!(table["hosts"][1]["ak_name"].as_str().unwrap(), host("b", '2').ak_name);
+        assert_eq!(
+            table["hosts"][1]["ak_name"].as_str().unwrap(),
+            host("b", '2').ak_name
+        );
         assert_eq!(add(&second, &host("a", '1')).unwrap(), None);
     }
 

@@ -61,11 +61,16 @@ impl Which {
     fn open(&self) -> anyhow::Result<Chosen> {
         match (&self.image, self.digest) {
             (Some(image), None) => {
-                let args = ImageArgs { image: image.clone(), tag: self.tag.clone() };
+                let args = ImageArgs {
+                    image: image.clone(),
+                    tag: self.tag.clone(),
+                };
                 Ok(Chosen::Files(Box::new(Source::open(&args)?)))
             }
             (None, Some(digest)) => Ok(Chosen::Digest(digest)),
-            _ => bail!(Usage("name the image: an OCI layout, or --digest sha256:…".to_owned())),
+            _ => bail!(Usage(
+                "name the image: an OCI layout, or --digest sha256:…".to_owned()
+            )),
         }
     }
 }

@@ -31,16 +31,18 @@ pub struct Import {
 
 pub fn run(args: &Import) -> anyhow::Result<Report> {
     if args.paths.is_empty() && args.list.is_none() {
-        bail!(Usage("nothing to import: name OCI layouts, or --list FILE --sig FILE.p7s".to_owned()));
+        bail!(Usage(
+            "nothing to import: name OCI layouts, or --list FILE --sig FILE.p7s".to_owned()
+        ));
     }
     let store = Store::create(&args.store)
         .with_context(|| format!("opening the signature store {}", args.store.display()))?;
     let (mut images, mut ignored) = (Vec::new(), Vec::new());
     let (mut signatures, mut lists) = (0, 0);
     for path in &args.paths {
-        let imported = store
-            .import_layout(path)
-            .with_context(|| format!("importing {} into {}", path.display(), args.store.display()))?;
+        let imported = store.import_layout(path).with_context(|| {
+            format!("importing {} into {}", path.display(), args.store.display())
+        })?;
         images.extend(imported.images);
         ignored.extend(imported.ignored);
         signatures += imported.signatures;
@@ -54,7 +56,9 @@ pub fn run(args: &Import) -> anyhow::Result<Report> {
         let cms = disk::read(sig, "the list's signature", disk::SMALL)?;
         store
             .put_list(parsed.images(), &statement, &cms)
-            .with_context(|| format!("importing {} into {}", list.display(), args.store.display()))?;
+            .with_context(|| {
+                format!("importing {} into {}", list.display(), args.store.display())
+            })?;
         lists += 1;
     }
     images.sort_unstable();

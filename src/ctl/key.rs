@@ -61,7 +61,10 @@ impl SigningKey {
 
     /// PKCS#8, PEM.
     pub fn private_pem(&self) -> anyhow::Result<String> {
-        let der = self.0.to_pkcs8v1().map_err(|_| anyhow!("encoding the private key failed"))?;
+        let der = self
+            .0
+            .to_pkcs8v1()
+            .map_err(|_| anyhow!("encoding the private key failed"))?;
         encode("PRIVATE KEY", der.as_ref())
     }
 
@@ -114,15 +117,34 @@ mod tests {
     fn accept_keys_of_openssl_and_make_keys_for_it() {
         let dir = Scratch::new();
         let path = |name: &str| dir.path().join(name).display().to_string();
-        openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", &path("a")]);
-        openssl(&["ecparam", "-name", "prime256v1", "-genkey", "-out", &path("b")]);
+        openssl(&[
+            "genpkey",
+            "-algorithm",
+            "EC",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-out",
+            &path("a"),
+        ]);
+        openssl(&[
+            "ecparam",
+            "-name",
+            "prime256v1",
+            "-genkey",
+            "-out",
+            &path("b"),
+        ]);
         for name in ["a", "b"] {
             let key = SigningKey::read(&dir.path().join(name)).unwrap();
             let public = openssl(&["pkey", "-in", &path(name), "-pubout"]);
             assert_eq!(public, key.public_pem().unwrap(), "{name}");
             // openssl reads back what we write.
             std::fs::write(path("c"), key.private_pem().unwrap()).unwrap();
-            assert_eq!(openssl(&["pkey", "-in", &path("c"), "-pubout"]), public, "{name}");
+            assert_eq!(
+                openssl(&["pkey", "-in", &path("c"), "-pubout"]),
+                public,
+                "{name}"
+            );
         }
     }
 
@@ -130,9 +152,27 @@ mod tests {
     fn refuse_other_keys_and_say_why() {
         let dir = Scratch::new();
         let path = |name: &str| dir.path().join(name).display().to_string();
-        openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384", "-out", &path("p384")]);
-        openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-aes256",
-            "-pass", "pass:secret", "-out", &path("encrypted")]);
+        openssl(&[
+            "genpkey",
+            "-algorithm",
+            "EC",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-384",
+            "-out",
+            &path("p384"),
+        ]);
+        openssl(&[
+            "genpkey",
+            "-algorithm",
+            "EC",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-aes256",
+            "-pass",
+            "pass:secret",
+            "-out",
+            &path("encrypted"),
+        ]);
         std::fs::write(path("text"), "hello").unwrap();
         let public = SigningKey::generate().unwrap().public_pem().unwrap();
         std::fs::write(path("public"), public).unwrap();
@@ -143,7 +183,10 @@ mod tests {
             ("public", "PUBLIC KEY"),
             ("absent", "reading the private key"),
         ] {
-            let error = format!("{:#}", SigningKey::read(&dir.path().join(name)).err().unwrap());
+            let error = format!(
+                "{:#}",
+                SigningKey::read(&dir.path().join(name)).err().unwrap()
+            );
             assert!(error.contains(reason), "{name}: {error}");
             assert!(error.contains(&path(name)), "{name}: {error}");
         }

@@ -78,11 +78,18 @@ fn show(args: &Show) -> anyhow::Result<Report> {
     let mut files = serde_json::Map::new();
     for (path, digests) in list.files() {
         let shown = encode_path(path);
-        let mark = if starts(path) { "" } else { "  (not to be started)" };
+        let mark = if starts(path) {
+            ""
+        } else {
+            "  (not to be started)"
+        };
         for digest in digests {
             text.push_str(&format!("\n{}  {shown}{mark}", digest.hex()));
         }
-        files.insert(shown, json!({ "digests": digests, "program": starts(path) }));
+        files.insert(
+            shown,
+            json!({ "digests": digests, "program": starts(path) }),
+        );
     }
     Ok(Report::done(
         text,

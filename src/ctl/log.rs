@@ -48,16 +48,24 @@ fn read(path: &Path) -> anyhow::Result<Vec<Entry>> {
     let context = || format!("reading the log {}", path.display());
     // A list starts with a PCR index (a u32 below 24, little-endian), JSON with `{`.
     let log = match bytes.first() {
-        Some(b'{') => Evidence::parse(&bytes, bytes.len()).with_context(context)?.container_log,
+        Some(b'{') => {
+            Evidence::parse(&bytes, bytes.len())
+                .with_context(context)?
+                .container_log
+        }
         _ => bytes,
     };
-    imalog::parse(&log).map_err(|e| Refused(e.to_string())).with_context(context)
+    imalog::parse(&log)
+        .map_err(|e| Refused(e.to_string()))
+        .with_context(context)
 }
 
 /// One entry as JSON: contents when they are known events, bytes when not.
 fn json_of(entry: &Entry) -> Value {
     let (name, content) = match entry.template() {
-        Template::ImaNg { digest, path } => ("file", json!({ "path": path.as_str(), "digest": digest })),
+        Template::ImaNg { digest, path } => {
+            ("file", json!({ "path": path.as_str(), "digest": digest }))
+        }
         Template::ImaBuf { name, buf } => (
             name.as_str(),
             serde_json::from_slice(buf).unwrap_or_else(|_| json!({ "hex": hex::encode(buf) })),
@@ -83,8 +91,8 @@ fn verify(entries: &[Entry]) -> anyhow::Result<Report> {
         match entry.template() {
             Template::ImaNg { .. } => files += 1,
             Template::ImaBuf { .. } => {
-                let event = Event::from_entry(entry)
-                    .map_err(|e| Refused(format!("entry {index}: {e}")))?;
+                let event =
+                    Event::from_entry(entry).map_err(|e| Refused(format!("entry {index}: {e}")))?;
                 if index == 0 && !matches!(event, Event::HostLink(_)) {
                     return Err(Refused(format!(
                         "entry 0 is `{}`; a container's log starts with the host link",
@@ -107,20 +115,20 @@ fn verify(entries: &[Entry]) -> anyhow::Result<Report> {
         writeln!(text, "  {:>2}  {value}", index.get())?;
         object.insert(index.get().to_string(), Value::String(value));
     }
-    text.push_str("whether a TPM holds these values, only a quote says: attestctl challenge, appraise");
-    Ok(Report::done(text, json!({ "entries": entries.len(), "files": files, "sha256": object })))
+    text.push_str(
+        "whether a TPM holds these values, only a quote says: attestctl challenge, appraise",
+    );
+    Ok(Report::done(
+        text,
+        json!({ "entries": entries.len(), "files": files, "sha256": object }),
+    ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::scratch::Scratch;
-    use verify::{
-        digest::FileDigest,
-        event::HostLink,
-        imalog::EncodedPath,
-        tpm2::TpmName,
-    };
+    use verify::{digest::FileDigest, event::HostLink, imalog::EncodedPath, tpm2::TpmName};
 
     fn entries() -> Vec<Entry> {
         let link = Event::HostLink(HostLink {
@@ -147,7 +155,11 @@ mod tests {
         std::fs::write(&file, bytes(&entries())).unwrap();
         let entries = read(&file).unwrap();
         let shown = show(&entries).unwrap();
-        assert!(shown.text.contains("PCR  0  attestrun.host-link"), "{}", shown.text);
+        assert!(
+            shown.text.contains("PCR  0  attestrun.host-link"),
+            "{}",
+            shown.text
+        );
         assert!(shown.text.contains("/bin/a%20b"), "{}", shown.text);
         assert_eq!(shown.json["events"][2]["event"], "file");
         let verified = verify(&entries).unwrap();

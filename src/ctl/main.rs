@@ -79,7 +79,11 @@ fn main() -> ExitCode {
         Err(e) => {
             // A closed terminal changes nothing about the outcome.
             let _ = e.print();
-            return ExitCode::from(if e.use_stderr() { report::USED_WRONGLY } else { 0 });
+            return ExitCode::from(if e.use_stderr() {
+                report::USED_WRONGLY
+            } else {
+                0
+            });
         }
     };
     let style = match io::stdout().is_terminal() {

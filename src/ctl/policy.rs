@@ -43,7 +43,9 @@ pub fn run(verb: &Verb) -> anyhow::Result<Report> {
 fn host(path: &Path) -> anyhow::Result<Report> {
     let bytes = disk::read(path, "the policy", disk::SMALL)?;
     let context = || format!("checking the policy {}", path.display());
-    let policy = Policy::parse(&bytes).map_err(|e| Refused(e.to_string())).with_context(context)?;
+    let policy = Policy::parse(&bytes)
+        .map_err(|e| Refused(e.to_string()))
+        .with_context(context)?;
     let mut problems = Vec::new();
     for rule in policy.rules() {
         problems.extend(check_files(rule));
@@ -53,7 +55,11 @@ fn host(path: &Path) -> anyhow::Result<Report> {
         return Err(Refused(problems.join("; "))).with_context(context);
     }
     let mode = json!(policy.mode());
-    let rules: Vec<_> = policy.rules().iter().map(|rule| rule.name.as_str()).collect();
+    let rules: Vec<_> = policy
+        .rules()
+        .iter()
+        .map(|rule| rule.name.as_str())
+        .collect();
     Ok(Report::done(
         format!(
             "policy {}\n  digest {}\n  mode {}\n  rules: {}",
@@ -70,19 +76,25 @@ fn host(path: &Path) -> anyhow::Result<Report> {
 fn check_files(rule: &Rule) -> Vec<String> {
     let mut problems = Vec::new();
     let mut check = |path: &Path, what: &str, parse: &dyn Fn(&[u8]) -> Result<(), String>| {
-        let found = disk::read(path, what, disk::LARGE).map_err(|e| format!("{e:#}")).and_then(|bytes| {
-            parse(&bytes).map_err(|e| format!("reading {what} {}: {e}", path.display()))
-        });
+        let found = disk::read(path, what, disk::LARGE)
+            .map_err(|e| format!("{e:#}"))
+            .and_then(|bytes| {
+                parse(&bytes).map_err(|e| format!("reading {what} {}: {e}", path.display()))
+            });
         problems.extend(found.err().map(|e| format!("rule {}: {e}", rule.name)));
     };
     for path in &rule.keys {
         check(path, "the image key", &|bytes| {
-            PublicKey::from_pem(&String::from_utf8_lossy(bytes)).map(drop).map_err(|e| e.to_string())
+            PublicKey::from_pem(&String::from_utf8_lossy(bytes))
+                .map(drop)
+                .map_err(|e| e.to_string())
         });
     }
     for path in &rule.user_ca {
         check(path, "the user CA", &|bytes| {
-            certificates_from_pem(bytes).map(drop).map_err(|e| e.to_string())
+            certificates_from_pem(bytes)
+                .map(drop)
+                .map_err(|e| e.to_string())
         });
     }
     if let RevocationRule::Crls(paths) = &rule.revocation {
@@ -97,7 +109,7 @@ fn check_files(rule: &Rule) -> Vec<String> {
 }
 
 fn challenger(path: &Path) -> anyhow::Result<Report> {
-    let expected = Expected::read(path)?;
+    let expected = Expected::read(path, None)?;
     let expect = &expected.expect;
     let waived: Vec<_> = expect.waive.iter().map(|waiver| waiver.name()).collect();
     let hosts: Vec<_> = expect.hosts.iter().map(|host| host.name.as_str()).collect();
@@ -110,7 +122,11 @@ fn challenger(path: &Path) -> anyhow::Result<Report> {
             expect.list.name,
             expect.list.min_serial,
             expect.tenant,
-            if waived.is_empty() { "nothing".to_owned() } else { waived.join(", ") }
+            if waived.is_empty() {
+                "nothing".to_owned()
+            } else {
+                waived.join(", ")
+            }
         ),
         json!({
             "expectations": path,
@@ -149,7 +165,12 @@ mod tests {
         std::fs::write(&file, policy(&dir)).unwrap();
         let report = host(&file).unwrap();
         assert_eq!(report.json["mode"], "enforce");
-        assert!(report.json["digest"].as_str().unwrap().starts_with("sha256:"));
+        assert!(
+            report.json["digest"]
+                .as_str()
+                .unwrap()
+                .starts_with("sha256:")
+        );
     }
 
     #[test]

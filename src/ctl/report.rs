@@ -49,7 +49,11 @@ pub struct Report {
 
 impl Report {
     pub fn done(text: impl Into<String>, json: Value) -> Self {
-        Self { ending: Ending::Done, text: text.into(), json }
+        Self {
+            ending: Ending::Done,
+            text: text.into(),
+            json,
+        }
     }
 
     /// One field more for programs.
@@ -66,7 +70,9 @@ impl Report {
         }
         let mut object = self.json.clone();
         if let Value::Object(fields) = &mut object {
-            fields.entry("outcome").or_insert_with(|| json!(self.ending.word()));
+            fields
+                .entry("outcome")
+                .or_insert_with(|| json!(self.ending.word()));
         }
         object.to_string()
     }
@@ -127,7 +133,10 @@ impl std::error::Error for Usage {}
 pub fn failure(error: &anyhow::Error) -> (u8, Value) {
     let text = format!("{error:#}");
     if error.chain().any(|e| e.is::<Usage>()) {
-        (USED_WRONGLY, json!({ "outcome": "used-wrongly", "error": text }))
+        (
+            USED_WRONGLY,
+            json!({ "outcome": "used-wrongly", "error": text }),
+        )
     } else if error.chain().any(|e| e.is::<Refused>()) {
         (1, json!({ "outcome": "refused", "error": text }))
     } else {
@@ -146,12 +155,19 @@ mod tests {
         assert_eq!(with(Refused("no".to_owned()).into()).0, 1);
         assert_eq!(with(Usage("no".to_owned()).into()).0, 64);
         assert_eq!(with(anyhow::anyhow!("no")).0, 2);
-        assert_eq!(with(Refused("no".to_owned()).into()).1["error"], "verifying x: refused: no");
+        assert_eq!(
+            with(Refused("no".to_owned()).into()).1["error"],
+            "verifying x: refused: no"
+        );
     }
 
     #[test]
     fn json_says_the_outcome() {
-        let report = Report { ending: Ending::Refused, text: "t".to_owned(), json: json!({"a": 1}) };
+        let report = Report {
+            ending: Ending::Refused,
+            text: "t".to_owned(),
+            json: json!({"a": 1}),
+        };
         assert_eq!(report.render(true), r#"{"a":1,"outcome":"refused"}"#);
         assert_eq!(report.render(false), "t");
     }

@@ -69,7 +69,12 @@ impl Source {
             index_bytes: file.index_bytes.clone(),
         };
         let image = Image::of(&claimed).with_context(context)?;
-        Ok(Self { path: args.image.clone(), file, claimed, image })
+        Ok(Self {
+            path: args.image.clone(),
+            file,
+            claimed,
+            image,
+        })
     }
 
     /// The tree that the layers make; each layer must be the one that the configuration names.
@@ -93,7 +98,10 @@ impl Source {
     /// Manifest, configuration and indexes, without layers.
     pub fn put_into(&self, store: &Store) -> anyhow::Result<()> {
         let manifest = store.put_manifest(&self.claimed.manifest_bytes)?;
-        ensure!(manifest == self.image.manifest_digest(), "the store took {manifest}");
+        ensure!(
+            manifest == self.image.manifest_digest(),
+            "the store took {manifest}"
+        );
         store.put_config(&self.claimed.config_bytes)?;
         for index in &self.claimed.index_bytes {
             store.put_index(index)?;
@@ -183,7 +191,12 @@ mod tests {
     fn a_program_is_found_whatever_its_name_and_size() {
         let long = [elf(1, [3, 0]), vec![7; 300 << 10]].concat();
         let mut tar = tar::Builder::new(Vec::new());
-        for (name, content) in [("a", &b"#!x"[..]), ("b.txt", &long), ("c", b"text"), ("d", b"")] {
+        for (name, content) in [
+            ("a", &b"#!x"[..]),
+            ("b.txt", &long),
+            ("c", b"text"),
+            ("d", b""),
+        ] {
             let mut header = tar::Header::new_ustar();
             header.set_size(content.len() as u64);
             header.set_mode(0o644);
@@ -191,7 +204,10 @@ mod tests {
         }
         let mut programs = Programs::new();
         collect(tar.into_inner().unwrap().as_slice(), &mut programs).unwrap();
-        let expected = [(FileDigest::of(b"#!x"), Format::Script), (FileDigest::of(&long), Format::Elf)];
+        let expected = [
+            (FileDigest::of(b"#!x"), Format::Script),
+            (FileDigest::of(&long), Format::Elf),
+        ];
         assert_eq!(programs, expected.into());
     }
 }

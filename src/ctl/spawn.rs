@@ -10,7 +10,10 @@ pub fn openssl(args: &[&str]) -> String {
 }
 
 /// Success, standard output and standard error of `openssl ARGS…`.
-#[expect(clippy::disallowed_methods, reason = "this is the crate's spawn module, and only for tests")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the crate's spawn module, and only for tests"
+)]
 pub fn try_openssl(args: &[&str]) -> (bool, String, String) {
     let output = Command::new("/usr/bin/openssl")
         .args(args)
@@ -19,5 +22,9 @@ pub fn try_openssl(args: &[&str]) -> (bool, String, String) {
         .output()
         .expect("these tests need /usr/bin/openssl (apt-get install openssl)");
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.success(), text(&output.stdout), text(&output.stderr))
+    (
+        output.status.success(),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
 }

@@ -47,7 +47,10 @@ fn waived(appraisal: &Appraisal) -> Vec<&'static str> {
 
 fn text(appraisal: &Appraisal, style: Style) -> String {
     let of = |subject| {
-        appraisal.findings.iter().filter(move |f: &&Finding| f.subject == subject)
+        appraisal
+            .findings
+            .iter()
+            .filter(move |f: &&Finding| f.subject == subject)
     };
     // Writing to a String cannot fail.
     let mut out = String::new();
@@ -68,13 +71,21 @@ fn text(appraisal: &Appraisal, style: Style) -> String {
     }
     let (word, waived) = (appraisal.verdict.word(), waived(appraisal));
     let count = |f: fn(&Outcome) -> bool| {
-        appraisal.findings.iter().filter(|finding| f(&finding.outcome)).count()
+        appraisal
+            .findings
+            .iter()
+            .filter(|finding| f(&finding.outcome))
+            .count()
     };
     let summary = format!(
         "{} ok, {} waived{}, {} unknown, {} refused",
         count(|o| matches!(o, Outcome::Ok)),
         count(|o| matches!(o, Outcome::Waived { .. })),
-        if waived.is_empty() { String::new() } else { format!(" ({})", waived.join(", ")) },
+        if waived.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", waived.join(", "))
+        },
         count(|o| matches!(o, Outcome::Unknown { .. })),
         count(|o| matches!(o, Outcome::Refused { .. })),
     );
@@ -99,12 +110,18 @@ fn line(out: &mut String, indent: &str, finding: &Finding, style: Style) {
         _ => String::new(),
     };
     let detail = shown(&finding.detail);
-    let _ = writeln!(out, "{indent}{:<11}{word} {by}{detail}", finding.check.name());
+    let _ = writeln!(
+        out,
+        "{indent}{:<11}{word} {by}{detail}",
+        finding.check.name()
+    );
 }
 
 /// Evidence is foreign text: nothing in it may move the cursor.
 fn shown(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
 }
 
 /// The host's title and what it says of itself.
@@ -116,9 +133,17 @@ fn host(host: &HostReport) -> (String, Vec<String>) {
     let mut facts = vec![format!("root of trust: {}", host.root)];
     facts.extend(host.ak_name.map(|name| format!("attestation key {name}")));
     facts.extend(host.boot.as_ref().map(|boot| {
-        format!("boot {boot}{}", host.reset.map(|n| format!(", TPM reset count {n}")).unwrap_or_default())
+        format!(
+            "boot {boot}{}",
+            host.reset
+                .map(|n| format!(", TPM reset count {n}"))
+                .unwrap_or_default()
+        )
     }));
-    facts.extend(host.log_entries.map(|n| format!("binding log: {n} entries")));
+    facts.extend(
+        host.log_entries
+            .map(|n| format!("binding log: {n} entries")),
+    );
     (title, facts)
 }
 
@@ -127,7 +152,11 @@ fn container(container: &ContainerReport) -> (String, Vec<String>) {
     let mut facts = vec![format!("record {}", container.record)];
     facts.extend(container.created.map(|time| format!("created {time}")));
     if let Some(image) = container.image {
-        let name = container.measured.as_ref().and_then(|m| m.image_name.as_deref()).unwrap_or("image");
+        let name = container
+            .measured
+            .as_ref()
+            .and_then(|m| m.image_name.as_deref())
+            .unwrap_or("image");
         facts.push(format!("image {name} {image}"));
     }
     if let Some(measured) = &container.measured {
@@ -136,10 +165,18 @@ fn container(container: &ContainerReport) -> (String, Vec<String>) {
         {
             facts.push(format!("list {name}, serial {serial}, of {tenant}"));
         }
-        let executed: Vec<_> = measured.executed.iter().map(|file| file.path.as_str()).collect();
+        let executed: Vec<_> = measured
+            .executed
+            .iter()
+            .map(|file| file.path.as_str())
+            .collect();
         facts.push(format!(
             "executed: {}",
-            if executed.is_empty() { "nothing yet".to_owned() } else { executed.join(" ") }
+            if executed.is_empty() {
+                "nothing yet".to_owned()
+            } else {
+                executed.join(" ")
+            }
         ));
     }
     let modes = [("mode", &container.mode), ("tier", &container.tier)];

@@ -1,9 +1,10 @@
 //! `/etc/attestrun/config.toml`: the one place that configures this host. No environment variable
 //! and no flag relocates it (engines give a runtime neither), so a test mounts its own over it.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
+use verify::pcr::HOST_BINDING_PCR;
 
 pub const PATH: &str = "/etc/attestrun/config.toml";
 /// Who may run what; its digest is measured.
@@ -111,12 +112,11 @@ impl Config {
         for path in stores.containers_storage.iter().chain(&stores.docker).chain(containerd) {
             ensure!(path.is_absolute(), "stores: {path:?} must be an absolute path");
         }
-        if !(8..=15).contains(&config.host_tpm.binding_pcr) {
-            bail!(
-                "host_tpm.binding_pcr = {} is not one of 8 to 15, which nobody can reset at run time",
-                config.host_tpm.binding_pcr
-            );
-        }
+        ensure!(
+            config.host_tpm.binding_pcr == HOST_BINDING_PCR.get(),
+            "host_tpm.binding_pcr = {} is not {HOST_BINDING_PCR}, the only one that challengers replay",
+            config.host_tpm.binding_pcr
+        );
         let [first, last] = config.vtpm.uid_range;
         ensure!(
             first >= 1000 && last > first,

@@ -53,10 +53,6 @@ impl Channel {
         Ok((Self(a), Self(b)))
     }
 
-    pub fn connect(path: &std::path::Path) -> Result<Self> {
-        Ok(Self(UnixStream::connect(path).with_context(|| format!("cannot connect to {}", path.display()))?))
-    }
-
     /// No answer within `limit` is an error from then on.
     pub fn set_timeout(&self, limit: Duration) -> Result<()> {
         self.0.set_read_timeout(Some(limit))?;

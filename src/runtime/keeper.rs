@@ -44,11 +44,13 @@ const GUARD_GRACE: Duration = Duration::from_secs(3);
 pub fn run() -> Result<()> {
     let create = Channel::from_stdin()?;
     let (begin, fds) = create.expect::<Begin>().context("keeper: nothing to keep")?;
-    slice::enter(begin.run_id.as_str())?;
     let (lifeline, guards_end) = Channel::pair()?;
     let guard = spawn::myself(&["guard"], guards_end.into_fd())?;
     let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+    let run_id = begin.run_id.clone();
     lifeline.send(&guard::Begin { run_id: begin.run_id, container: begin.container }, &fds)?;
+    // the guard enters by itself, while its vTPM gets ready: entering takes longer than starting it
+    slice::enter(run_id.as_str())?;
     keep(create, lifeline, guard)
 }
 

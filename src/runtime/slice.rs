@@ -18,11 +18,16 @@ const MEMORY_MAX_BYTES: u64 = 256 << 20;
 /// Among the last that the kernel ends when memory runs out: their end is the container's end.
 const OOM_SCORE_ADJ: &str = "-900";
 
-/// Moves this process, and so all its later children, into the slice; a session of its own.
+/// Leaves the caller's session and cgroups for the slice.
 pub fn enter(name: &str) -> Result<()> {
     rustix::process::setsid().ok();
     // needs CAP_SYS_RESOURCE; without it the default holds, which is no worse than for the engine
     fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ).ok();
+    join(name, &[std::process::id()])
+}
+
+/// Moves processes, and so all their later children, into the slice's cgroup `name`.
+pub fn join(name: &str, processes: &[u32]) -> Result<()> {
     for (controller, hierarchy) in hierarchies()? {
         let cgroup = hierarchy.join(SLICE).join(name);
         make(&cgroup)?;
@@ -32,7 +37,9 @@ pub fn enter(name: &str) -> Result<()> {
             fs::write(cgroup.join("memory.max"), MEMORY_MAX_BYTES.to_string()).ok();
         }
         let procs = cgroup.join("cgroup.procs");
-        fs::write(&procs, "0").with_context(|| format!("cannot enter {}", procs.display()))?;
+        for process in processes {
+            fs::write(&procs, process.to_string()).with_context(|| format!("cannot enter {}", procs.display()))?;
+        }
     }
     Ok(())
 }

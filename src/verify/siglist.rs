@@ -3,14 +3,15 @@
 //! An in-toto Statement v1 over one predicate of ours, signed by the image's user. Trusts: the user
 //! CA and tenant that a policy names. Proves: this tenant's list, in force now, is about this image.
 
-use crate::canon::canonical;
 use crate::cms::{self, CmsRefusal, Revocation, VerifiedSigner};
 use crate::digest::{FileDigest, ImageDigest, ListDigest};
 use crate::id::UnixTime;
 use crate::imalog::{EncodedPath, PathError, encode_path};
 use std::collections::{BTreeMap, BTreeSet};
 
+mod draft;
 mod statement;
+pub use draft::Draft;
 use statement::Statement;
 pub(crate) use statement::is_name;
 
@@ -361,31 +362,6 @@ impl VerifiedList {
     }
     fn title(&self) -> String {
         format!("{} (serial {})", self.list.name, self.list.serial)
-    }
-}
-
-/// A list being made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Draft {
-    pub name: String,
-    pub serial: u64,
-    pub issued_at: UnixTime,
-    pub expires_at: UnixTime,
-    /// Name (for people) and digest of each image that the list is about.
-    pub images: Vec<(String, ImageDigest)>,
-    /// Absolute paths and the contents that each may have.
-    pub files: BTreeMap<Vec<u8>, BTreeSet<FileDigest>>,
-    pub programs: Programs,
-}
-
-impl Draft {
-    /// The statement's bytes (RFC 8785), which are what is signed. Parsed before they are handed out:
-    /// nothing is signed that would be refused later.
-    pub fn statement_bytes(&self) -> Result<Vec<u8>, ListError> {
-        let statement = Statement::of(self)?;
-        let bytes = canonical(&statement).map_err(|e| ListError::Malformed(e.to_string()))?;
-        List::parse(&bytes)?;
-        Ok(bytes)
     }
 }
 

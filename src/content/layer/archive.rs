@@ -3,6 +3,7 @@
 //! Reads as Go's archive/tar does, since that is what engines unpack with; what it would read
 //! differently or only we could misread (sparse files, unknown types) is refused by name.
 
+use super::fields::{DEVICE_MAJOR, DEVICE_MINOR, Extended, Field, GID, MODE, SIZE, UID, until_nul};
 use sha2::{Digest as _, Sha256};
 use std::{
     collections::BTreeMap,
@@ -12,8 +13,8 @@ use tar::Header;
 use verify::{
     digest::{DiffId, FileDigest},
     rootfs::{
-        Entry, Kind, Layer, LayerBuilder, LayerEntry, LayerError, PathError, RootfsPath, SYMLINK_MODE,
-        encode, xattr_counts,
+        Entry, Kind, Layer, LayerBuilder, LayerEntry, LayerError, PathError, RootfsPath,
+        SYMLINK_MODE, encode,
     },
 };
 
@@ -44,7 +45,10 @@ pub enum ArchiveError {
 /// The diff-ID of the archive and what it holds.
 pub fn from_tar(archive: impl Read) -> Result<(DiffId, Layer), ArchiveError> {
     let mut reader = Reader {
-        input: Hashing { input: archive, hasher: Sha256::new() },
+        input: Hashing {
+            input: archive,
+            hasher: Sha256::new(),
+        },
         number: 0,
         buffer: vec![0; BUFFER],
     };
@@ -55,19 +59,11 @@ pub fn from_tar(archive: impl Read) -> Result<(DiffId, Layer), ArchiveError> {
     // Whatever follows the end mark belongs to the diff-ID, but to no reader.
     let mut rest = reader.input;
     while read_some(&mut rest, &mut reader.buffer)? > 0 {}
-    Ok((DiffId::from_bytes(rest.hasher.finalize().into()), layer.build()))
+    Ok((
+        DiffId::from_bytes(rest.hasher.finalize().into()),
+        layer.build(),
+    ))
 }
-
-/// A numeric field's name and place (POSIX.1-2001, "ustar Header Block").
-#[derive(Clone, Copy)]
-struct Field(&'static str, usize, usize);
-
-const MODE: Field = Field("mode", 100, 8);
-const UID: Field = Field("uid", 108, 8);
-const GID: Field = Field("gid", 116, 8);
-const SIZE: Field = Field("size", 124, 12);
-const DEVICE_MAJOR: Field = Field("device number", 329, 8);
-const DEVICE_MINOR: Field = Field("device number", 337, 8);
 
 struct Hashing<R> {
     input: R,
@@ -97,18 +93,6 @@ struct Reader<R> {
     buffer: Vec<u8>,
 }
 
-/// What extended headers say about the next member.
-#[derive(Default)]
-struct Extended {
-    path: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
-    size: Option<u64>,
-    uid: Option<u64>,
-    gid: Option<u64>,
-    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    sparse: bool,
-}
-
 impl<R: Read> Reader<R> {
     /// The next member; `None` at the end mark or the end of the input.
     fn member(&mut self) -> Result<Option<(RootfsPath, LayerEntry)>, ArchiveError> {
@@ -121,7 +105,9 @@ impl<R: Read> Reader<R> {
             match header.as_bytes()[156] {
                 b'x' => {
                     let records = self.record(size)?;
-                    self.pax(&records, &mut extended)?;
+                    extended
+                        .read(&records)
+                        .ok_or_else(|| self.field("pax record"))?;
                 }
                 // Global headers: Go hands them out, engines leave them out.
                 b'g' => {
@@ -140,14 +126,22 @@ impl<R: Read> Reader<R> {
         size: u64,
         extended: Extended,
     ) -> Result<(RootfsPath, LayerEntry), ArchiveError> {
-        let name = extended.path.unwrap_or_else(|| header.path_bytes().into_owned());
+        let name = extended
+            .path
+            .unwrap_or_else(|| header.path_bytes().into_owned());
         let path = RootfsPath::parse(&name)?;
-        let unsupported = |what: String| ArchiveError::Unsupported { path: path.to_string(), what };
+        let unsupported = |what: String| ArchiveError::Unsupported {
+            path: path.to_string(),
+            what,
+        };
         if extended.sparse {
             return Err(unsupported("a sparse file".into()));
         }
         let link = || {
-            extended.link.clone().or_else(|| header.link_name_bytes().map(|link| link.into_owned()))
+            extended
+                .link
+                .clone()
+                .or_else(|| header.link_name_bytes().map(|link| link.into_owned()))
         };
         let kind = match header.as_bytes()[156] {
             // Pre-POSIX archives mark directories by a slash only.
@@ -159,13 +153,26 @@ impl<R: Read> Reader<R> {
             }
             b'1' => {
                 let target = link().ok_or_else(|| self.field("link name"))?;
-                return Ok((path, LayerEntry::Hardlink { target: RootfsPath::parse(&target)? }));
+                return Ok((
+                    path,
+                    LayerEntry::Hardlink {
+                        target: RootfsPath::parse(&target)?,
+                    },
+                ));
             }
-            b'2' => Kind::Symlink { target: link().ok_or_else(|| self.field("link name"))? },
+            b'2' => Kind::Symlink {
+                target: link().ok_or_else(|| self.field("link name"))?,
+            },
             b'3' | b'4' => {
                 // Pre-POSIX headers have no device numbers.
                 let posix = header.as_ustar().is_some() || header.as_gnu().is_some();
-                let number = |field| if posix { self.small(header, field) } else { Ok(0) };
+                let number = |field| {
+                    if posix {
+                        self.small(header, field)
+                    } else {
+                        Ok(0)
+                    }
+                };
                 let (major, minor) = (number(DEVICE_MAJOR)?, number(DEVICE_MINOR)?);
                 match header.as_bytes()[156] {
                     b'3' => Kind::CharDevice { major, minor },
@@ -183,10 +190,18 @@ impl<R: Read> Reader<R> {
         let mode = self.number(header, MODE)?;
         let with_xattrs = matches!(kind, Kind::File { .. } | Kind::Directory);
         let entry = Entry {
-            mode: if matches!(kind, Kind::Symlink { .. }) { SYMLINK_MODE } else { (mode & 0o7777) as u16 },
+            mode: if matches!(kind, Kind::Symlink { .. }) {
+                SYMLINK_MODE
+            } else {
+                (mode & 0o7777) as u16
+            },
             uid: owner(extended.uid, UID)?,
             gid: owner(extended.gid, GID)?,
-            xattrs: if with_xattrs { extended.xattrs } else { BTreeMap::new() },
+            xattrs: if with_xattrs {
+                extended.xattrs
+            } else {
+                BTreeMap::new()
+            },
             kind,
         };
         Ok((path, LayerEntry::Entry(entry)))
@@ -207,10 +222,18 @@ impl<R: Read> Reader<R> {
         }
         // POSIX.1-2001, "ustar Interchange Format": the sum with the field itself as spaces.
         let sum: u32 = (header.as_bytes().iter().enumerate())
-            .map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) })
+            .map(|(at, byte)| {
+                if (148..156).contains(&at) {
+                    32
+                } else {
+                    u32::from(*byte)
+                }
+            })
             .sum();
         if header.cksum().ok() != Some(sum) {
-            return Err(ArchiveError::Checksum { number: self.number });
+            return Err(ArchiveError::Checksum {
+                number: self.number,
+            });
         }
         Ok(Some(header))
     }
@@ -234,7 +257,10 @@ impl<R: Read> Reader<R> {
         let mut hasher = Sha256::new();
         let mut left = size;
         while left > 0 {
-            let most = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let most = self
+                .buffer
+                .len()
+                .min(usize::try_from(left).unwrap_or(usize::MAX));
             match read_some(&mut self.input, &mut self.buffer[..most])? {
                 0 => return Err(ArchiveError::Truncated("a file")),
                 n => {
@@ -265,71 +291,16 @@ impl<R: Read> Reader<R> {
     }
 
     fn exact(&mut self, buffer: &mut [u8]) -> Result<(), ArchiveError> {
-        self.input.read_exact(buffer).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => ArchiveError::Truncated("a record"),
-            _ => ArchiveError::Io(error),
-        })
+        self.input
+            .read_exact(buffer)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => ArchiveError::Truncated("a record"),
+                _ => ArchiveError::Io(error),
+            })
     }
 
-    /// pax records, `"%d %s=%s\n"` (POSIX.1-2001, "pax Extended Header").
-    fn pax(&self, mut records: &[u8], extended: &mut Extended) -> Result<(), ArchiveError> {
-        let malformed = || self.field("pax record");
-        while !records.is_empty() {
-            let space = records.iter().position(|byte| *byte == b' ').ok_or_else(malformed)?;
-            let length = decimal(&records[..space]).ok_or_else(malformed)?;
-            let length = usize::try_from(length).map_err(|_| malformed())?;
-            let record = records.get(space + 1..length).ok_or_else(malformed)?;
-            records = &records[length..];
-            let record = record.strip_suffix(b"\n").ok_or_else(malformed)?;
-            let equals = record.iter().position(|byte| *byte == b'=').ok_or_else(malformed)?;
-            let (key, value) = (&record[..equals], &record[equals + 1..]);
-            if key.starts_with(b"GNU.sparse.") {
-                extended.sparse = true;
-            }
-            // An empty value takes a former one back; Go keeps the plain header's.
-            if value.is_empty() {
-                continue;
-            }
-            let number = || decimal(value).ok_or_else(malformed);
-            match key {
-                b"path" => extended.path = Some(value.to_vec()),
-                b"linkpath" => extended.link = Some(value.to_vec()),
-                b"size" => extended.size = Some(number()?),
-                b"uid" => extended.uid = Some(number()?),
-                b"gid" => extended.gid = Some(number()?),
-                key => {
-                    if let Some(name) = key.strip_prefix(b"SCHILY.xattr.")
-                        && xattr_counts(name)
-                    {
-                        extended.xattrs.insert(name.to_vec(), value.to_vec());
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Octal digits, or GNU's base 256; nothing at all is 0, as for Go.
-    fn number(&self, header: &Header, Field(name, at, length): Field) -> Result<u64, ArchiveError> {
-        let field = &header.as_bytes()[at..at + length];
-        let value = match field[0] {
-            first if first & 0x80 != 0 => {
-                // Positive only: 0xff begins a negative number.
-                let start = Some(u64::from(first & 0x7f));
-                field[1..].iter().fold(start, |sum, byte| {
-                    sum?.checked_mul(256)?.checked_add(u64::from(*byte))
-                })
-            }
-            _ => {
-                let digits = field.trim_ascii_start();
-                let end = digits.iter().position(|byte| matches!(byte, 0 | b' '));
-                match &digits[..end.unwrap_or(digits.len())] {
-                    b"" => Some(0),
-                    digits => str::from_utf8(digits).ok().and_then(|d| u64::from_str_radix(d, 8).ok()),
-                }
-            }
-        };
-        value.ok_or_else(|| self.field(name))
+    fn number(&self, header: &Header, field: Field) -> Result<u64, ArchiveError> {
+        field.of(header).ok_or_else(|| self.field(field.0))
     }
 
     fn small(&self, header: &Header, field: Field) -> Result<u32, ArchiveError> {
@@ -337,22 +308,11 @@ impl<R: Read> Reader<R> {
     }
 
     fn field(&self, field: &'static str) -> ArchiveError {
-        ArchiveError::Field { number: self.number, field }
+        ArchiveError::Field {
+            number: self.number,
+            field,
+        }
     }
-}
-
-fn until_nul(mut text: Vec<u8>) -> Vec<u8> {
-    if let Some(end) = text.iter().position(|byte| *byte == 0) {
-        text.truncate(end);
-    }
-    text
-}
-
-fn decimal(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -21,7 +21,12 @@ fn header(kind: EntryType, size: u64) -> Header {
 fn item(bytes: &[u8], name: &str) -> LayerEntry {
     let (diff_id, layer) = from_tar(bytes).unwrap();
     assert_eq!(diff_id, DiffId::of(bytes));
-    layer.present().find(|(known, _)| **known == path(name)).unwrap().1.clone()
+    layer
+        .present()
+        .find(|(known, _)| **known == path(name))
+        .unwrap()
+        .1
+        .clone()
 }
 
 fn entry(bytes: &[u8], name: &str) -> Entry {
@@ -35,7 +40,13 @@ fn entry(bytes: &[u8], name: &str) -> Entry {
 fn accept_file_and_directory() {
     let bytes = archive(&[("bin/", None), ("./bin/app", Some(b"program"))]);
     let app = entry(&bytes, "bin/app");
-    assert_eq!(app.kind, Kind::File { size: 7, digest: FileDigest::of(b"program") });
+    assert_eq!(
+        app.kind,
+        Kind::File {
+            size: 7,
+            digest: FileDigest::of(b"program")
+        }
+    );
     // File type bits of the header's mode are not permissions.
     assert_eq!((app.mode, app.uid, app.gid), (0o644, 0, 0));
     assert!(entry(&bytes, "bin").is_directory());
@@ -55,24 +66,43 @@ fn accept_long_names_in_both_dialects() {
     link.set_size(0);
     builder.append_link(&mut link, "link", &long).unwrap();
     let bytes = builder.into_inner().unwrap();
-    assert!(matches!(entry(&bytes, &long).kind, Kind::File { size: 1, .. }));
-    assert_eq!(entry(&bytes, "link").kind, Kind::Symlink { target: long.clone().into_bytes() });
+    assert!(matches!(
+        entry(&bytes, &long).kind,
+        Kind::File { size: 1, .. }
+    ));
+    assert_eq!(
+        entry(&bytes, "link").kind,
+        Kind::Symlink {
+            target: long.clone().into_bytes()
+        }
+    );
 
     let mut builder = Builder::new(Vec::new());
-    let records = [("path", long.as_bytes()), ("uid", b"3000000"), ("SCHILY.xattr.user.a", b"b=c\n")];
+    let records = [
+        ("path", long.as_bytes()),
+        ("uid", b"3000000"),
+        ("SCHILY.xattr.user.a", b"b=c\n"),
+    ];
     builder.append_pax_extensions(records).unwrap();
-    builder.append_data(&mut header(EntryType::Regular, 1), "short", &b"x"[..]).unwrap();
+    builder
+        .append_data(&mut header(EntryType::Regular, 1), "short", &b"x"[..])
+        .unwrap();
     let bytes = builder.into_inner().unwrap();
     let file = entry(&bytes, &long);
     assert_eq!(file.uid, 3_000_000);
-    assert_eq!(file.xattrs, [(b"user.a".to_vec(), b"b=c\n".to_vec())].into());
+    assert_eq!(
+        file.xattrs,
+        [(b"user.a".to_vec(), b"b=c\n".to_vec())].into()
+    );
 }
 
 #[test]
 fn accept_extended_size() {
     // Files of 8 GiB and more have their size in the pax record; the header may hold 0.
     let mut builder = Builder::new(Vec::new());
-    builder.append_pax_extensions([("size", &b"3"[..])]).unwrap();
+    builder
+        .append_pax_extensions([("size", &b"3"[..])])
+        .unwrap();
     let mut bytes = builder.into_inner().unwrap();
     bytes.truncate(bytes.len() - 1024);
     let mut plain = header(EntryType::Regular, 0);
@@ -83,24 +113,52 @@ fn accept_extended_size() {
     content[..3].copy_from_slice(b"abc");
     bytes.extend_from_slice(&content);
     bytes.extend_from_slice(&[0; 1024]);
-    assert_eq!(entry(&bytes, "big").kind, Kind::File { size: 3, digest: FileDigest::of(b"abc") });
+    assert_eq!(
+        entry(&bytes, "big").kind,
+        Kind::File {
+            size: 3,
+            digest: FileDigest::of(b"abc")
+        }
+    );
 }
 
 #[test]
 fn accept_links_and_devices() {
     let mut builder = Builder::new(Vec::new());
-    builder.append_link(&mut header(EntryType::Symlink, 0), "s", "../target").unwrap();
-    builder.append_link(&mut header(EntryType::Link, 0), "h", "./below").unwrap();
+    builder
+        .append_link(&mut header(EntryType::Symlink, 0), "s", "../target")
+        .unwrap();
+    builder
+        .append_link(&mut header(EntryType::Link, 0), "h", "./below")
+        .unwrap();
     let mut device = header(EntryType::Char, 0);
     device.set_device_major(1).unwrap();
     device.set_device_minor(3).unwrap();
     builder.append_data(&mut device, "null", &b""[..]).unwrap();
-    builder.append_data(&mut header(EntryType::Fifo, 0), "fifo", &b""[..]).unwrap();
+    builder
+        .append_data(&mut header(EntryType::Fifo, 0), "fifo", &b""[..])
+        .unwrap();
     let bytes = builder.into_inner().unwrap();
     let symlink = entry(&bytes, "s");
-    assert_eq!((symlink.kind, symlink.mode), (Kind::Symlink { target: b"../target".to_vec() }, 0o777));
-    assert_eq!(item(&bytes, "h"), LayerEntry::Hardlink { target: path("below") });
-    assert_eq!(entry(&bytes, "null").kind, Kind::CharDevice { major: 1, minor: 3 });
+    assert_eq!(
+        (symlink.kind, symlink.mode),
+        (
+            Kind::Symlink {
+                target: b"../target".to_vec()
+            },
+            0o777
+        )
+    );
+    assert_eq!(
+        item(&bytes, "h"),
+        LayerEntry::Hardlink {
+            target: path("below")
+        }
+    );
+    assert_eq!(
+        entry(&bytes, "null").kind,
+        Kind::CharDevice { major: 1, minor: 3 }
+    );
     assert_eq!(entry(&bytes, "fifo").kind, Kind::Fifo);
 }
 
@@ -121,7 +179,10 @@ fn refuse_truncated() {
     let bytes = archive(&[("a", Some(&[7; 700]))]);
     for length in [1, 511, 513, 1024, 512 + 700, 512 + 1023] {
         let result = from_tar(&bytes[..length]);
-        assert!(matches!(result, Err(ArchiveError::Truncated(_))), "{length}: {result:?}");
+        assert!(
+            matches!(result, Err(ArchiveError::Truncated(_))),
+            "{length}: {result:?}"
+        );
     }
 }
 
@@ -132,27 +193,45 @@ fn refuse_changed_headers() {
         let mut bad = bytes.clone();
         bad[at] ^= 1;
         let result = from_tar(bad.as_slice());
-        assert!(matches!(result, Err(ArchiveError::Checksum { number: 1 })), "{at}: {result:?}");
+        assert!(
+            matches!(result, Err(ArchiveError::Checksum { number: 1 })),
+            "{at}: {result:?}"
+        );
     }
     let mut bad = bytes;
     let end = bad.len() - 512;
     bad[end] = 1;
-    assert!(matches!(from_tar(bad.as_slice()), Err(ArchiveError::Field { field: "end mark", .. })));
+    assert!(matches!(
+        from_tar(bad.as_slice()),
+        Err(ArchiveError::Field {
+            field: "end mark",
+            ..
+        })
+    ));
 }
 
 #[test]
 fn refuse_what_others_may_read_otherwise() {
     let with = |kind: EntryType| {
         let mut builder = Builder::new(Vec::new());
-        builder.append_data(&mut header(kind, 0), "a", &b""[..]).unwrap();
+        builder
+            .append_data(&mut header(kind, 0), "a", &b""[..])
+            .unwrap();
         from_tar(builder.into_inner().unwrap().as_slice())
     };
     for kind in [EntryType::GNUSparse, EntryType::new(b'Z')] {
-        assert!(matches!(with(kind), Err(ArchiveError::Unsupported { .. })), "{kind:?}");
+        assert!(
+            matches!(with(kind), Err(ArchiveError::Unsupported { .. })),
+            "{kind:?}"
+        );
     }
     let mut builder = Builder::new(Vec::new());
-    builder.append_pax_extensions([("GNU.sparse.major", &b"1"[..])]).unwrap();
-    builder.append_data(&mut header(EntryType::Regular, 0), "a", &b""[..]).unwrap();
+    builder
+        .append_pax_extensions([("GNU.sparse.major", &b"1"[..])])
+        .unwrap();
+    builder
+        .append_data(&mut header(EntryType::Regular, 0), "a", &b""[..])
+        .unwrap();
     let sparse = from_tar(builder.into_inner().unwrap().as_slice());
     assert!(matches!(sparse, Err(ArchiveError::Unsupported { .. })));
 }
@@ -161,16 +240,38 @@ fn refuse_what_others_may_read_otherwise() {
 fn refuse_malformed_pax_and_large_records() {
     let pax = |records: &[u8]| {
         let mut builder = Builder::new(Vec::new());
-        builder.append_data(&mut header(EntryType::XHeader, records.len() as u64), "x", records).unwrap();
-        builder.append_data(&mut header(EntryType::Regular, 0), "a", &b""[..]).unwrap();
+        builder
+            .append_data(
+                &mut header(EntryType::XHeader, records.len() as u64),
+                "x",
+                records,
+            )
+            .unwrap();
+        builder
+            .append_data(&mut header(EntryType::Regular, 0), "a", &b""[..])
+            .unwrap();
         from_tar(builder.into_inner().unwrap().as_slice())
     };
     assert!(pax(b"10 path=b\n").is_ok());
-    for bad in [&b"path=b\n"[..], b"99 path=b\n", b"10 path=b ", b"9 uid=-1\n", b"6 pat\n", b"0 \n", b"-1 a=b\n"] {
+    for bad in [
+        &b"path=b\n"[..],
+        b"99 path=b\n",
+        b"10 path=b ",
+        b"9 uid=-1\n",
+        b"6 pat\n",
+        b"0 \n",
+        b"-1 a=b\n",
+    ] {
         let result = pax(bad);
-        assert!(matches!(result, Err(ArchiveError::Field { .. })), "{bad:?}: {result:?}");
+        assert!(
+            matches!(result, Err(ArchiveError::Field { .. })),
+            "{bad:?}: {result:?}"
+        );
     }
-    assert!(matches!(pax(&vec![b' '; 1 << 20 | 1]), Err(ArchiveError::Field { .. })));
+    assert!(matches!(
+        pax(&vec![b' '; 1 << 20 | 1]),
+        Err(ArchiveError::Field { .. })
+    ));
 }
 
 #[test]
@@ -180,5 +281,8 @@ fn refuse_paths_that_leave() {
     let mut fixed = Header::from_byte_slice(&bytes[..512]).clone();
     fixed.set_cksum();
     bytes[..512].copy_from_slice(fixed.as_bytes());
-    assert!(matches!(from_tar(bytes.as_slice()), Err(ArchiveError::Path(_))));
+    assert!(matches!(
+        from_tar(bytes.as_slice()),
+        Err(ArchiveError::Path(_))
+    ));
 }

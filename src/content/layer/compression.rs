@@ -20,7 +20,9 @@ pub fn decompress<'a>(compressed: impl Read + 'a) -> io::Result<Box<dyn Read + '
         return Ok(Box::new(flate2::bufread::MultiGzDecoder::new(input)));
     }
     if start.starts_with(&ZSTD) || start.get(1..4) == Some(&ZSTD_SKIPPABLE) {
-        return Ok(Box::new(Frames { state: Some(Frame::Between(input)) }));
+        return Ok(Box::new(Frames {
+            state: Some(Frame::Between(input)),
+        }));
     }
     Ok(Box::new(input))
 }
@@ -74,9 +76,15 @@ fn next<R: Read>(mut input: BufReader<R>) -> io::Result<Option<Frame<R>>> {
     }
     match StreamingDecoder::new(input) {
         Ok(decoder) => Ok(Some(Frame::Within(Box::new(decoder)))),
-        Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { .. })) => {
-            Err(io::Error::other("zstd: a skippable frame where none was seen"))
-        }
+        Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
+            ..
+        })) => Err(io::Error::other(
+            "zstd: a skippable frame where none was seen",
+        )),
         Err(error) => Err(io::Error::other(error.to_string())),
     }
 }
+
+#[cfg(test)]
+#[path = "compression_tests.rs"]
+mod tests;

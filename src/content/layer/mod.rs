@@ -5,6 +5,7 @@
 
 mod archive;
 mod compression;
+mod fields;
 mod split;
 
 pub use archive::{ArchiveError, from_tar};
@@ -40,24 +41,43 @@ pub struct LayerSource {
 #[derive(Debug, Clone)]
 enum Origin {
     /// tar-split: the archive's headers, recorded, and the directory it was unpacked to.
-    Split { recording: PathBuf, directory: PathBuf },
+    Split {
+        recording: PathBuf,
+        directory: PathBuf,
+    },
     /// The archive itself, compressed or not.
     Blob(PathBuf),
     /// The archive within a file (a layer in an image archive).
-    Part { path: PathBuf, offset: u64, size: u64 },
+    Part {
+        path: PathBuf,
+        offset: u64,
+        size: u64,
+    },
 }
 
 impl LayerSource {
     pub(crate) fn split(claimed: DiffId, recording: PathBuf, directory: PathBuf) -> Self {
-        Self { claimed, origin: Origin::Split { recording, directory } }
+        Self {
+            claimed,
+            origin: Origin::Split {
+                recording,
+                directory,
+            },
+        }
     }
 
     pub(crate) fn blob(claimed: DiffId, path: PathBuf) -> Self {
-        Self { claimed, origin: Origin::Blob(path) }
+        Self {
+            claimed,
+            origin: Origin::Blob(path),
+        }
     }
 
     pub(crate) fn part(claimed: DiffId, path: PathBuf, offset: u64, size: u64) -> Self {
-        Self { claimed, origin: Origin::Part { path, offset, size } }
+        Self {
+            claimed,
+            origin: Origin::Part { path, offset, size },
+        }
     }
 
     /// What the store says; [`Self::read`] tells what it is.
@@ -68,10 +88,17 @@ impl LayerSource {
     /// Reads the whole layer.
     pub fn read(&self) -> Result<(DiffId, Layer)> {
         match &self.origin {
-            Origin::Split { recording, directory } => {
+            Origin::Split {
+                recording,
+                directory,
+            } => {
                 let fd = beneath::open_directory(directory)?;
                 from_tar_split(open(recording)?, fd.as_fd()).with_context(|| {
-                    format!("layer {}, recorded in {}", directory.display(), recording.display())
+                    format!(
+                        "layer {}, recorded in {}",
+                        directory.display(),
+                        recording.display()
+                    )
                 })
             }
             Origin::Blob(path) => from_archive(open(path)?, path),
@@ -93,7 +120,9 @@ impl LayerSource {
             decompress(file.take(size)).with_context(|| format!("decompress {}", path.display()))
         };
         match &self.origin {
-            Origin::Split { directory, .. } => bail!("{}: no archive, only its headers", directory.display()),
+            Origin::Split { directory, .. } => {
+                bail!("{}: no archive, only its headers", directory.display())
+            }
             Origin::Blob(path) => file(path, 0, u64::MAX),
             Origin::Part { path, offset, size } => file(path, *offset, *size),
         }
@@ -103,7 +132,11 @@ impl LayerSource {
     pub fn read_as(&self, wanted: DiffId) -> Result<Layer> {
         let (found, layer) = self.read()?;
         if found != wanted {
-            bail!(OtherLayer { layer: self.to_string(), found, wanted });
+            bail!(OtherLayer {
+                layer: self.to_string(),
+                found,
+                wanted
+            });
         }
         Ok(layer)
     }

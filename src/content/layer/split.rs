@@ -26,7 +26,11 @@ const MAX_LINE: u64 = 64 << 20;
 /// The diff-ID of the archive that `recording` (gzip) and `directory` make, and what it holds.
 pub fn from_tar_split(recording: impl Read, directory: BorrowedFd<'_>) -> Result<(DiffId, Layer)> {
     let lines = BufReader::new(decompress(recording)?);
-    let archive = Reassembly { lines, directory, part: Part::None };
+    let archive = Reassembly {
+        lines,
+        directory,
+        part: Part::None,
+    };
     Ok(from_tar(archive)?)
 }
 
@@ -57,7 +61,11 @@ struct Reassembly<'a, R> {
 enum Part {
     None,
     Segment(Cursor<Vec<u8>>),
-    File { file: File, left: u64, path: RootfsPath },
+    File {
+        file: File,
+        left: u64,
+        path: RootfsPath,
+    },
 }
 
 impl<R: BufRead> Read for Reassembly<'_, R> {
@@ -74,7 +82,9 @@ impl<R: BufRead> Read for Reassembly<'_, R> {
                 },
                 Part::File { left: 0, .. } => self.part = Part::None,
                 Part::File { file, left, path } => {
-                    let most = buffer.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    let most = buffer
+                        .len()
+                        .min(usize::try_from(*left).unwrap_or(usize::MAX));
                     let n = file.read(&mut buffer[..most])?;
                     if n == 0 {
                         return Err(io::Error::other(format!("{path} is shorter than recorded")));
@@ -83,7 +93,11 @@ impl<R: BufRead> Read for Reassembly<'_, R> {
                     return Ok(n);
                 }
             }
-            if matches!(self.part, Part::None) && !self.next().map_err(|e| io::Error::other(format!("{e:#}")))? {
+            if matches!(self.part, Part::None)
+                && !self
+                    .next()
+                    .map_err(|e| io::Error::other(format!("{e:#}")))?
+            {
                 return Ok(0);
             }
         }
@@ -94,11 +108,16 @@ impl<R: BufRead> Reassembly<'_, R> {
     /// Goes on to the next part; false at the end.
     fn next(&mut self) -> Result<bool> {
         let mut line = Vec::new();
-        (&mut self.lines).take(MAX_LINE).read_until(b'\n', &mut line)?;
+        (&mut self.lines)
+            .take(MAX_LINE)
+            .read_until(b'\n', &mut line)?;
         if line.is_empty() {
             return Ok(false);
         }
-        ensure!(line.len() as u64 != MAX_LINE, "tar-split: a line is too long");
+        ensure!(
+            line.len() as u64 != MAX_LINE,
+            "tar-split: a line is too long"
+        );
         let line: Line = serde_json::from_slice(&line).context("tar-split: malformed line")?;
         self.part = match line.kind {
             SEGMENT => {
@@ -114,7 +133,11 @@ impl<R: BufRead> Reassembly<'_, R> {
                 let path = RootfsPath::parse(&name)?;
                 let file = beneath::open_file(self.directory, path.as_bytes())
                     .map_err(|errno| anyhow!("open {path} in the layer's directory: {errno}"))?;
-                Part::File { file, left: line.size, path }
+                Part::File {
+                    file,
+                    left: line.size,
+                    path,
+                }
             }
             other => bail!("tar-split: unknown line type {other}"),
         };

@@ -9,8 +9,12 @@ use std::os::fd::AsFd as _;
 use verify::digest::FileDigest;
 use verify::rootfs::{Kind, LayerEntry};
 
-const MEMBERS: [(&str, Option<&[u8]>); 4] =
-    [("bin/", None), ("bin/app", Some(b"program")), ("empty", Some(b"")), ("z", Some(&[9; 700]))];
+const MEMBERS: [(&str, Option<&[u8]>); 4] = [
+    ("bin/", None),
+    ("bin/app", Some(b"program")),
+    ("empty", Some(b"")),
+    ("z", Some(&[9; 700])),
+];
 
 /// The recording of a ustar archive of `MEMBERS`, and the directory.
 fn recorded(scratch: &Scratch) -> (Vec<u8>, DiffId) {
@@ -22,9 +26,17 @@ fn recorded(scratch: &Scratch) -> (Vec<u8>, DiffId) {
         segment.extend_from_slice(&bytes[at..at + 512]);
         at += 512;
         let content = content.unwrap_or_default();
-        let line = |segment: &[u8]| format!("{{\"type\":2,\"payload\":\"{}\",\"position\":0}}\n", STANDARD.encode(segment));
+        let line = |segment: &[u8]| {
+            format!(
+                "{{\"type\":2,\"payload\":\"{}\",\"position\":0}}\n",
+                STANDARD.encode(segment)
+            )
+        };
         lines += &line(&segment);
-        lines += &format!("{{\"type\":1,\"name\":\"{name}\",\"size\":{},\"payload\":\"AAAAAAAAAAA=\",\"position\":1}}\n", content.len());
+        lines += &format!(
+            "{{\"type\":1,\"name\":\"{name}\",\"size\":{},\"payload\":\"AAAAAAAAAAA=\",\"position\":1}}\n",
+            content.len()
+        );
         let end = at + content.len().div_ceil(512) * 512;
         segment = bytes[at + content.len()..end].to_vec();
         at = end;
@@ -35,7 +47,10 @@ fn recorded(scratch: &Scratch) -> (Vec<u8>, DiffId) {
         }
     }
     segment.extend_from_slice(&bytes[at..]);
-    lines += &format!("{{\"type\":2,\"payload\":\"{}\",\"position\":9}}\n", STANDARD.encode(segment));
+    lines += &format!(
+        "{{\"type\":2,\"payload\":\"{}\",\"position\":9}}\n",
+        STANDARD.encode(segment)
+    );
     (gzip(lines.as_bytes()), DiffId::of(&bytes))
 }
 
@@ -51,10 +66,26 @@ fn accept_gives_the_archive_back() {
     let (found, layer) = read(&scratch, &recording).unwrap();
     assert_eq!(found, diff_id);
     assert_eq!(layer.present().len(), 4);
-    let app = layer.present().find(|(path, _)| path.as_bytes() == b"bin/app").unwrap().1;
-    let LayerEntry::Entry(app) = app else { panic!() };
-    assert_eq!(app.kind, Kind::File { size: 7, digest: FileDigest::of(b"program") });
-    let source = LayerSource::split(diff_id, scratch.write("split.gz", &recording), scratch.join("diff"));
+    let app = layer
+        .present()
+        .find(|(path, _)| path.as_bytes() == b"bin/app")
+        .unwrap()
+        .1;
+    let LayerEntry::Entry(app) = app else {
+        panic!()
+    };
+    assert_eq!(
+        app.kind,
+        Kind::File {
+            size: 7,
+            digest: FileDigest::of(b"program")
+        }
+    );
+    let source = LayerSource::split(
+        diff_id,
+        scratch.write("split.gz", &recording),
+        scratch.join("diff"),
+    );
     assert_eq!(source.read_as(diff_id).unwrap(), layer);
 }
 
@@ -65,9 +96,16 @@ fn refuse_changed_byte_names_the_layer() {
     scratch.write("diff/bin/app", "prograM");
     let (found, _) = read(&scratch, &recording).unwrap();
     assert_ne!(found, diff_id);
-    let source = LayerSource::split(diff_id, scratch.write("split.gz", &recording), scratch.join("diff"));
+    let source = LayerSource::split(
+        diff_id,
+        scratch.write("split.gz", &recording),
+        scratch.join("diff"),
+    );
     let error = source.read_as(diff_id).unwrap_err().to_string();
-    assert!(error.contains("/diff") && error.contains(&diff_id.to_string()), "{error}");
+    assert!(
+        error.contains("/diff") && error.contains(&diff_id.to_string()),
+        "{error}"
+    );
 }
 
 #[test]
@@ -76,7 +114,10 @@ fn refuse_missing_short_or_linked_files() {
     let (recording, _) = recorded(&scratch);
     scratch.write("diff/bin/app", "short");
     let error = format!("{:#}", read(&scratch, &recording).unwrap_err());
-    assert!(error.contains("/bin/app is shorter than recorded"), "{error}");
+    assert!(
+        error.contains("/bin/app is shorter than recorded"),
+        "{error}"
+    );
     std::fs::remove_file(scratch.join("diff/bin/app")).unwrap();
     assert!(format!("{:#}", read(&scratch, &recording).unwrap_err()).contains("/bin/app"));
     // The same content through a link is not the layer's file.
@@ -93,7 +134,12 @@ fn refuse_malformed_recordings() {
     let scratch = Scratch::new();
     let (recording, _) = recorded(&scratch);
     assert!(read(&scratch, &recording[..recording.len() / 2]).is_err());
-    for bad in ["{", "{\"type\":3}", "{\"type\":2,\"payload\":\"*\"}", "{\"type\":1,\"name\":\"../x\",\"size\":1}"] {
+    for bad in [
+        "{",
+        "{\"type\":3}",
+        "{\"type\":2,\"payload\":\"*\"}",
+        "{\"type\":1,\"name\":\"../x\",\"size\":1}",
+    ] {
         assert!(read(&scratch, &gzip(bad.as_bytes())).is_err(), "{bad}");
     }
 }

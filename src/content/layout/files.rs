@@ -15,12 +15,21 @@ use verify::{
 };
 
 pub(super) enum Files {
-    Directory { fd: OwnedFd, path: PathBuf },
-    Archive { path: PathBuf, members: BTreeMap<RootfsPath, Member> },
+    Directory {
+        fd: OwnedFd,
+        path: PathBuf,
+    },
+    Archive {
+        path: PathBuf,
+        members: BTreeMap<RootfsPath, Member>,
+    },
 }
 
 pub(super) enum Member {
-    File { offset: u64, size: u64 },
+    File {
+        offset: u64,
+        size: u64,
+    },
     /// `docker save` links layers that several images share.
     Link(RootfsPath),
 }
@@ -32,11 +41,16 @@ pub(super) fn blob_name(digest: BlobDigest) -> String {
 impl Files {
     pub(super) fn open(path: &Path) -> Result<Self> {
         // Layers are read later, by path.
-        let path = std::fs::canonicalize(path).with_context(|| format!("open {}", path.display()))?;
+        let path =
+            std::fs::canonicalize(path).with_context(|| format!("open {}", path.display()))?;
         if path.is_dir() {
-            return Ok(Self::Directory { fd: beneath::open_directory(&path)?, path });
+            return Ok(Self::Directory {
+                fd: beneath::open_directory(&path)?,
+                path,
+            });
         }
-        let members = members(&path).with_context(|| format!("read {} as a tar", path.display()))?;
+        let members =
+            members(&path).with_context(|| format!("read {} as a tar", path.display()))?;
         Ok(Self::Archive { path, members })
     }
 
@@ -62,14 +76,19 @@ impl Files {
         let name = blob_name(digest);
         let bytes = self.read(&name, crate::oci::MAX_DOCUMENT)?;
         let bytes = bytes.ok_or_else(|| anyhow!("{name} is missing"))?;
-        ensure!(BlobDigest::of(&bytes) == digest, "{name} has another digest");
+        ensure!(
+            BlobDigest::of(&bytes) == digest,
+            "{name} has another digest"
+        );
         Ok(bytes)
     }
 
     pub(super) fn layer(&self, name: &str, diff_id: DiffId) -> Result<LayerSource> {
         match self {
             Self::Directory { path, .. } => {
-                let file = path.join(String::from_utf8(RootfsPath::parse(name.as_bytes())?.as_bytes().to_vec())?);
+                let file = path.join(String::from_utf8(
+                    RootfsPath::parse(name.as_bytes())?.as_bytes().to_vec(),
+                )?);
                 ensure!(file.is_file(), "{name} is missing");
                 Ok(LayerSource::blob(diff_id, file))
             }
@@ -101,7 +120,10 @@ fn members(path: &Path) -> Result<BTreeMap<RootfsPath, Member>> {
         let name = RootfsPath::parse(&entry.path_bytes())?;
         let kind = entry.header().entry_type();
         let member = if kind.is_file() {
-            Member::File { offset: entry.raw_file_position(), size: entry.size() }
+            Member::File {
+                offset: entry.raw_file_position(),
+                size: entry.size(),
+            }
         } else if kind.is_symlink() || kind.is_hard_link() {
             let target = entry.link_name_bytes().context("a link without a target")?;
             let directory = match name.parent() {
@@ -124,7 +146,9 @@ fn lexical(directory: &RootfsPath, target: &[u8]) -> Result<RootfsPath> {
     for name in target.split(|byte| *byte == b'/') {
         here = match name {
             b"" | b"." => here,
-            b".." => here.parent().ok_or_else(|| anyhow!("a link leaves the archive"))?,
+            b".." => here
+                .parent()
+                .ok_or_else(|| anyhow!("a link leaves the archive"))?,
             name => here.join(name)?,
         };
     }

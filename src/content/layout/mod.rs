@@ -40,7 +40,10 @@ impl ImageFile {
     /// Opens the image called `name` (a tag, a name, or a digest), or the only one.
     pub fn open(path: &Path, name: Option<&str>) -> Result<Self> {
         let files = Files::open(path)?;
-        let image = match (files.read("index.json", MAX_DOCUMENT)?, files.read("manifest.json", MAX_DOCUMENT)?) {
+        let image = match (
+            files.read("index.json", MAX_DOCUMENT)?,
+            files.read("manifest.json", MAX_DOCUMENT)?,
+        ) {
             (Some(index), _) => of_layout(&files, &index, name),
             (None, Some(list)) => of_docker(&files, &list, name),
             (None, None) => bail!("neither an OCI image layout nor a docker archive"),
@@ -66,12 +69,18 @@ impl ImageFile {
 
 fn of_layout(files: &Files, index: &[u8], name: Option<&str>) -> Result<ImageFile> {
     let index: IndexFile = serde_json::from_slice(index).context("index.json")?;
-    let mut images = index.manifests.iter().filter(|d| d.is_index() || d.is_manifest());
+    let mut images = index
+        .manifests
+        .iter()
+        .filter(|d| d.is_index() || d.is_manifest());
     let chosen = match name {
         None => match (images.next(), images.next()) {
             (Some(one), None) => one,
             (None, _) => bail!("index.json names no image"),
-            _ => bail!("index.json names several images; name one of: {}", names(&index)),
+            _ => bail!(
+                "index.json names several images; name one of: {}",
+                names(&index)
+            ),
         },
         Some(name) => images
             .find(|descriptor| called(descriptor, name))
@@ -98,9 +107,13 @@ fn of_layout(files: &Files, index: &[u8], name: Option<&str>) -> Result<ImageFil
         config.diff_ids().len()
     );
     let layers = manifest.layers().iter().zip(config.diff_ids());
-    let layers = layers.map(|(layer, diff_id)| files.layer(&files::blob_name(layer.digest), *diff_id));
+    let layers =
+        layers.map(|(layer, diff_id)| files.layer(&files::blob_name(layer.digest), *diff_id));
     Ok(ImageFile {
-        name: [REF_NAME, CONTAINERD_NAME].iter().find_map(|key| chosen.annotations.get(*key)).cloned(),
+        name: [REF_NAME, CONTAINERD_NAME]
+            .iter()
+            .find_map(|key| chosen.annotations.get(*key))
+            .cloned(),
         manifest_bytes: Some(manifest_bytes),
         config_bytes,
         index_bytes,
@@ -140,15 +153,26 @@ fn blob(digest: ImageDigest) -> BlobDigest {
 
 fn called(descriptor: &Descriptor, name: &str) -> bool {
     let annotations = [REF_NAME, CONTAINERD_NAME].into_iter();
-    annotations.filter_map(|key| descriptor.annotations.get(key)).any(|known| known == name)
+    annotations
+        .filter_map(|key| descriptor.annotations.get(key))
+        .any(|known| known == name)
         || descriptor.digest.to_string() == name
 }
 
 fn names(index: &IndexFile) -> String {
     let name = |descriptor: &Descriptor| {
-        descriptor.annotations.get(REF_NAME).cloned().unwrap_or(descriptor.digest.to_string())
+        descriptor
+            .annotations
+            .get(REF_NAME)
+            .cloned()
+            .unwrap_or(descriptor.digest.to_string())
     };
-    index.manifests.iter().map(name).collect::<Vec<_>>().join(", ")
+    index
+        .manifests
+        .iter()
+        .map(name)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// manifest.json (moby, image/tarexport).
@@ -190,7 +214,9 @@ fn of_docker(files: &Files, list: &[u8], name: Option<&str>) -> Result<ImageFile
         manifest_bytes: None,
         config_bytes,
         index_bytes: Vec::new(),
-        layers: layers.map(|(name, diff_id)| files.layer(name, *diff_id)).collect::<Result<_>>()?,
+        layers: layers
+            .map(|(name, diff_id)| files.layer(name, *diff_id))
+            .collect::<Result<_>>()?,
     })
 }
 

@@ -11,8 +11,16 @@ use verify::digest::{DiffId, ImageDigest};
 /// Adds the image `name` (a tag, or a whole name like `localhost/demo:v1`) to the layout at `path`, which is made when it does not exist.
 /// `layers` are uncompressed tars, lowest first; `config` is the image configuration's `config`
 /// object (`Entrypoint`, `Cmd`, `Env`, …). The same input gives the same digest.
-pub fn write_image(path: &Path, name: &str, layers: &[Vec<u8>], config: &Value) -> Result<ImageDigest> {
-    ensure!(config.is_object(), "the image's `config` must be a JSON object");
+pub fn write_image(
+    path: &Path,
+    name: &str,
+    layers: &[Vec<u8>],
+    config: &Value,
+) -> Result<ImageDigest> {
+    ensure!(
+        config.is_object(),
+        "the image's `config` must be a JSON object"
+    );
     let directory = Directory::create(path)?;
     let _lock = directory.lock(FlockOperation::LockExclusive)?;
     let mut descriptors = Vec::new();
@@ -49,13 +57,20 @@ pub fn write_image(path: &Path, name: &str, layers: &[Vec<u8>], config: &Value) 
     })?;
     directory.put(&manifest)?;
     let mut index = directory.index()?;
-    index.manifests.retain(|known| known.annotations.get(REF_NAME).is_none_or(|known| known != name));
+    index.manifests.retain(|known| {
+        known
+            .annotations
+            .get(REF_NAME)
+            .is_none_or(|known| known != name)
+    });
     let mut descriptor = Descriptor::new(oci::MANIFEST, &manifest).annotated(REF_NAME, name);
     if name.contains('/') {
         // What `ctr image import` calls it; skopeo and podman read the other.
         descriptor = descriptor.annotated(CONTAINERD_NAME, name);
     }
     index.manifests.push(descriptor);
-    directory.write_index(&index).context("write the layout's index")?;
+    directory
+        .write_index(&index)
+        .context("write the layout's index")?;
     Ok(ImageDigest::of(&manifest))
 }

@@ -55,7 +55,12 @@ impl Store {
         Ok(imported)
     }
 
-    fn import_image(&self, from: &Directory, descriptor: &Descriptor, imported: &mut Imported) -> Result<()> {
+    fn import_image(
+        &self,
+        from: &Directory,
+        descriptor: &Descriptor,
+        imported: &mut Imported,
+    ) -> Result<()> {
         if descriptor.is_index() {
             let content = from.required(descriptor)?;
             for child in Index::parse(&content)?.manifests() {
@@ -73,7 +78,12 @@ impl Store {
         Ok(())
     }
 
-    fn import_manifest(&self, from: &Directory, content: &[u8], imported: &mut Imported) -> Result<()> {
+    fn import_manifest(
+        &self,
+        from: &Directory,
+        content: &[u8],
+        imported: &mut Imported,
+    ) -> Result<()> {
         let manifest = match Manifest::parse(content) {
             Ok(manifest) => manifest,
             // An artifact among the images (an attestation, say).
@@ -90,14 +100,26 @@ impl Store {
         Ok(())
     }
 
-    fn import_proofs(&self, from: &Directory, descriptor: &Descriptor, imported: &mut Imported) -> Result<()> {
+    fn import_proofs(
+        &self,
+        from: &Directory,
+        descriptor: &Descriptor,
+        imported: &mut Imported,
+    ) -> Result<()> {
         if descriptor.is_index() || !descriptor.is_manifest() {
             return Ok(());
         }
         let manifest = from.manifest(descriptor)?;
-        let artifact = manifest.artifact_type.as_deref().or(descriptor.artifact_type.as_deref());
+        let artifact = manifest
+            .artifact_type
+            .as_deref()
+            .or(descriptor.artifact_type.as_deref());
         if artifact == Some(LIST_ARTIFACT) {
-            let subject = manifest.subject.as_ref().context("the signature list has no subject")?.image();
+            let subject = manifest
+                .subject
+                .as_ref()
+                .context("the signature list has no subject")?
+                .image();
             let list = super::list(from, &manifest)?;
             self.put_list(&[subject], &list.statement, &list.cms)?;
             imported.lists += 1;
@@ -105,18 +127,27 @@ impl Store {
             for layer in &manifest.layers {
                 let mut annotations = layer.annotations.clone();
                 let signature = annotations.remove(SIGNATURE);
-                let (SIMPLE_SIGNING, Some(signature)) = (layer.media_type.as_str(), signature) else {
+                let (SIMPLE_SIGNING, Some(signature)) = (layer.media_type.as_str(), signature)
+                else {
                     imported.ignored.push(layer.media_type.clone());
                     continue;
                 };
                 let payload = from.required(layer)?;
-                let about: Payload = serde_json::from_slice(&payload).context("the signature's payload")?;
-                self.put_simple_signature(&about.critical.image.digest, &payload, &signature, &annotations)?;
+                let about: Payload =
+                    serde_json::from_slice(&payload).context("the signature's payload")?;
+                self.put_simple_signature(
+                    &about.critical.image.digest,
+                    &payload,
+                    &signature,
+                    &annotations,
+                )?;
                 imported.signatures += 1;
             }
         } else if !super::is_image(descriptor) {
             let kind = descriptor.annotations.get(KIND).cloned();
-            imported.ignored.push(kind.or(artifact.map(str::to_owned)).unwrap_or_default());
+            imported
+                .ignored
+                .push(kind.or(artifact.map(str::to_owned)).unwrap_or_default());
         }
         Ok(())
     }

@@ -83,7 +83,11 @@ impl Store {
                 }
                 let mut annotations = layer.annotations;
                 if let Some(signature_b64) = annotations.remove(SIGNATURE) {
-                    found.push(StoredSignature { payload, signature_b64, annotations });
+                    found.push(StoredSignature {
+                        payload,
+                        signature_b64,
+                        annotations,
+                    });
                 }
             }
             Ok(())
@@ -95,9 +99,15 @@ impl Store {
     pub fn lists(&self, image: &ImageDigest) -> Result<Vec<StoredList>> {
         let mut found = Vec::new();
         self.each(|descriptor| {
-            if descriptor.artifact_type.as_deref() == Some(LIST_ARTIFACT) && !is_about_another(descriptor, image) {
+            if descriptor.artifact_type.as_deref() == Some(LIST_ARTIFACT)
+                && !is_about_another(descriptor, image)
+            {
                 let manifest = self.directory.manifest(descriptor)?;
-                if manifest.subject.as_ref().is_some_and(|subject| subject.image() == *image) {
+                if manifest
+                    .subject
+                    .as_ref()
+                    .is_some_and(|subject| subject.image() == *image)
+                {
                     found.push(list(&self.directory, &manifest)?);
                 }
             }
@@ -112,7 +122,10 @@ impl Store {
         let wanted = config.to_string();
         self.each(|descriptor| {
             let hint = descriptor.annotations.get(IMAGE_CONFIG);
-            if !is_image(descriptor) || descriptor.is_index() || hint.is_some_and(|hint| *hint != wanted) {
+            if !is_image(descriptor)
+                || descriptor.is_index()
+                || hint.is_some_and(|hint| *hint != wanted)
+            {
                 return Ok(());
             }
             let content = self.directory.required(descriptor)?;
@@ -125,7 +138,10 @@ impl Store {
     }
 
     /// The indexes that contain this manifest.
-    pub fn indexes_containing(&self, manifest: &ImageDigest) -> Result<Vec<(ImageDigest, Vec<u8>)>> {
+    pub fn indexes_containing(
+        &self,
+        manifest: &ImageDigest,
+    ) -> Result<Vec<(ImageDigest, Vec<u8>)>> {
         let mut found = Vec::new();
         self.each(|descriptor| {
             if is_image(descriptor) && descriptor.is_index() {
@@ -177,7 +193,10 @@ impl Store {
 
     /// An image configuration that was stored.
     pub fn config(&self, digest: &ConfigDigest) -> Result<Option<Vec<u8>>> {
-        self.directory.blob(BlobDigest::from_bytes(*digest.as_bytes()), oci::MAX_DOCUMENT)
+        self.directory.blob(
+            BlobDigest::from_bytes(*digest.as_bytes()),
+            oci::MAX_DOCUMENT,
+        )
     }
 
     /// Stores a simple signature of an image beside those that it has.
@@ -200,7 +219,11 @@ impl Store {
                 descriptor.annotations.get(KIND).map(String::as_str) == Some(KIND_SIGNATURES)
                     && descriptor.annotations.get(SUBJECT) == Some(&image.to_string())
             };
-            let former = index.manifests.iter().find(|descriptor| about(descriptor)).cloned();
+            let former = index
+                .manifests
+                .iter()
+                .find(|descriptor| about(descriptor))
+                .cloned();
             let mut layers = match &former {
                 Some(descriptor) => self.directory.manifest(descriptor)?.layers,
                 None => Vec::new(),
@@ -231,13 +254,19 @@ impl Store {
 
     /// Stores a signature list for images whose manifests or indexes are stored already.
     pub fn put_list(&self, images: &[ImageDigest], statement: &[u8], cms: &[u8]) -> Result<()> {
-        ensure!(!images.is_empty(), "a signature list needs an image as its subject");
+        ensure!(
+            !images.is_empty(),
+            "a signature list needs an image as its subject"
+        );
         self.change(|index| {
             self.directory.put(oci::EMPTY_CONTENT)?;
             self.directory.put(statement)?;
             self.directory.put(cms)?;
             for image in images {
-                let subject = index.manifests.iter().find(|descriptor| descriptor.image() == *image);
+                let subject = index
+                    .manifests
+                    .iter()
+                    .find(|descriptor| descriptor.image() == *image);
                 let subject = subject.with_context(|| {
                     format!("the store has no manifest {image}; import the image's manifest first")
                 })?;
@@ -250,7 +279,10 @@ impl Store {
                         Descriptor::new(LIST_STATEMENT, statement),
                         Descriptor::new(LIST_SIGNATURE, cms),
                     ],
-                    subject: Some(Descriptor { annotations: BTreeMap::new(), ..subject.clone() }),
+                    subject: Some(Descriptor {
+                        annotations: BTreeMap::new(),
+                        ..subject.clone()
+                    }),
                     annotations: BTreeMap::new(),
                 })?;
                 self.directory.put(&manifest)?;
@@ -265,7 +297,11 @@ impl Store {
 
     fn each(&self, mut look: impl FnMut(&Descriptor) -> Result<()>) -> Result<()> {
         let _lock = self.directory.lock(FlockOperation::LockShared)?;
-        self.directory.index()?.manifests.iter().try_for_each(&mut look)
+        self.directory
+            .index()?
+            .manifests
+            .iter()
+            .try_for_each(&mut look)
     }
 
     fn change(&self, change: impl FnOnce(&mut IndexFile) -> Result<()>) -> Result<()> {
@@ -279,7 +315,10 @@ impl Store {
 /// The statement and the signature of a list's artifact.
 fn list(directory: &Directory, manifest: &ManifestFile) -> Result<StoredList> {
     let layer = |media_type: &str| {
-        let mut layers = manifest.layers.iter().filter(|layer| layer.media_type == media_type);
+        let mut layers = manifest
+            .layers
+            .iter()
+            .filter(|layer| layer.media_type == media_type);
         match (layers.next(), layers.next()) {
             (Some(layer), None) => directory
                 .blob(layer.digest, MAX_LIST)?
@@ -287,12 +326,16 @@ fn list(directory: &Directory, manifest: &ManifestFile) -> Result<StoredList> {
             _ => bail!("signature list: not exactly one layer of type {media_type}"),
         }
     };
-    Ok(StoredList { statement: layer(LIST_STATEMENT)?, cms: layer(LIST_SIGNATURE)? })
+    Ok(StoredList {
+        statement: layer(LIST_STATEMENT)?,
+        cms: layer(LIST_SIGNATURE)?,
+    })
 }
 
 /// Puts `descriptor` where `former` or the same digest stands, or at the end.
 fn set(index: &mut IndexFile, descriptor: Descriptor, former: Option<BlobDigest>) {
-    let same = |known: &&mut Descriptor| known.digest == descriptor.digest || Some(known.digest) == former;
+    let same =
+        |known: &&mut Descriptor| known.digest == descriptor.digest || Some(known.digest) == former;
     match index.manifests.iter_mut().find(same) {
         Some(known) => *known = descriptor,
         None => index.manifests.push(descriptor),
@@ -300,7 +343,10 @@ fn set(index: &mut IndexFile, descriptor: Descriptor, former: Option<BlobDigest>
 }
 
 fn is_about_another(descriptor: &Descriptor, image: &ImageDigest) -> bool {
-    descriptor.annotations.get(SUBJECT).is_some_and(|subject| *subject != image.to_string())
+    descriptor
+        .annotations
+        .get(SUBJECT)
+        .is_some_and(|subject| *subject != image.to_string())
 }
 
 /// An image's manifest or index, not a signature or an artifact.

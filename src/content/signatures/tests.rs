@@ -1,1 +1,314 @@
-//! Tests of the module beside it.
+//! A store that is filled, found again, imported from and spoiled.
+
+use super::*;
+use crate::testkit::Scratch;
+use serde_json::json;
+use std::os::unix::fs::PermissionsExt as _;
+
+struct Image {
+    manifest: Vec<u8>,
+    config: Vec<u8>,
+}
+
+impl Image {
+    fn new(label: &str) -> Self {
+        let diff_id = verify::digest::DiffId::of(label.as_bytes());
+        let config = json!({"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": [diff_id]}});
+        let config = serde_json::to_vec(&config).unwrap();
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": oci::MANIFEST,
+            "config": Descriptor::new(oci::CONFIG, &config),
+            "layers": [Descriptor::new(oci::LAYER_GZIP, label.as_bytes())],
+        });
+        Self {
+            manifest: serde_json::to_vec(&manifest).unwrap(),
+            config,
+        }
+    }
+    fn digest(&self) -> ImageDigest {
+        ImageDigest::of(&self.manifest)
+    }
+    fn index(&self) -> Vec<u8> {
+        let manifest = Descriptor::new(oci::MANIFEST, &self.manifest);
+        serde_json::to_vec(
+            &json!({"schemaVersion": 2, "mediaType": oci::INDEX, "manifests": [manifest]}),
+        )
+        .unwrap()
+    }
+}
+
+fn payload(image: &ImageDigest) -> Vec<u8> {
+    let critical = json!({
+        "identity": {"docker-reference": "localhost/demo"},
+        "image": {"docker-manifest-digest": image},
+        "type": "cosign container image signature",
+    });
+    serde_json::to_vec(&json!({"critical": critical, "optional": null})).unwrap()
+}
+
+fn filled(path: &Path) -> (Store, Image, Image) {
+    let store = Store::create(path).unwrap();
+    let (one, two) = (Image::new("one"), Image::new("two"));
+    for image in [&one, &two] {
+        assert_eq!(store.put_manifest(&image.manifest).unwrap(), image.digest());
+        store.put_config(&image.config).unwrap();
+    }
+    (store, one, two)
+}
+
+#[test]
+fn accept_images_found_again() {
+    let scratch = Scratch::new();
+    let (store, one, two) = filled(&scratch.join("store"));
+    store.put_index(&one.index()).unwrap();
+    let config = ConfigDigest::of(&one.config);
+    let manifest = (one.digest(), one.manifest.clone());
+    assert_eq!(store.manifest_by_config(&config).unwrap(), [manifest]);
+    assert_eq!(store.config(&config).unwrap(), Some(one.config.clone()));
+    let index = (ImageDigest::of(&one.index()), one.index());
+    assert_eq!(store.indexes_containing(&one.digest()).unwrap(), [index]);
+    assert_eq!(store.indexes_containing(&two.digest()).unwrap(), []);
+    // A second look by another process.
+    let again = Store::open(&scratch.join("store")).unwrap();
+    assert_eq!(
+        again
+            .manifest_by_config(&ConfigDigest::of(b"none"))
+            .unwrap(),
+        []
+    );
+    assert_eq!(
+        again
+            .manifest_by_config(&ConfigDigest::of(&two.config))
+            .unwrap()
+            .len(),
+        1
+    );
+}
+
+#[test]
+fn accept_signatures_beside_each_other() {
+    let scratch = Scratch::new();
+    let (store, one, two) = filled(&scratch.join("store"));
+    let annotations = BTreeMap::from([("dev.sigstore.cosign/chain".to_owned(), "pem".to_owned())]);
+    for signature in ["first", "second", "second"] {
+        store
+            .put_simple_signature(
+                &one.digest(),
+                &payload(&one.digest()),
+                signature,
+                &annotations,
+            )
+            .unwrap();
+    }
+    store
+        .put_simple_signature(
+            &two.digest(),
+            &payload(&two.digest()),
+            "other",
+            &BTreeMap::new(),
+        )
+        .unwrap();
+    let stored = |signature: &str| StoredSignature {
+        payload: payload(&one.digest()),
+        signature_b64: signature.into(),
+        annotations: annotations.clone(),
+    };
+    assert_eq!(
+        store.signatures(&one.digest()).unwrap(),
+        [stored("first"), stored("second")]
+    );
+    assert_eq!(store.signatures(&two.digest()).unwrap().len(), 1);
+    assert_eq!(store.signatures(&ImageDigest::of(b"")).unwrap(), []);
+    // One set per image, as cosign keeps them.
+    assert_eq!(store.directory.index().unwrap().manifests.len(), 4);
+    let about_another =
+        store.put_simple_signature(&two.digest(), &payload(&one.digest()), "x", &annotations);
+    assert!(about_another.is_err());
+}
+
+#[test]
+fn accept_lists_of_their_subjects() {
+    let scratch = Scratch::new();
+    let (store, one, two) = filled(&scratch.join("store"));
+    store
+        .put_list(&[one.digest(), two.digest()], b"statement", b"cms")
+        .unwrap();
+    store.put_list(&[one.digest()], b"newer", b"cms2").unwrap();
+    store.put_list(&[one.digest()], b"newer", b"cms2").unwrap();
+    let list = |statement: &[u8], cms: &[u8]| StoredList {
+        statement: statement.into(),
+        cms: cms.into(),
+    };
+    let lists = store.lists(&one.digest()).unwrap();
+    assert_eq!(lists, [list(b"statement", b"cms"), list(b"newer", b"cms2")]);
+    assert_eq!(
+        store.lists(&two.digest()).unwrap(),
+        [list(b"statement", b"cms")]
+    );
+    assert!(store.put_list(&[], b"s", b"c").is_err());
+    let unknown = store
+        .put_list(&[ImageDigest::of(b"unknown")], b"s", b"c")
+        .unwrap_err();
+    assert!(
+        unknown
+            .to_string()
+            .contains("import the image's manifest first"),
+        "{unknown}"
+    );
+}
+
+/// As `cosign save` writes: marks, but none of our annotations.
+fn cosign_layout(path: &Path, image: &Image) {
+    let directory = Directory::create(path).unwrap();
+    let payload = payload(&image.digest());
+    let layer = Descriptor::new(SIMPLE_SIGNING, &payload).annotated(SIGNATURE, "c2lnbmF0dXJl");
+    let config = signatures_config(std::slice::from_ref(&layer)).unwrap();
+    let signatures = json!({
+        "schemaVersion": 2, "mediaType": oci::MANIFEST,
+        "config": Descriptor::new(oci::CONFIG, &config), "layers": [layer],
+    });
+    let signatures = serde_json::to_vec(&signatures).unwrap();
+    for blob in [
+        &image.manifest,
+        &image.config,
+        &payload,
+        &config,
+        &signatures,
+    ] {
+        directory.put(blob).unwrap();
+    }
+    let mut index = directory.index().unwrap();
+    index.manifests = vec![
+        Descriptor::new(oci::MANIFEST, &image.manifest).annotated(KIND, KIND_IMAGE),
+        Descriptor::new(oci::MANIFEST, &signatures).annotated(KIND, KIND_SIGNATURES),
+    ];
+    directory.write_index(&index).unwrap();
+}
+
+#[test]
+fn accept_cosign_layouts() {
+    let scratch = Scratch::new();
+    let image = Image::new("saved");
+    cosign_layout(&scratch.join("saved"), &image);
+    // Used as it is …
+    let saved = Store::open(&scratch.join("saved")).unwrap();
+    assert_eq!(saved.signatures(&image.digest()).unwrap().len(), 1);
+    assert_eq!(
+        saved
+            .manifest_by_config(&ConfigDigest::of(&image.config))
+            .unwrap()
+            .len(),
+        1
+    );
+    // … and taken over.
+    let store = Store::create(&scratch.join("store")).unwrap();
+    for _ in 0..2 {
+        let imported = store.import_layout(&scratch.join("saved")).unwrap();
+        let expected = Imported {
+            images: vec![image.digest()],
+            signatures: 1,
+            lists: 0,
+            ignored: vec![],
+        };
+        assert_eq!(imported, expected);
+    }
+    assert_eq!(
+        store.signatures(&image.digest()).unwrap(),
+        saved.signatures(&image.digest()).unwrap()
+    );
+    // And from one of our own stores to the next, lists included.
+    store
+        .put_list(&[image.digest()], b"statement", b"cms")
+        .unwrap();
+    let next = Store::create(&scratch.join("next")).unwrap();
+    assert_eq!(next.import_layout(&scratch.join("store")).unwrap().lists, 1);
+    assert_eq!(
+        next.lists(&image.digest()).unwrap(),
+        store.lists(&image.digest()).unwrap()
+    );
+}
+
+#[test]
+fn refuse_changed_blobs() {
+    let scratch = Scratch::new();
+    let (store, one, _) = filled(&scratch.join("store"));
+    store
+        .put_simple_signature(
+            &one.digest(),
+            &payload(&one.digest()),
+            "s",
+            &BTreeMap::new(),
+        )
+        .unwrap();
+    let blob = scratch.join(format!(
+        "store/blobs/sha256/{}",
+        BlobDigest::of(&payload(&one.digest())).hex()
+    ));
+    let content = std::fs::read(&blob).unwrap();
+    std::fs::write(&blob, b"other").unwrap();
+    let error = format!("{:#}", store.signatures(&one.digest()).unwrap_err());
+    assert!(error.contains("has the digest"), "{error}");
+    std::fs::remove_file(&blob).unwrap();
+    assert!(store.signatures(&one.digest()).is_err());
+    // The right content through a link.
+    std::os::unix::fs::symlink(scratch.write("elsewhere", content), &blob).unwrap();
+    assert!(store.signatures(&one.digest()).is_err());
+}
+
+#[test]
+fn refuse_stores_that_are_none() {
+    let scratch = Scratch::new();
+    assert!(Store::open(&scratch.join("absent")).is_err());
+    assert!(Store::open(&scratch).is_err());
+    let (_, _, _) = filled(&scratch.join("store"));
+    std::fs::write(scratch.join("store/index.json"), b"{").unwrap();
+    let store = Store::open(&scratch.join("store")).unwrap();
+    assert!(
+        format!("{:#}", store.lists(&ImageDigest::of(b"")).unwrap_err()).contains("index.json")
+    );
+    std::fs::set_permissions(
+        scratch.join("store/blobs"),
+        std::fs::Permissions::from_mode(0o777),
+    )
+    .unwrap();
+    let error = Store::open(&scratch.join("store")).unwrap_err().to_string();
+    assert!(error.contains("can be written by others"), "{error}");
+}
+
+#[test]
+fn accept_writers_at_once() {
+    let scratch = Scratch::new();
+    let path = scratch.join("store");
+    Store::create(&path).unwrap();
+    let images: Vec<_> = (0..16)
+        .map(|number| Image::new(&number.to_string()))
+        .collect();
+    std::thread::scope(|scope| {
+        for image in &images {
+            scope.spawn(|| {
+                let store = Store::open(&path).unwrap();
+                store.put_manifest(&image.manifest).unwrap();
+                store
+                    .put_simple_signature(
+                        &image.digest(),
+                        &payload(&image.digest()),
+                        "s",
+                        &BTreeMap::new(),
+                    )
+                    .unwrap();
+            });
+        }
+    });
+    let store = Store::open(&path).unwrap();
+    for image in &images {
+        assert_eq!(store.signatures(&image.digest()).unwrap().len(), 1);
+    }
+    let left: Vec<_> = std::fs::read_dir(path.join("blobs/sha256"))
+        .unwrap()
+        .flatten()
+        .collect();
+    assert!(
+        left.iter()
+            .all(|file| !file.file_name().to_string_lossy().starts_with('.'))
+    );
+}

@@ -5,7 +5,11 @@
 //! layers that the name's manifest stands for must be those that the container's snapshot was made
 //! from; with CRI the record has the configuration's digest, which is exact, and then it must agree.
 
-use super::{Found, LocateError, chain_ids, inconsistent, mountinfo::{self, Overlay}, with_stored};
+use super::{
+    Found, LocateError, chain_ids, inconsistent,
+    mountinfo::{self, Overlay},
+    with_stored,
+};
 use crate::{beneath, layer::LayerSource, oci::MAX_DOCUMENT, signatures::Store};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
@@ -71,12 +75,16 @@ pub(super) fn find(
     signatures: &Store,
 ) -> Result<Found, LocateError> {
     same_mount(rootfs, overlay, &answer.mounts)?;
-    let content = Content { blobs: root.join(BLOBS) };
+    let content = Content {
+        blobs: root.join(BLOBS),
+    };
     let mut candidates = Candidates::default();
     content.candidates(answer.target, &mut Vec::new(), &mut candidates)?;
     candidates.images.retain(|candidate| {
         chain_ids(candidate.config.diff_ids()).last().copied() == answer.parent
-            && answer.cri_image_ref.is_none_or(|exact| exact == candidate.config.digest())
+            && answer
+                .cri_image_ref
+                .is_none_or(|exact| exact == candidate.config.digest())
     });
     let Some(first) = candidates.images.first() else {
         return Err(inconsistent(format!(
@@ -85,7 +93,11 @@ pub(super) fn find(
         )));
     };
     let config = first.config.digest();
-    if candidates.images.iter().any(|other| other.config.digest() != config) {
+    if candidates
+        .images
+        .iter()
+        .any(|other| other.config.digest() != config)
+    {
         return Err(inconsistent(format!(
             "the image {} ({}) has several configurations with the layers of the container's snapshot",
             answer.image_name, answer.target
@@ -104,26 +116,53 @@ pub(super) fn find(
     });
     let layers = layers.collect::<Result<Vec<_>, _>>()?;
     let config_bytes = first.config_bytes.clone();
-    let manifests = candidates.images.into_iter().map(|candidate| candidate.manifest_bytes).collect();
+    let manifests = candidates
+        .images
+        .into_iter()
+        .map(|candidate| candidate.manifest_bytes)
+        .collect();
     let name = answer.image_name.clone();
-    let claims = with_stored(&name, config, config_bytes, manifests, &candidates.indexes, signatures)?;
-    Ok(Found { engine: Engine::Containerd, name, config, claims, layers })
+    let claims = with_stored(
+        &name,
+        config,
+        config_bytes,
+        manifests,
+        &candidates.indexes,
+        signatures,
+    )?;
+    Ok(Found {
+        engine: Engine::Containerd,
+        name,
+        config,
+        claims,
+        layers,
+    })
 }
 
 /// The mount at the rootfs must be the one that containerd made for this container's snapshot.
-fn same_mount(rootfs: &Path, overlay: Option<&Overlay>, mounts: &[ContainerdMount]) -> Result<(), LocateError> {
+fn same_mount(
+    rootfs: &Path,
+    overlay: Option<&Overlay>,
+    mounts: &[ContainerdMount],
+) -> Result<(), LocateError> {
     let [mount] = mounts else {
-        return Err(inconsistent(format!("the snapshot has {} mounts, not 1", mounts.len())));
+        return Err(inconsistent(format!(
+            "the snapshot has {} mounts, not 1",
+            mounts.len()
+        )));
     };
     let same = match overlay {
         Some(overlay) => {
             let options = mount.options.join(",").into_bytes();
             mount.kind == "overlay"
-                && mountinfo::overlay_of(&options, &[]).map_err(|e| inconsistent(e.to_string()))? == *overlay
+                && mountinfo::overlay_of(&options, &[]).map_err(|e| inconsistent(e.to_string()))?
+                    == *overlay
         }
         None => {
             let identity = |path: &Path| -> Result<(u64, u64)> {
-                let data = path.metadata().with_context(|| format!("stat {}", path.display()))?;
+                let data = path
+                    .metadata()
+                    .with_context(|| format!("stat {}", path.display()))?;
                 Ok((data.dev(), data.ino()))
             };
             mount.kind == "bind" && identity(&mount.source)? == identity(rootfs)?
@@ -169,7 +208,9 @@ impl Content {
         let Some(bytes) = self.blob(BlobDigest::from_bytes(*digest.as_bytes()))? else {
             // An index names platforms that nobody fetched; the record's own target must be here.
             return match above.is_empty() {
-                true => Err(inconsistent(format!("{digest} is not in the content store"))),
+                true => Err(inconsistent(format!(
+                    "{digest} is not in the content store"
+                ))),
                 false => Ok(()),
             };
         };
@@ -178,11 +219,17 @@ impl Content {
             if let Some(config_bytes) = self.blob(config)?
                 && let Ok(config) = Config::parse(&config_bytes)
             {
-                found.images.push(Candidate { manifest_bytes: bytes, manifest, config_bytes, config });
+                found.images.push(Candidate {
+                    manifest_bytes: bytes,
+                    manifest,
+                    config_bytes,
+                    config,
+                });
             }
             return Ok(());
         }
-        let index = Index::parse(&bytes).map_err(|error| inconsistent(format!("{digest}: {error}")));
+        let index =
+            Index::parse(&bytes).map_err(|error| inconsistent(format!("{digest}: {error}")));
         let index = match (index, above.is_empty()) {
             (Err(error), true) => return Err(error),
             // Something else within an index.
@@ -208,7 +255,10 @@ impl Content {
         }
         let bytes = beneath::read_bounded(&path, MAX_DOCUMENT)?;
         if BlobDigest::of(&bytes) != digest {
-            return Err(inconsistent(format!("{} has another digest", path.display())));
+            return Err(inconsistent(format!(
+                "{} has another digest",
+                path.display()
+            )));
         }
         Ok(Some(bytes))
     }

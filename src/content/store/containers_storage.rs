@@ -70,20 +70,37 @@ pub(super) fn find(
     roots: &[PathBuf],
     signatures: &Store,
 ) -> Result<Found, LocateError> {
-    let top = overlay.upper.as_ref().or(overlay.lower.first()).ok_or_else(|| inconsistent("no layers"))?;
+    let top = overlay
+        .upper
+        .as_ref()
+        .or(overlay.lower.first())
+        .ok_or_else(|| inconsistent("no layers"))?;
     let layer = layer_of(top, roots)?;
     let container = container(root, &layer)?;
     let metadata: Option<ContainerMetadata> = serde_json::from_str(&container.metadata).ok();
 
     let (image_root, image) = image(root, roots, &container.image)?;
-    let config = ConfigDigest::of(&big_data(&image_root, &image, &format!("sha256:{}", image.id))?);
+    let config = ConfigDigest::of(&big_data(
+        &image_root,
+        &image,
+        &format!("sha256:{}", image.id),
+    )?);
     if config.hex() != image.id {
-        return Err(inconsistent(format!("image {} has the configuration {config}", image.id)));
+        return Err(inconsistent(format!(
+            "image {} has the configuration {config}",
+            image.id
+        )));
     }
     // What the user typed: a name, or the image's id (or its beginning).
-    let typed = metadata.map(|metadata| metadata.image_name).unwrap_or_default();
+    let typed = metadata
+        .map(|metadata| metadata.image_name)
+        .unwrap_or_default();
     let is_id = image.id.starts_with(typed.trim_start_matches("sha256:"));
-    let name = if is_id { image.names.first() } else { Some(&typed) };
+    let name = if is_id {
+        image.names.first()
+    } else {
+        Some(&typed)
+    };
     let name = name.unwrap_or(&image.id).clone();
 
     let layers = layers(root, roots, &image)?;
@@ -100,7 +117,11 @@ pub(super) fn find(
 
     let mut manifests = Vec::new();
     let mut indexes = Vec::new();
-    for key in image.big_data.iter().filter(|key| key.starts_with("manifest")) {
+    for key in image
+        .big_data
+        .iter()
+        .filter(|key| key.starts_with("manifest"))
+    {
         let content = big_data(&image_root, &image, key)?;
         if Manifest::parse(&content).is_ok_and(|manifest| manifest.config() == config) {
             manifests.push(content);
@@ -111,7 +132,13 @@ pub(super) fn find(
     let config_bytes = big_data(&image_root, &image, &format!("sha256:{}", image.id))?;
     let claims = with_stored(&name, config, config_bytes, manifests, &indexes, signatures)?;
     let layers = layers.into_iter().map(|(_, source)| source).collect();
-    Ok(Found { engine: Engine::ContainersStorage, name, config, claims, layers })
+    Ok(Found {
+        engine: Engine::ContainersStorage,
+        name,
+        config,
+        claims,
+        layers,
+    })
 }
 
 /// The container that was given this read-write layer. Not its id: buildah gives the runtime another.
@@ -122,11 +149,17 @@ fn container(root: &Path, layer: &str) -> Result<Container, LocateError> {
             continue;
         }
         let containers: Vec<Container> = records(file)?;
-        if let Some(container) = containers.into_iter().find(|container| container.layer == layer) {
+        if let Some(container) = containers
+            .into_iter()
+            .find(|container| container.layer == layer)
+        {
             return Ok(container);
         }
     }
-    Err(inconsistent(format!("{} knows no container with the layer {layer}", stable.display())))
+    Err(inconsistent(format!(
+        "{} knows no container with the layer {layer}",
+        stable.display()
+    )))
 }
 
 fn image(root: &Path, roots: &[PathBuf], id: &str) -> Result<(PathBuf, Image), LocateError> {
@@ -142,7 +175,10 @@ fn image(root: &Path, roots: &[PathBuf], id: &str) -> Result<(PathBuf, Image), L
         if let Some(image) = images.into_iter().find(|image| image.id == id) {
             // It becomes part of paths.
             if image.id.len() != 64 || !image.id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-                return Err(inconsistent(format!("image id `{}` is not a digest", image.id)));
+                return Err(inconsistent(format!(
+                    "image id `{}` is not a digest",
+                    image.id
+                )));
             }
             return Ok((root.to_owned(), image));
         }
@@ -151,7 +187,11 @@ fn image(root: &Path, roots: &[PathBuf], id: &str) -> Result<(PathBuf, Image), L
 }
 
 /// The image's layers by id, lowest first.
-fn layers(root: &Path, roots: &[PathBuf], image: &Image) -> Result<Vec<(String, LayerSource)>, LocateError> {
+fn layers(
+    root: &Path,
+    roots: &[PathBuf],
+    image: &Image,
+) -> Result<Vec<(String, LayerSource)>, LocateError> {
     let mut known = BTreeMap::new();
     for root in ours_first(root, roots) {
         let file = root.join("overlay-layers/layers.json");
@@ -164,16 +204,22 @@ fn layers(root: &Path, roots: &[PathBuf], image: &Image) -> Result<Vec<(String, 
     let mut chain = Vec::new();
     let mut id = image.layer.clone();
     while !id.is_empty() {
-        let (root, layer) = known
-            .remove(&id)
-            .ok_or_else(|| inconsistent(format!("no layers.json knows the layer {id}, or it is its own parent")))?;
+        let (root, layer) = known.remove(&id).ok_or_else(|| {
+            inconsistent(format!(
+                "no layers.json knows the layer {id}, or it is its own parent"
+            ))
+        })?;
         if id.contains('/') || id.starts_with('.') {
             return Err(inconsistent(format!("layer id `{id}`")));
         }
         let diff_id = layer.diff_id.ok_or_else(|| {
-            inconsistent(format!("layer {id} has no diff-digest: it was fetched in parts only"))
+            inconsistent(format!(
+                "layer {id} has no diff-digest: it was fetched in parts only"
+            ))
         })?;
-        let recording = root.join("overlay-layers").join(format!("{id}.tar-split.gz"));
+        let recording = root
+            .join("overlay-layers")
+            .join(format!("{id}.tar-split.gz"));
         let directory = root.join("overlay").join(&id).join("diff");
         chain.push((id, LayerSource::split(diff_id, recording, directory)));
         id = layer.parent;
@@ -207,22 +253,40 @@ fn layer_of(directory: &Path, roots: &[PathBuf]) -> Result<String, LocateError> 
         .iter()
         .find_map(|root| component_below(&real, &root.join("overlay")))
         .filter(|_| real.ends_with("diff"))
-        .ok_or_else(|| inconsistent(format!("{} is no layer of a configured store", real.display())))
+        .ok_or_else(|| {
+            inconsistent(format!(
+                "{} is no layer of a configured store",
+                real.display()
+            ))
+        })
 }
 
 fn ours_first<'a>(root: &'a Path, roots: &'a [PathBuf]) -> impl Iterator<Item = &'a Path> {
-    std::iter::once(root).chain(roots.iter().map(PathBuf::as_path).filter(move |other| *other != root))
+    std::iter::once(root).chain(
+        roots
+            .iter()
+            .map(PathBuf::as_path)
+            .filter(move |other| *other != root),
+    )
 }
 
 fn big_data(root: &Path, image: &Image, key: &str) -> Result<Vec<u8>> {
-    let path = root.join("overlay-images").join(&image.id).join(big_data_name(key));
+    let path = root
+        .join("overlay-images")
+        .join(&image.id)
+        .join(big_data_name(key));
     beneath::read_bounded(&path, MAX_DOCUMENT)
 }
 
 /// containers/storage, images.go, makeBigDataBaseName.
 fn big_data_name(key: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_digit() || byte.is_ascii_lowercase() || b"-_.".contains(&byte);
-    if key.bytes().all(plain) { key.to_owned() } else { format!("={}", STANDARD.encode(key)) }
+    let plain =
+        |byte: u8| byte.is_ascii_digit() || byte.is_ascii_lowercase() || b"-_.".contains(&byte);
+    if key.bytes().all(plain) {
+        key.to_owned()
+    } else {
+        format!("={}", STANDARD.encode(key))
+    }
 }
 
 fn records<T: DeserializeOwned>(file: &Path) -> Result<Vec<T>> {

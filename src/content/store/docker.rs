@@ -9,7 +9,9 @@
 //! ```
 //! No manifest is kept on disk: it comes from the signature store, by the configuration's digest.
 
-use super::{Found, LocateError, chain_ids, component_below, inconsistent, mountinfo::Overlay, with_stored};
+use super::{
+    Found, LocateError, chain_ids, component_below, inconsistent, mountinfo::Overlay, with_stored,
+};
 use crate::{beneath, layer::LayerSource, oci::MAX_DOCUMENT, signatures::Store};
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
@@ -40,15 +42,23 @@ pub(super) fn find(
     id: &ContainerId,
     signatures: &Store,
 ) -> Result<Found, LocateError> {
-    let file = root.join("containers").join(id.as_str()).join("config.v2.json");
+    let file = root
+        .join("containers")
+        .join(id.as_str())
+        .join("config.v2.json");
     let container: Container = serde_json::from_slice(&beneath::read_bounded(&file, MAX_DOCUMENT)?)
         .with_context(|| file.display().to_string())?;
     let (config, name) = (container.image, container.config.image);
 
     let image = root.join("image/overlay2");
-    let config_bytes = beneath::read_bounded(&image.join("imagedb/content/sha256").join(config.hex()), MAX_DOCUMENT)?;
+    let config_bytes = beneath::read_bounded(
+        &image.join("imagedb/content/sha256").join(config.hex()),
+        MAX_DOCUMENT,
+    )?;
     if ConfigDigest::of(&config_bytes) != config {
-        return Err(inconsistent(format!("the stored configuration {config} has another digest")));
+        return Err(inconsistent(format!(
+            "the stored configuration {config} has another digest"
+        )));
     }
     let parsed = Config::parse(&config_bytes).map_err(|error| inconsistent(error.to_string()))?;
     let chain = chain_ids(parsed.diff_ids());
@@ -56,7 +66,11 @@ pub(super) fn find(
     let mount = image.join("layerdb/mounts").join(id.as_str());
     let mount_id: String = word(&mount.join("mount-id"))?;
     let parent = mount.join("parent");
-    let parent: Option<DiffId> = if parent.exists() { Some(word(&parent)?) } else { None };
+    let parent: Option<DiffId> = if parent.exists() {
+        Some(word(&parent)?)
+    } else {
+        None
+    };
     if parent != chain.last().copied() {
         return Err(inconsistent(format!(
             "container {id} was mounted over {}, its image {config} has other layers",
@@ -71,11 +85,17 @@ pub(super) fn find(
         let record = image.join("layerdb/sha256").join(chain.hex());
         let recorded: DiffId = word(&record.join("diff"))?;
         if recorded != *diff_id {
-            return Err(inconsistent(format!("layer {chain} is recorded as {recorded}, not {diff_id}")));
+            return Err(inconsistent(format!(
+                "layer {chain} is recorded as {recorded}, not {diff_id}"
+            )));
         }
         let cache: String = word(&record.join("cache-id"))?;
         let directory = root.join("overlay2").join(&cache).join("diff");
-        layers.push(LayerSource::split(*diff_id, record.join("tar-split.json.gz"), directory));
+        layers.push(LayerSource::split(
+            *diff_id,
+            record.join("tar-split.json.gz"),
+            directory,
+        ));
         expected.push(cache);
     }
     expected.push(word(&mount.join("init-id"))?);
@@ -86,8 +106,13 @@ pub(super) fn find(
     for directory in overlay.upper.iter().chain(&overlay.lower) {
         let real = std::fs::canonicalize(directory)
             .with_context(|| format!("resolve layer directory {}", directory.display()))?;
-        let layer = component_below(&real, &root.join("overlay2")).filter(|_| real.ends_with("diff"));
-        mounted.push(layer.ok_or_else(|| inconsistent(format!("{} is no layer of Docker's", real.display())))?);
+        let layer =
+            component_below(&real, &root.join("overlay2")).filter(|_| real.ends_with("diff"));
+        mounted.push(
+            layer.ok_or_else(|| {
+                inconsistent(format!("{} is no layer of Docker's", real.display()))
+            })?,
+        );
     }
     if mounted != expected {
         return Err(inconsistent(format!(
@@ -97,7 +122,13 @@ pub(super) fn find(
         )));
     }
     let claims = with_stored(&name, config, config_bytes, Vec::new(), &[], signatures)?;
-    Ok(Found { engine: Engine::Docker, name, config, claims, layers })
+    Ok(Found {
+        engine: Engine::Docker,
+        name,
+        config,
+        claims,
+        layers,
+    })
 }
 
 /// A file that holds one word; it may become part of a path.
@@ -108,6 +139,12 @@ where
     let bytes = beneath::read_bounded(path, 4096)?;
     let text = String::from_utf8_lossy(&bytes).trim().to_owned();
     let safe = !text.is_empty() && !text.contains('/') && !text.starts_with('.');
-    let parsed = text.parse().map_err(|error: T::Err| inconsistent(format!("{}: {error}", path.display())))?;
-    if safe { Ok(parsed) } else { Err(inconsistent(format!("{}: `{text}`", path.display()))) }
+    let parsed = text
+        .parse()
+        .map_err(|error: T::Err| inconsistent(format!("{}: {error}", path.display())))?;
+    if safe {
+        Ok(parsed)
+    } else {
+        Err(inconsistent(format!("{}: `{text}`", path.display())))
+    }
 }

@@ -74,7 +74,9 @@ pub enum LocateError {
     NoImage(PathBuf),
     #[error("rootfs {path} is mounted from a store that config.toml does not name: {detail}")]
     UnknownStore { path: PathBuf, detail: String },
-    #[error("image configuration {config} ({name}) has no manifest in the engine's store or the signature store; import its signature with `attestctl import`")]
+    #[error(
+        "image configuration {config} ({name}) has no manifest in the engine's store or the signature store; import its signature with `attestctl import`"
+    )]
     NoManifest { name: String, config: ConfigDigest },
     #[error("the engine's store contradicts itself or the mount: {0}")]
     Inconsistent(String),
@@ -90,44 +92,81 @@ pub fn locate(
     signatures: &Store,
     containerd: &dyn Fn(&ContainerdQuery) -> anyhow::Result<ContainerdAnswer>,
 ) -> Result<Found, LocateError> {
-    let text = beneath::read_bounded_proc(Path::new("/proc/self/mountinfo"))?;
-    let mounts = mountinfo::parse(&text).map_err(|error| inconsistent(error.to_string()))?;
+    let mountinfo = beneath::read_bounded_proc(Path::new("/proc/self/mountinfo"))?;
+    locate_among(
+        &mountinfo,
+        query,
+        &roots.canonical(),
+        signatures,
+        containerd,
+    )
+}
+
+fn locate_among(
+    mountinfo: &[u8],
+    query: &Query<'_>,
+    roots: &Roots,
+    signatures: &Store,
+    containerd: &dyn Fn(&ContainerdQuery) -> anyhow::Result<ContainerdAnswer>,
+) -> Result<Found, LocateError> {
+    let mounts = mountinfo::parse(mountinfo).map_err(|error| inconsistent(error.to_string()))?;
     let rootfs = std::fs::canonicalize(query.rootfs)
         .with_context(|| format!("resolve rootfs {}", query.rootfs.display()))?;
-    let roots = &roots.canonical();
     // Of several mounts at one place the last one is seen.
     let Some(mount) = mounts.iter().rfind(|mount| mount.mount_point == rootfs) else {
         return Err(LocateError::NoImage(rootfs));
     };
-    let overlay = mount.overlay(&roots.layer_directories()).map_err(|error| inconsistent(error.to_string()))?;
+    let overlay = mount
+        .overlay(&roots.layer_directories())
+        .map_err(|error| inconsistent(error.to_string()))?;
     let Some(overlay) = overlay else {
         // A read-only snapshot of one layer, or one without layers, is a bind mount.
         let Some(namespace) = containerd_namespace(query)? else {
             let detail = format!("a {} mount, no overlay", mount.fs_type);
-            return Err(LocateError::UnknownStore { path: rootfs, detail });
+            return Err(LocateError::UnknownStore {
+                path: rootfs,
+                detail,
+            });
         };
         for store in &roots.containerd {
             let answer = containerd(&store.query(&namespace, query.container))?;
-            let inside = answer.mounts.iter().any(|mount| mount.source.starts_with(&store.root));
+            let inside = answer
+                .mounts
+                .iter()
+                .any(|mount| mount.source.starts_with(&store.root));
             if inside {
                 return containerd::find(&store.root, &rootfs, None, &answer, signatures);
             }
         }
         let detail = "a bind mount that no configured containerd made".into();
-        return Err(LocateError::UnknownStore { path: rootfs, detail });
+        return Err(LocateError::UnknownStore {
+            path: rootfs,
+            detail,
+        });
     };
     let top = overlay.upper.as_ref().or(overlay.lower.first());
     let lies_in = |directory: PathBuf| top.is_some_and(|top| top.starts_with(directory));
-    if let Some(root) = roots.docker.iter().find(|root| lies_in(root.join("overlay2"))) {
+    if let Some(root) = roots
+        .docker
+        .iter()
+        .find(|root| lies_in(root.join("overlay2")))
+    {
         return docker::find(root, &overlay, query.container, signatures);
     }
     let storage = &roots.containers_storage;
     if let Some(root) = storage.iter().find(|root| lies_in(root.join("overlay"))) {
         return containers_storage::find(root, &overlay, storage, signatures);
     }
-    if let Some(store) = roots.containerd.iter().find(|store| lies_in(store.root.clone())) {
+    if let Some(store) = roots
+        .containerd
+        .iter()
+        .find(|store| lies_in(store.root.clone()))
+    {
         let namespace = containerd_namespace(query)?.ok_or_else(|| {
-            inconsistent(format!("bundle {} is none of containerd's", query.bundle.display()))
+            inconsistent(format!(
+                "bundle {} is none of containerd's",
+                query.bundle.display()
+            ))
         })?;
         let answer = containerd(&store.query(&namespace, query.container))?;
         return containerd::find(&store.root, &rootfs, Some(&overlay), &answer, signatures);
@@ -136,7 +175,10 @@ pub fn locate(
         Some(top) => format!("an overlay mount of {}", top.display()),
         None => "an overlay mount without layers".into(),
     };
-    Err(LocateError::UnknownStore { path: rootfs, detail })
+    Err(LocateError::UnknownStore {
+        path: rootfs,
+        detail,
+    })
 }
 
 /// The namespace that containerd's shim names twice: `--root <dir>/<namespace>` and
@@ -178,7 +220,12 @@ impl Roots {
             containers_storage: self.containers_storage.iter().filter_map(real).collect(),
             docker: self.docker.iter().filter_map(real).collect(),
             containerd: (self.containerd.iter())
-                .filter_map(|store| Some(ContainerdRoot { root: real(&store.root)?, ..store.clone() }))
+                .filter_map(|store| {
+                    Some(ContainerdRoot {
+                        root: real(&store.root)?,
+                        ..store.clone()
+                    })
+                })
                 .collect(),
         }
     }
@@ -186,16 +233,27 @@ impl Roots {
     /// Where the stores keep layers: what a mount's relative paths start from.
     fn layer_directories(&self) -> Vec<PathBuf> {
         const SNAPSHOTS: &str = "io.containerd.snapshotter.v1.overlayfs/snapshots";
-        let storage = self.containers_storage.iter().map(|root| root.join("overlay"));
+        let storage = self
+            .containers_storage
+            .iter()
+            .map(|root| root.join("overlay"));
         let docker = self.docker.iter().map(|root| root.join("overlay2"));
-        let containerd = self.containerd.iter().map(|store| store.root.join(SNAPSHOTS));
+        let containerd = self
+            .containerd
+            .iter()
+            .map(|store| store.root.join(SNAPSHOTS));
         storage.chain(docker).chain(containerd).collect()
     }
 }
 
 /// The first name of `path` below `directory`.
 fn component_below(path: &Path, directory: &Path) -> Option<String> {
-    path.strip_prefix(directory).ok()?.iter().next()?.to_str().map(str::to_owned)
+    path.strip_prefix(directory)
+        .ok()?
+        .iter()
+        .next()?
+        .to_str()
+        .map(str::to_owned)
 }
 
 /// OCI image-spec, config.md, "Layer ChainID".
@@ -220,23 +278,45 @@ fn with_stored(
     indexes: &[Vec<u8>],
     signatures: &Store,
 ) -> Result<Vec<ClaimedImage>, LocateError> {
-    manifests.extend(signatures.manifest_by_config(&config)?.into_iter().map(|(_, content)| content));
+    manifests.extend(
+        signatures
+            .manifest_by_config(&config)?
+            .into_iter()
+            .map(|(_, content)| content),
+    );
     let mut claims: Vec<ClaimedImage> = Vec::new();
     for manifest_bytes in manifests {
-        if claims.iter().any(|claim| claim.manifest_bytes == manifest_bytes) {
+        if claims
+            .iter()
+            .any(|claim| claim.manifest_bytes == manifest_bytes)
+        {
             continue;
         }
         let digest = ImageDigest::of(&manifest_bytes);
-        let contains = |content: &&Vec<u8>| Index::parse(content).is_ok_and(|index| index.contains(&digest));
+        let contains =
+            |content: &&Vec<u8>| Index::parse(content).is_ok_and(|index| index.contains(&digest));
         let mut index_bytes: Vec<_> = indexes.iter().filter(contains).cloned().collect();
-        index_bytes.extend(signatures.indexes_containing(&digest)?.into_iter().map(|(_, content)| content));
+        index_bytes.extend(
+            signatures
+                .indexes_containing(&digest)?
+                .into_iter()
+                .map(|(_, content)| content),
+        );
         index_bytes.sort();
         index_bytes.dedup();
         let (name, config_bytes) = (name.to_owned(), config_bytes.clone());
-        claims.push(ClaimedImage { name, manifest_bytes, config_bytes, index_bytes });
+        claims.push(ClaimedImage {
+            name,
+            manifest_bytes,
+            config_bytes,
+            index_bytes,
+        });
     }
     if claims.is_empty() {
-        return Err(LocateError::NoManifest { name: name.to_owned(), config });
+        return Err(LocateError::NoManifest {
+            name: name.to_owned(),
+            config,
+        });
     }
     Ok(claims)
 }

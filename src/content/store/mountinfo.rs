@@ -12,7 +12,9 @@ pub enum MountinfoError {
     Line(usize),
     #[error("the overlay mount has the option `{0}`, which is not known")]
     Option(String),
-    #[error("the overlay mount names its layers by relative paths, which lie in no configured store")]
+    #[error(
+        "the overlay mount names its layers by relative paths, which lie in no configured store"
+    )]
     Relative,
 }
 
@@ -38,8 +40,13 @@ pub(super) struct Overlay {
 
 /// Every mount, in the kernel's order: of two at the same place the later one is seen.
 pub fn parse(text: &[u8]) -> Result<Vec<Mount>, MountinfoError> {
-    let lines = text.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty());
-    lines.map(|(number, line)| parse_line(line).ok_or(MountinfoError::Line(number + 1))).collect()
+    let lines = text
+        .split(|byte| *byte == b'\n')
+        .enumerate()
+        .filter(|(_, line)| !line.is_empty());
+    lines
+        .map(|(number, line)| parse_line(line).ok_or(MountinfoError::Line(number + 1)))
+        .collect()
 }
 
 fn parse_line(line: &[u8]) -> Option<Mount> {
@@ -89,32 +96,43 @@ impl Mount {
 
 /// The same from mount options.
 pub(super) fn overlay_of(options: &[u8], stores: &[PathBuf]) -> Result<Overlay, MountinfoError> {
-        let mut overlay = Overlay { upper: None, lower: Vec::new() };
-        // Within a value `\,`, `\:` and `\\` are escaped once more (overlayfs.rst).
-        for option in split(options, b',') {
-            let (key, value) = match option.iter().position(|byte| *byte == b'=') {
-                Some(at) => (&option[..at], &option[at + 1..]),
-                None => (&option[..], &[][..]),
-            };
-            match key {
-                b"upperdir" => overlay.upper = Some(path(plain(value))),
-                b"lowerdir" => {
-                    overlay.lower.extend(split(value, b':').iter().map(|one| path(plain(one))));
-                }
-                // One layer each, since Linux 6.8.
-                b"lowerdir+" => overlay.lower.push(path(plain(value))),
-                // Files whose content lies elsewhere: nothing here follows that.
-                b"datadir+" => {
-                    return Err(MountinfoError::Option(String::from_utf8_lossy(&option).into_owned()));
-                }
-                _ => {}
+    let mut overlay = Overlay {
+        upper: None,
+        lower: Vec::new(),
+    };
+    // Within a value `\,`, `\:` and `\\` are escaped once more (overlayfs.rst).
+    for option in split(options, b',') {
+        let (key, value) = match option.iter().position(|byte| *byte == b'=') {
+            Some(at) => (&option[..at], &option[at + 1..]),
+            None => (&option[..], &[][..]),
+        };
+        match key {
+            b"upperdir" => overlay.upper = Some(path(plain(value))),
+            b"lowerdir" => {
+                overlay
+                    .lower
+                    .extend(split(value, b':').iter().map(|one| path(plain(one))));
             }
+            // One layer each, since Linux 6.8.
+            b"lowerdir+" => overlay.lower.push(path(plain(value))),
+            // Files whose content lies elsewhere: nothing here follows that.
+            b"datadir+" => {
+                return Err(MountinfoError::Option(
+                    String::from_utf8_lossy(&option).into_owned(),
+                ));
+            }
+            _ => {}
         }
-        if overlay.lower.iter().any(|lower| lower.as_os_str().is_empty()) {
-            return Err(MountinfoError::Option("lowerdir=…::…".into()));
-        }
-        overlay.make_absolute(stores)?;
-        Ok(overlay)
+    }
+    if overlay
+        .lower
+        .iter()
+        .any(|lower| lower.as_os_str().is_empty())
+    {
+        return Err(MountinfoError::Option("lowerdir=…::…".into()));
+    }
+    overlay.make_absolute(stores)?;
+    Ok(overlay)
 }
 
 impl Overlay {
@@ -124,11 +142,16 @@ impl Overlay {
     /// are unique enough to find the store that has them.
     fn make_absolute(&mut self, stores: &[PathBuf]) -> Result<(), MountinfoError> {
         let of_upper = match &self.upper {
-            Some(upper) if upper.is_absolute() => upper.parent().and_then(Path::parent).map(Path::to_owned),
+            Some(upper) if upper.is_absolute() => {
+                upper.parent().and_then(Path::parent).map(Path::to_owned)
+            }
             _ => None,
         };
         let Overlay { upper, lower } = self;
-        let relative = upper.iter_mut().chain(lower).filter(|path| !path.is_absolute());
+        let relative = upper
+            .iter_mut()
+            .chain(lower)
+            .filter(|path| !path.is_absolute());
         let relative: Vec<&mut PathBuf> = relative.collect();
         if relative.is_empty() {
             return Ok(());
@@ -182,15 +205,24 @@ mod tests {
         assert_eq!(mounts.len(), 1);
         assert_eq!(mounts[0].mount_point, Path::new("/g/overlay/a b/merged"));
         let overlay = mounts[0].overlay(&[]).unwrap().unwrap();
-        assert_eq!(overlay.upper.as_deref(), Some(Path::new("/g/overlay/id/diff")));
-        assert_eq!(overlay.lower, ["/g/overlay/l/AA", "/g/overlay/l/BB"].map(PathBuf::from));
+        assert_eq!(
+            overlay.upper.as_deref(),
+            Some(Path::new("/g/overlay/id/diff"))
+        );
+        assert_eq!(
+            overlay.lower,
+            ["/g/overlay/l/AA", "/g/overlay/l/BB"].map(PathBuf::from)
+        );
     }
 
     #[test]
     fn accept_relative_and_escaped() {
         let text = b"1 2 0:3 / /m rw - overlay overlay rw,lowerdir=89/fs:a\\134:b/fs,upperdir=/c/snapshots/90/fs,workdir=/c/w\n";
         let overlay = parse(text).unwrap()[0].overlay(&[]).unwrap().unwrap();
-        assert_eq!(overlay.lower, ["/c/snapshots/89/fs", "/c/snapshots/a:b/fs"].map(PathBuf::from));
+        assert_eq!(
+            overlay.lower,
+            ["/c/snapshots/89/fs", "/c/snapshots/a:b/fs"].map(PathBuf::from)
+        );
         let text = b"1 2 0:3 / /m rw - overlay overlay rw,lowerdir+=/a,lowerdir+=/b\n";
         let overlay = parse(text).unwrap()[0].overlay(&[]).unwrap().unwrap();
         assert_eq!(overlay.lower, ["/a", "/b"].map(PathBuf::from));
@@ -200,7 +232,11 @@ mod tests {
 
     #[test]
     fn refuse_malformed() {
-        for bad in ["1 2 3", "1 2 0:3 / /m rw overlay overlay rw", "1 2 0:3 / /m\\04 rw - ext4 a b"] {
+        for bad in [
+            "1 2 3",
+            "1 2 0:3 / /m rw overlay overlay rw",
+            "1 2 0:3 / /m\\04 rw - ext4 a b",
+        ] {
             assert_eq!(parse(bad.as_bytes()), Err(MountinfoError::Line(1)), "{bad}");
         }
     }
@@ -212,7 +248,13 @@ mod tests {
             parse(line.as_bytes()).unwrap()[0].overlay(&[])
         };
         assert_eq!(overlay("rw,lowerdir=a:b"), Err(MountinfoError::Relative));
-        assert!(matches!(overlay("rw,lowerdir=/a::/b"), Err(MountinfoError::Option(_))));
-        assert!(matches!(overlay("rw,lowerdir+=/a,datadir+=/b"), Err(MountinfoError::Option(_))));
+        assert!(matches!(
+            overlay("rw,lowerdir=/a::/b"),
+            Err(MountinfoError::Option(_))
+        ));
+        assert!(matches!(
+            overlay("rw,lowerdir+=/a,datadir+=/b"),
+            Err(MountinfoError::Option(_))
+        ));
     }
 }

@@ -55,7 +55,13 @@ impl Pki {
     }
     fn verify(&self, cms: &[u8], now: i64) -> Result<VerifiedSigner, CmsRefusal> {
         let roots = [self.certificate("ca/ca.pem").der];
-        verify_detached(LIST, cms, &roots, UnixTime::from_secs(now), &Revocation::Unchecked)
+        verify_detached(
+            LIST,
+            cms,
+            &roots,
+            UnixTime::from_secs(now),
+            &Revocation::Unchecked,
+        )
     }
 }
 
@@ -86,7 +92,10 @@ fn accept_our_certificates_by_openssl() {
     assert!(text.contains("CA:TRUE, pathlen:0"), "{text}");
     assert!(text.contains("Certificate Sign, CRL Sign"), "{text}");
     for key in ["ca/ca.key", "user.key"] {
-        let mode = std::fs::metadata(pki.path(key)).unwrap().permissions().mode();
+        let mode = std::fs::metadata(pki.path(key))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600, "{key}");
         assert!(openssl(&["pkey", "-in", &pki.path(key), "-noout", "-text"]).contains("P-256"));
     }
@@ -98,9 +107,15 @@ fn accept_our_cms_by_openssl_and_by_ourselves() {
     pki.issue("user", TENANT).unwrap();
     let cms = pki.sign("user");
     assert_eq!(pki.verify(&cms, now()).unwrap().tenant(), TENANT);
-    let (list, sig, ca) = (pki.path("list"), pki.path("list.p7s"), pki.path("ca/ca.pem"));
-    let verify = ["cms", "-verify", "-binary", "-inform", "DER", "-in", &sig, "-content", &list,
-        "-CAfile", &ca, "-purpose", "any"];
+    let (list, sig, ca) = (
+        pki.path("list"),
+        pki.path("list.p7s"),
+        pki.path("ca/ca.pem"),
+    );
+    let verify = [
+        "cms", "-verify", "-binary", "-inform", "DER", "-in", &sig, "-content", &list, "-CAfile",
+        &ca, "-purpose", "any",
+    ];
     assert_eq!(openssl(&verify).as_bytes(), LIST);
     std::fs::write(&list, b"other bytes").unwrap();
     assert!(!try_openssl(&verify).0);
@@ -111,8 +126,23 @@ fn accept_cms_of_openssl_with_our_certificates() {
     let pki = Pki::new(None);
     pki.issue("user", TENANT).unwrap();
     std::fs::write(pki.path("list"), LIST).unwrap();
-    openssl(&["cms", "-sign", "-binary", "-in", &pki.path("list"), "-signer", &pki.path("user.pem"),
-        "-inkey", &pki.path("user.key"), "-md", "sha256", "-outform", "DER", "-out", &pki.path("p7s")]);
+    openssl(&[
+        "cms",
+        "-sign",
+        "-binary",
+        "-in",
+        &pki.path("list"),
+        "-signer",
+        &pki.path("user.pem"),
+        "-inkey",
+        &pki.path("user.key"),
+        "-md",
+        "sha256",
+        "-outform",
+        "DER",
+        "-out",
+        &pki.path("p7s"),
+    ]);
     let cms = std::fs::read(pki.path("p7s")).unwrap();
     assert_eq!(pki.verify(&cms, now()).unwrap().tenant(), TENANT);
 }
@@ -123,15 +153,26 @@ fn refuse_expired_and_foreign_signers() {
     pki.issue("user", TENANT).unwrap();
     let cms = pki.sign("user");
     let day = 24 * 60 * 60;
-    assert!(matches!(pki.verify(&cms, now() + 31 * day), Err(CmsRefusal::Expired { .. })));
-    assert!(matches!(pki.verify(&cms, now() - day), Err(CmsRefusal::NotYetValid { .. })));
-    assert!(matches!(Pki::new(None).verify(&cms, now()), Err(CmsRefusal::Untrusted { .. })));
+    assert!(matches!(
+        pki.verify(&cms, now() + 31 * day),
+        Err(CmsRefusal::Expired { .. })
+    ));
+    assert!(matches!(
+        pki.verify(&cms, now() - day),
+        Err(CmsRefusal::NotYetValid { .. })
+    ));
+    assert!(matches!(
+        Pki::new(None).verify(&cms, now()),
+        Err(CmsRefusal::Untrusted { .. })
+    ));
 }
 
 #[test]
 fn refuse_other_tenants_mixed_directories_and_overwriting() {
     let pki = Pki::new(Some(TENANT));
-    let other = pki.issue("other", "spiffe://demo.example/tenant/other").unwrap_err();
+    let other = pki
+        .issue("other", "spiffe://demo.example/tenant/other")
+        .unwrap_err();
     assert!(other.is::<Usage>(), "{other:#}");
     pki.issue("user", TENANT).unwrap();
     let key = std::fs::read(pki.path("user.key")).unwrap();
@@ -147,9 +188,18 @@ fn refuse_other_tenants_mixed_directories_and_overwriting() {
 fn tenants_have_one_form() {
     assert!(TENANT.parse::<Tenant>().is_ok());
     for bad in [
-        "", "demo", "spiffe://demo.example", "spiffe://demo.example/", "spiffe:///tenant/a",
-        "spiffe://Demo/tenant/a", "spiffe://demo/tenant/", "spiffe://demo/tenant/..",
-        "spiffe://demo/tenant/a/b", "spiffe://demo/other/a", "spiffe://demo/tenant/a b", "https://demo/tenant/a",
+        "",
+        "demo",
+        "spiffe://demo.example",
+        "spiffe://demo.example/",
+        "spiffe:///tenant/a",
+        "spiffe://Demo/tenant/a",
+        "spiffe://demo/tenant/",
+        "spiffe://demo/tenant/..",
+        "spiffe://demo/tenant/a/b",
+        "spiffe://demo/other/a",
+        "spiffe://demo/tenant/a b",
+        "https://demo/tenant/a",
     ] {
         assert!(bad.parse::<Tenant>().is_err(), "{bad}");
     }

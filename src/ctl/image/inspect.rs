@@ -1,6 +1,10 @@
 //! `attestctl image manifest|inspect`: what an image is and holds, from its files alone.
 
-use crate::{disk, report::Report, source::{ImageArgs, Source}};
+use crate::{
+    disk,
+    report::Report,
+    source::{ImageArgs, Source},
+};
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
@@ -35,7 +39,10 @@ pub fn manifest(args: &Manifest) -> anyhow::Result<Report> {
     let text = match (&args.output, args.digest) {
         (_, true) => digest.to_string(),
         (Some(path), false) => {
-            format!("{digest}\n  {entries} entries, {bytes} bytes of files\n  written to {}", path.display())
+            format!(
+                "{digest}\n  {entries} entries, {bytes} bytes of files\n  written to {}",
+                path.display()
+            )
         }
         // The digest stands last, where it is seen after a long list.
         (None, false) => format!("{mtree}# {digest}"),
@@ -79,7 +86,10 @@ pub fn inspect(args: &Inspect) -> anyhow::Result<Report> {
         text.push_str(&format!("\nindex    {index}"));
     }
     for (layer, diff_id) in image.layers().iter().zip(image.diff_ids()) {
-        text.push_str(&format!("\nlayer    {} {} bytes, diff-ID {diff_id}", layer.digest, layer.size));
+        text.push_str(&format!(
+            "\nlayer    {} {} bytes, diff-ID {diff_id}",
+            layer.digest, layer.size
+        ));
     }
     Ok(Report::done(
         text,

@@ -17,8 +17,16 @@ pub struct Keygen {
 
 pub fn run(args: &Keygen) -> anyhow::Result<Report> {
     let key = SigningKey::generate()?;
-    disk::create_secret(&args.out_key, "the private key", key.private_pem()?.as_bytes())?;
-    disk::create_public(&args.out_pub, "the public key", key.public_pem()?.as_bytes())?;
+    disk::create_secret(
+        &args.out_key,
+        "the private key",
+        key.private_pem()?.as_bytes(),
+    )?;
+    disk::create_public(
+        &args.out_pub,
+        "the public key",
+        key.public_pem()?.as_bytes(),
+    )?;
     let fingerprint = key.fingerprint()?;
     Ok(Report::done(
         format!(

@@ -66,13 +66,19 @@ pub fn run(args: &Sign) -> anyhow::Result<Report> {
 /// cosign signs the repository (distribution/reference, grammar "name"); a tag would move.
 fn check_reference(text: &str) -> anyhow::Result<()> {
     let refuse = |why: &str| {
-        Usage(format!("--reference `{text}`: {why}; name the repository, as in localhost/demo"))
+        Usage(format!(
+            "--reference `{text}`: {why}; name the repository, as in localhost/demo"
+        ))
     };
     let ok = |b: u8| b.is_ascii_alphanumeric() || b"-._:/[]".contains(&b);
     if text.is_empty() || text.len() > 255 || !text.bytes().all(ok) {
         bail!(refuse("not a repository's name"));
     }
-    if text.rsplit('/').next().is_some_and(|last| last.contains(':')) {
+    if text
+        .rsplit('/')
+        .next()
+        .is_some_and(|last| last.contains(':'))
+    {
         bail!(refuse("it has a tag"));
     }
     if text.split('/').any(str::is_empty) {
@@ -91,10 +97,25 @@ mod tests {
 
     #[test]
     fn accept_repositories_refuse_tags_and_digests() {
-        for good in ["localhost/demo", "demo", "127.0.0.1:5000/a/b", "[::1]:5000/a"] {
+        for good in [
+            "localhost/demo",
+            "demo",
+            "127.0.0.1:5000/a/b",
+            "[::1]:5000/a",
+        ] {
             assert!(check_reference(good).is_ok(), "{good}");
         }
-        for bad in ["", "demo:v1", "a/demo:v1", "a//b", "/a", "a@sha256:00", "a b", "a<b", "ä"] {
+        for bad in [
+            "",
+            "demo:v1",
+            "a/demo:v1",
+            "a//b",
+            "/a",
+            "a@sha256:00",
+            "a b",
+            "a<b",
+            "ä",
+        ] {
             assert!(check_reference(bad).is_err(), "{bad}");
         }
     }

@@ -36,7 +36,10 @@ pub fn run(args: &Verify) -> anyhow::Result<Report> {
         Chosen::Files(source) => source.image.digests(),
         Chosen::Digest(digest) => vec![*digest],
     };
-    for (index, _) in store.indexes_containing(&chosen.digest()).with_context(context)? {
+    for (index, _) in store
+        .indexes_containing(&chosen.digest())
+        .with_context(context)?
+    {
         if !digests.contains(&index) {
             digests.push(index);
         }
@@ -56,7 +59,9 @@ pub fn run(args: &Verify) -> anyhow::Result<Report> {
     }
     let mut text = format!("image {}", chosen.digest());
     for signed in &good {
-        text.push_str(&format!("\n  signed by {} as {}", signed["key"], signed["reference"]).replace('"', ""));
+        text.push_str(
+            &format!("\n  signed by {} as {}", signed["key"], signed["reference"]).replace('"', ""),
+        );
     }
     for reason in &bad {
         text.push_str(&format!("\n  not counted: {reason}"));
@@ -76,6 +81,7 @@ pub fn run(args: &Verify) -> anyhow::Result<Report> {
         ending,
         text,
         json: json!({
+            "outcome": if ending == Ending::Done { "accepted" } else { ending.word() },
             "image": chosen.digest(),
             "key": key.fingerprint(),
             "signatures": good,

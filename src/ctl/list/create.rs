@@ -63,7 +63,10 @@ pub fn run(args: &Create) -> anyhow::Result<Report> {
         serial: args.serial,
         issued_at,
         expires_at,
-        images: vec![(source.image.name().to_owned(), source.image.manifest_digest())],
+        images: vec![(
+            source.image.name().to_owned(),
+            source.image.manifest_digest(),
+        )],
         files,
         programs: Programs::AllFiles,
     };
@@ -75,7 +78,10 @@ pub fn run(args: &Create) -> anyhow::Result<Report> {
     for path in &excluded {
         text.push_str(&format!("\n  left out: {path}"));
     }
-    text.push_str(&format!("\n  written to {}; sign it with attestctl list sign", args.output.display()));
+    text.push_str(&format!(
+        "\n  written to {}; sign it with attestctl list sign",
+        args.output.display()
+    ));
     Ok(Report::done(
         text,
         json!({
@@ -104,7 +110,9 @@ fn select(
     let mut used = vec![false; exclude.len()];
     for text in exclude {
         if !text.starts_with('/') {
-            bail!(Usage(format!("--exclude {text}: paths are absolute, as the container sees them")));
+            bail!(Usage(format!(
+                "--exclude {text}: paths are absolute, as the container sees them"
+            )));
         }
     }
     for (path, entry) in manifest.tree().iter() {
@@ -137,7 +145,8 @@ fn select(
 /// `path` is `text`, or lies below it.
 fn covers(text: &str, path: &[u8]) -> bool {
     let text = text.trim_end_matches('/').as_bytes();
-    path.strip_prefix(text).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+    path.strip_prefix(text)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
 #[cfg(test)]
@@ -148,8 +157,17 @@ mod tests {
     fn manifest(files: &[(&str, &[u8], u16)]) -> RootfsManifest {
         let mut layer = LayerBuilder::default();
         for (path, content, mode) in files {
-            let kind = Kind::File { size: content.len() as u64, digest: FileDigest::of(content) };
-            let entry = Entry { kind, mode: *mode, uid: 0, gid: 0, xattrs: BTreeMap::new() };
+            let kind = Kind::File {
+                size: content.len() as u64,
+                digest: FileDigest::of(content),
+            };
+            let entry = Entry {
+                kind,
+                mode: *mode,
+                uid: 0,
+                gid: 0,
+                xattrs: BTreeMap::new(),
+            };
             let path = RootfsPath::parse(path.as_bytes()).unwrap();
             layer.add(path, LayerEntry::Entry(entry)).unwrap();
         }
@@ -157,7 +175,10 @@ mod tests {
     }
 
     fn paths(files: &Files) -> Vec<&str> {
-        files.keys().map(|path| std::str::from_utf8(path).unwrap()).collect()
+        files
+            .keys()
+            .map(|path| std::str::from_utf8(path).unwrap())
+            .collect()
     }
 
     #[test]
@@ -170,9 +191,13 @@ mod tests {
             ("bin/script", b"S", 0o755),
             ("etc/script", b"S", 0o644),
         ]);
-        let programs = [(b"A", Format::Elf), (b"B", Format::Elf), (b"S", Format::Script)]
-            .map(|(content, format)| (FileDigest::of(content), format))
-            .into();
+        let programs = [
+            (b"A", Format::Elf),
+            (b"B", Format::Elf),
+            (b"S", Format::Script),
+        ]
+        .map(|(content, format)| (FileDigest::of(content), format))
+        .into();
         let all = select(&tree, &programs, &[]).unwrap().0;
         assert_eq!(paths(&all), ["/bin/a", "/bin/b", "/bin/script", "/lib/c"]);
         let exclude = ["/bin/b".to_owned(), "/lib/".to_owned()];

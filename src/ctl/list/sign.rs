@@ -33,7 +33,9 @@ pub struct Sign {
 pub fn run(args: &Sign) -> anyhow::Result<Report> {
     let (bytes, list) = read(&args.list)?;
     let mut certificates = certificate::read_all(&args.cert, "the certificate")?.into_iter();
-    let leaf = certificates.next().context("the certificate's file is empty")?;
+    let leaf = certificates
+        .next()
+        .context("the certificate's file is empty")?;
     // A PEM file with leaf and intermediates is usual (`fullchain.pem`).
     let mut intermediates: Vec<Vec<u8>> = certificates.map(|certificate| certificate.der).collect();
     if let Some(path) = &args.chain {
@@ -49,8 +51,10 @@ pub fn run(args: &Sign) -> anyhow::Result<Report> {
             args.cert.display()
         )));
     }
-    let signature = build_detached(&bytes, &leaf.der, &intermediates, |message| key.sign(message))
-        .map_err(|e| anyhow::anyhow!("signing {}: {e}", args.list.display()))?;
+    let signature = build_detached(&bytes, &leaf.der, &intermediates, |message| {
+        key.sign(message)
+    })
+    .map_err(|e| anyhow::anyhow!("signing {}: {e}", args.list.display()))?;
     disk::replace(&args.output, "the signature", &signature)?;
     let digest = KeyDigest::of(&leaf.der);
     Ok(Report::done(

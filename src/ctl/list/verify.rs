@@ -55,7 +55,10 @@ pub fn run(args: &Verify) -> anyhow::Result<Report> {
     let revocation = match args.unchecked_revocation {
         true => Revocation::Unchecked,
         false => Revocation::Crls(
-            args.crl.iter().map(|path| disk::read_crl(path)).collect::<anyhow::Result<_>>()?,
+            args.crl
+                .iter()
+                .map(|path| disk::read_crl(path))
+                .collect::<anyhow::Result<_>>()?,
         ),
     };
     let rule = ListRule {
@@ -67,7 +70,13 @@ pub fn run(args: &Verify) -> anyhow::Result<Report> {
     };
     let verified = verify_list(&statement, &signature, &rule, &[args.digest], now())
         .map_err(|e| Refused(e.to_string()))
-        .with_context(|| format!("verifying {} with {}", args.list.display(), args.sig.display()))?;
+        .with_context(|| {
+            format!(
+                "verifying {} with {}",
+                args.list.display(),
+                args.sig.display()
+            )
+        })?;
     let signer = verified.signer();
     Ok(Report::done(
         format!(
@@ -75,7 +84,11 @@ pub fn run(args: &Verify) -> anyhow::Result<Report> {
             title(&list),
             signer.subject(),
             signer.tenant(),
-            if args.unchecked_revocation { " (revocation not checked)" } else { "" }
+            if args.unchecked_revocation {
+                " (revocation not checked)"
+            } else {
+                ""
+            }
         ),
         json!({
             "outcome": "accepted",

@@ -34,7 +34,7 @@ use libcontainer::{
     validator::Validator,
 };
 use oci_spec::runtime::{
-    Capability, Hook, LinuxBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources, Process, Spec,
+    Capabilities as CapabilitySet, Capability, Hook, LinuxBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources, Process, Spec,
 };
 use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, kill_process, set_dumpable_behavior, waitpid};
 use std::{
@@ -231,34 +231,15 @@ impl Launch<'_> {
         Ok(Made { pid, master })
     }
 
-    /// Takes the filter out of libcontainer's hands. Without no_new_privs the kernel wants
-    /// CAP_SYS_ADMIN for it, which is lent (effective and permitted only) until it is loaded.
+    /// Takes the filter, and what libcontainer cannot do with capabilities, out of its hands: both
+    /// are done by the process itself right before execve, with capabilities lent until then.
     fn prepare_program(&mut self, process: &Process) -> Result<Program> {
-        let mut lent = process.clone();
         let linux = self.spec.linux_mut().as_mut().context("linux must be specified")?;
         let filter = linux.seccomp().as_ref().map(seccomp::compile).transpose()?;
         linux.set_seccomp(None);
-        let mut own = None;
-        if filter.is_some() && process.no_new_privileges() != Some(true) {
-            let mut caps = process.capabilities().clone().context("process without capabilities")?;
-            let mask = |set: &Option<oci_spec::runtime::Capabilities>| {
-                set.iter().flatten().fold(0u64, |m, c| m | 1 << c.to_cap().index())
-            };
-            own = Some(Capabilities {
-                effective: mask(caps.effective()),
-                permitted: mask(caps.permitted()),
-                inheritable: mask(caps.inheritable()),
-            });
-            let more = |set: &Option<oci_spec::runtime::Capabilities>| {
-                let mut set = set.clone().unwrap_or_default();
-                set.insert(Capability::SysAdmin);
-                Some(set)
-            };
-            let (effective, permitted) = (more(caps.effective()), more(caps.permitted()));
-            caps.set_effective(effective);
-            caps.set_permitted(permitted);
-            lent.set_capabilities(Some(caps));
-        }
+        let mut lent = process.clone();
+        let no_new_privileges = process.no_new_privileges() == Some(true);
+        let own = lend(&mut lent, filter.is_some() && !no_new_privileges)?;
         // without HOME libcontainer would ask the C library for it, which loads modules from the
         // container's own files; the executor sets the real value
         let mut env = process.env().clone().unwrap_or_default();
@@ -270,6 +251,39 @@ impl Launch<'_> {
         self.spec.set_process(Some(lent));
         Program::new(self.role, process, filter, own)
     }
+}
+
+/// Gives a process what it needs for its last steps, and returns what it has to end with; `None` if
+/// nothing is lent.
+///
+/// Without no_new_privs the kernel wants CAP_SYS_ADMIN for a filter. Inheritable capabilities that are
+/// not permitted ones want CAP_SETPCAP, which libcontainer has dropped before it comes to them. Only
+/// the effective and permitted sets get more; the bounding set stays.
+fn lend(process: &mut Process, for_filter: bool) -> Result<Option<Capabilities>> {
+    let mut caps = process.capabilities().clone().context("process without capabilities")?;
+    let of = |set: &Option<CapabilitySet>| set.clone().unwrap_or_default();
+    let (effective, permitted, inheritable) = (of(caps.effective()), of(caps.permitted()), of(caps.inheritable()));
+    let mut more = CapabilitySet::new();
+    if for_filter {
+        more.insert(Capability::SysAdmin);
+    }
+    if !inheritable.is_subset(&permitted) {
+        more.insert(Capability::Setpcap);
+    }
+    if more.is_empty() {
+        return Ok(None);
+    }
+    caps.set_effective(Some(&effective | &more));
+    caps.set_permitted(Some(&permitted | &more));
+    // what libcontainer can set; ambient ones are always among them
+    caps.set_inheritable(Some(&inheritable & &permitted));
+    process.set_capabilities(Some(caps));
+    let mask = |set: &CapabilitySet| set.iter().fold(0u64, |m, c| m | 1 << c.to_cap().index());
+    Ok(Some(Capabilities {
+        effective: mask(&effective),
+        permitted: mask(&permitted),
+        inheritable: mask(&inheritable),
+    }))
 }
 
 /// What InitContainerBuilder checks before it begins.
@@ -386,13 +400,15 @@ fn run_hooks(hooks: Option<Vec<Hook>>, state: &State, status: ContainerStatus) -
 
 /// The words of an error, with the cause that libcontainer leaves in its trace.
 fn explain(error: &ProcessError) -> anyhow::Error {
-    if let ProcessError::Channel(ChannelError::ExecError(text)) = error {
-        let text = text.strip_prefix("error in executing process : ").unwrap_or(text);
-        if text.starts_with("exec: ") {
-            return anyhow!("{text}");
+    let mut text = match error {
+        ProcessError::Channel(ChannelError::ExecError(text)) => {
+            text.strip_prefix("error in executing process : ").unwrap_or(text).to_owned()
         }
+        other => other.to_string(),
+    };
+    if text.starts_with("exec: ") {
+        return anyhow!("{text}"); // the executor's own words
     }
-    let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         let cause_text = cause.to_string();
@@ -456,6 +472,31 @@ mod tests {
         assert_eq!(host_id(&spec, 9), 100_009);
         assert_eq!(host_id(&spec, 1000), 5);
         assert_eq!(host_id(&spec, 77), 77);
+    }
+
+    #[test]
+    fn lent_capabilities_go_back() {
+        let process = |caps: &str| -> Process {
+            let text = format!(r#"{{"user":{{"uid":0,"gid":0}},"cwd":"/","capabilities":{caps}}}"#);
+            let mut process = serde_json::from_str(&text).unwrap();
+            normalise_process(&mut process);
+            process
+        };
+        let kill = 1 << 5; // CAP_KILL
+        let mut p = process(r#"{"effective":["CAP_KILL"],"permitted":["CAP_KILL"],"bounding":["CAP_KILL"]}"#);
+        assert_eq!(lend(&mut p, false).unwrap(), None);
+        let own = lend(&mut p, true).unwrap().unwrap();
+        assert_eq!(own, Capabilities { effective: kill, permitted: kill, inheritable: 0 });
+        let caps = p.capabilities().clone().unwrap();
+        assert!(caps.effective().as_ref().unwrap().contains(&Capability::SysAdmin));
+        assert!(!caps.bounding().as_ref().unwrap().contains(&Capability::SysAdmin));
+
+        let mut p = process(r#"{"inheritable":["CAP_KILL"],"bounding":["CAP_KILL"]}"#);
+        let own = lend(&mut p, false).unwrap().unwrap();
+        assert_eq!(own, Capabilities { effective: 0, permitted: 0, inheritable: kill });
+        let caps = p.capabilities().clone().unwrap();
+        assert!(caps.permitted().as_ref().unwrap().contains(&Capability::Setpcap));
+        assert!(caps.inheritable().as_ref().unwrap().is_empty());
     }
 
     #[test]

@@ -86,8 +86,4 @@ impl Journal {
         self.vtpm.extend(entry.pcr(), &sha1, &sha256).context("cannot extend the vTPM")?;
         Ok(())
     }
-
-    pub fn is_capped(&self) -> bool {
-        self.capped
-    }
 }

@@ -21,6 +21,7 @@ use crate::{
     config::Config,
     ending::{CgroupKind, Holdings},
     ipc::{Answer, Channel},
+    slice,
     state::RunDir,
 };
 use self::journal::Journal;
@@ -130,7 +131,7 @@ pub fn run() -> Result<()> {
 
     let run_dir = RunDir::of(&begin.run_id);
     // the vTPM gets ready while create still reads its bundle
-    let vtpm = Starting::begin(&begin.container, run_dir.path());
+    let vtpm = Starting::begin(&begin, run_dir.path());
     let (FromCreate::Admit(application), _) = create.expect()? else { bail!("guard: create begins with Admit") };
     ensure!(application.container == begin.container, "guard: create changed its container");
     let mut guarded = match vtpm.and_then(|vtpm| Guarded::admit(*application, vtpm, run_dir.path())) {
@@ -150,12 +151,15 @@ struct Starting {
 }
 
 impl Starting {
-    fn begin(container: &ContainerId, run_dir: &Path) -> Result<Self> {
+    fn begin(begin: &Begin, run_dir: &Path) -> Result<Self> {
         let config = Config::load()?;
         let uid = VtpmUid::take(config.vtpm.uid_range, run_dir, std::process::id())?;
         let swtpm = swtpm::Swtpm::start(&config, run_dir, uid)?;
-        let outside_info: [u8; 32] = Sha256::digest(container.as_str()).into();
+        let vtpm = swtpm.child.id();
+        let outside_info: [u8; 32] = Sha256::digest(begin.container.as_str()).into();
         let identity = thread::spawn(move || swtpm.identify(&outside_info));
+        slice::enter(begin.run_id.as_str())?;
+        slice::join(begin.run_id.as_str(), &[vtpm])?;
         Ok(Self { config, identity })
     }
 

@@ -5,7 +5,7 @@ use super::facts::Facts;
 use super::{Answer, Problem, all_of, ok, refused, unknown};
 use crate::binding;
 use crate::digest::FileDigest;
-use crate::event::{Event, EventError};
+use crate::event::{Enter, EnterVerdict, Event, EventError};
 use crate::imalog::{self, EncodedPath, Entry, ParseError, Replay, Template};
 use crate::pcr::{self, HOST_BINDING_PCR, PcrIndex};
 
@@ -226,7 +226,12 @@ pub(super) fn paths(facts: &Facts<'_>) -> Answer {
     let log = facts.log()?;
     let recorded = log.events.iter().filter_map(|event| match event {
         Event::Exec(exec) => Some(&exec.path),
-        Event::Enter(enter) => Some(&enter.path),
+        // What was denied is named as it was asked for, which need not be a path.
+        Event::Enter(Enter {
+            verdict: EnterVerdict::Allowed,
+            path,
+            ..
+        }) => Some(path),
         _ => None,
     });
     let problems = recorded

@@ -169,7 +169,7 @@ impl Admission {
             false => Err(Refusal {
                 image: self.image.name().to_owned(),
                 digest: self.image.manifest_digest(),
-                rule: Some(self.rule.clone()),
+                rule: Some(self.rule.as_str().into()),
                 hint: format!(
                     "make a list from this very image (`attestctl list create`), or start it without the mount; the list is {} serial {} ({})",
                     self.list.name(),

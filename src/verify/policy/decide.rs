@@ -88,7 +88,7 @@ pub fn decide(
         refusal.hint = "if it may run, add a [[rule]] with its name as scope".to_owned();
         return Err(refusal);
     };
-    refusal.rule = Some(rule.name.clone());
+    refusal.rule = Some(rule.name.as_str().into());
 
     // All three are judged even if the first fails: one refusal tells everything.
     let signed = signature(rule, material);

@@ -10,7 +10,7 @@ pub struct Refusal {
     pub image: String,
     pub digest: ImageDigest,
     /// The rule that was applied; none when no rule fits the image.
-    pub rule: Option<String>,
+    pub rule: Option<Box<str>>,
     pub reasons: Vec<String>,
     /// What to do about it.
     pub hint: String,

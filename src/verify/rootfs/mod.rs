@@ -120,7 +120,8 @@ pub struct Tree {
 impl Tree {
     pub fn new(mut entries: Vec<(RootfsPath, Entry)>) -> Result<Self, TreeError> {
         entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        if let Some([(path, _), _]) = entries.array_windows().find(|[(a, _), (b, _)]| a == b) {
+        let next = entries.iter().skip(1);
+        if let Some(((path, _), _)) = entries.iter().zip(next).find(|((a, _), (b, _))| a == b) {
             return Err(TreeError::Twice(path.clone()));
         }
         let tree = Self {

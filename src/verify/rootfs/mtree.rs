@@ -18,8 +18,9 @@
 //! base64    = <RFC 4648, section 4, with padding>
 //! ```
 //! Entries and xattrs stand in bytewise order of their decoded names; the mode has no leading zero
-//! after the first. Times are left out: they are not what an image is about. Read by mtree(8) of
-//! NetBSD and by libarchive; `xattr.` is gomtree's keyword.
+//! after the first. Times are left out: they are not what an image is about. mtree(8) of NetBSD and
+//! libarchive read and check it; `xattr.` is gomtree's keyword, which mtree(8) does not know, so that
+//! for an image with file capabilities it wants these words taken out first.
 
 use super::{Entry, Kind, RootfsManifest, Tree, encode};
 use crate::digest::RootfsDigest;

@@ -126,7 +126,7 @@ impl Stubs {
                 .chain(&DOCKER_FILES)
                 .chain([&MTAB]);
             let at = |stub: &&[u8]| RootfsPath::parse(stub).is_ok_and(|stub| leads_to(&stub));
-            if found.is_directory() && fixed.any(|stub| at(stub)) {
+            if found.is_directory() && fixed.any(at) {
                 return Some(format!("docker:{path}"));
             }
         }

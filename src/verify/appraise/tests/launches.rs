@@ -1,0 +1,106 @@
+//! The launch profile (C-…).
+
+use super::*;
+use crate::digest::{BundleDigest, ProfileDigest};
+use crate::profile::{DeviceNode, How as Namespace, MountUse, NamespaceUse, Relaxation};
+
+#[test]
+fn refuse_launch_that_the_record_does_not_name() {
+    let mut scene = Scene::new();
+    scene.claim.profile = ProfileDigest::of(b"other");
+    let all = [
+        "C-ARGS", "C-ENV", "C-CAPS", "C-NS", "C-MOUNT", "C-DEV", "C-HOOK", "C-PEER",
+    ];
+    let all = all.map(|check| format!("container {check}"));
+    assert_refused(&scene, &all.each_ref().map(String::as_str));
+    let mut scene = Scene::new();
+    scene.claim.bundle_config = BundleDigest::of(b"other");
+    assert_refused(&scene, &all.each_ref().map(String::as_str));
+}
+
+#[test]
+fn refuse_launches_by_their_check() {
+    let mut scene = Scene::new();
+    scene.relaunch(|profile| profile.process.args_digest = ProfileDigest::of(b"[]").to_string());
+    assert_refused(&scene, &["container C-ARGS"]);
+    scene.expect.launch.args = ArgsRule::Any(Any::Any);
+    assert_eq!(scene.appraise().verdict.word(), "accepted");
+
+    let mut scene = Scene::new();
+    scene.relaunch(|profile| profile.process.env_names = vec!["LD_PRELOAD".into(), "PATH".into()]);
+    assert_refused(&scene, &["container C-ENV"]);
+    scene.expect.launch.env = EnvRule::OneOf(vec!["LD_PRELOAD".into()]);
+    assert_refused(&scene, &["container C-ENV"]);
+    scene.expect.launch.env = EnvRule::OneOf(vec!["LD_PRELOAD".into(), "PATH".into()]);
+    assert_eq!(scene.appraise().verdict.word(), "accepted");
+
+    let mut scene = Scene::new();
+    scene.relaunch(|profile| profile.process.capabilities.bounding.push("CAP_BPF".into()));
+    assert_refused(&scene, &["container C-CAPS"]);
+    scene.expect.launch.allow = vec![Relaxation::parse("cap:CAP_BPF").unwrap()];
+    assert_eq!(scene.appraise().verdict.word(), "accepted");
+
+    let mut scene = Scene::new();
+    scene.relaunch(|profile| profile.namespaces.retain(|n| n.kind != "mount"));
+    assert_refused(&scene, &["container C-NS"]);
+
+    let mut scene = Scene::new();
+    scene.relaunch(|profile| {
+        profile.mounts.push(MountUse {
+            destination: "/run/docker.sock".into(),
+            kind: "bind".into(),
+            source: "/run/docker.sock".into(),
+            real_source: "/run/docker.sock".into(),
+            options: vec![],
+        });
+    });
+    assert_refused(&scene, &["container C-MOUNT"]);
+
+    let mut scene = Scene::new();
+    scene.relaunch(|profile| {
+        let (path, kind) = ("/dev/tpm0".into(), "c".into());
+        profile.devices.push(DeviceNode {
+            path,
+            kind,
+            major: 10,
+            minor: 224,
+            host_tpm: true,
+        });
+    });
+    assert_refused(&scene, &["container C-DEV"]);
+}
+
+#[test]
+fn joined_namespaces_need_peers() {
+    let join = |kind: &str, path: &str| {
+        let mut scene = Scene::new();
+        let (kind, path) = (kind.to_owned(), path.to_owned());
+        scene.relaunch(|profile| {
+            profile.namespaces.retain(|n| n.kind != kind);
+            let (kind, path) = (kind.clone(), path.clone());
+            profile.namespaces.push(NamespaceUse {
+                kind,
+                how: Namespace::Joined,
+                path,
+            });
+        });
+        scene
+    };
+    assert_eq!(
+        join("network", "/run/netns/cni-1")
+            .appraise()
+            .verdict
+            .word(),
+        "accepted"
+    );
+    assert_refused(&join("network", "/proc/1234/ns/net"), &["container C-PEER"]);
+    assert_refused(
+        &join("network", "/run/netns/../../proc/1/ns/net"),
+        &["container C-PEER"],
+    );
+    assert_refused(&join("ipc", "/run/netns/cni-1"), &["container C-PEER"]);
+
+    let mut scene = join("pid", "/proc/1234/ns/pid");
+    scene.claim.peers = vec!["0".repeat(64)];
+    assert_eq!(with(&scene.appraise(), "unknown"), ["container C-PEER"]);
+}

@@ -1,0 +1,164 @@
+//! Policies, modes, tiers, and the expectations that are read for them.
+
+use super::*;
+use crate::digest::{FileDigest, PolicyDigest, RootfsDigest};
+use crate::event::{Enforce, EnterMode, Event, Policy};
+use crate::tpm2::TpmName;
+
+pub(super) fn edit_policy(scene: &mut Scene, edit: impl Fn(&mut Policy)) {
+    scene.edit_event("attestrun.policy", |event| {
+        if let Event::Policy(policy) = event {
+            edit(policy);
+        }
+    });
+}
+
+#[test]
+fn refuse_weaker_modes() {
+    let mut scene = Scene::new();
+    edit_policy(&mut scene, |policy| policy.enforce = Enforce::Audit);
+    assert_refused(&scene, &["container P-MODE"]);
+    scene.claim.mode = "audit".into();
+    assert_refused(&scene, &["container P-MODE"]);
+    scene.expect.waive.push(Waiver::Audit);
+    assert_eq!(scene.appraise().verdict.word(), "accepted");
+
+    let mut scene = Scene::new();
+    edit_policy(&mut scene, |policy| policy.enter = EnterMode::Any);
+    assert_refused(&scene, &["container P-MODE"]);
+
+    let mut scene = Scene::new();
+    scene.claim.tier = "bpf".into();
+    assert_refused(&scene, &["container T-TIER"]);
+}
+
+#[test]
+fn refuse_other_policies_programs_and_roots() {
+    let mut scene = Scene::new();
+    scene.expect.policies = vec![PolicyDigest::of(b"other")];
+    scene.expect.runtimes = vec![FileDigest::of(b"other")];
+    scene.expect.rootfs = vec![RootfsDigest::of(b"other")];
+    assert_refused(
+        &scene,
+        &[
+            "container P-POLICY",
+            "container P-RUNTIME",
+            "container P-ROOTFS",
+        ],
+    );
+
+    let mut scene = Scene::new();
+    edit_policy(&mut scene, |policy| {
+        policy.digest = PolicyDigest::of(b"other")
+    });
+    assert_refused(&scene, &["container P-POLICY"]);
+    let mut scene = Scene::new();
+    edit_policy(&mut scene, |policy| policy.rule = "other".into());
+    assert_refused(&scene, &["container P-POLICY"]);
+
+    let mut scene = Scene::new();
+    scene.edit_event("attestrun.runtime", |event| {
+        if let Event::Runtime(runtime) = event {
+            runtime.swtpm.sha256 = FileDigest::of(b"other");
+        }
+    });
+    assert_refused(&scene, &["container P-RUNTIME"]);
+
+    let mut scene = Scene::new();
+    scene.edit_event("attestrun.rootfs-done", |event| {
+        if let Event::RootfsDone(done) = event {
+            done.manifest = RootfsDigest::of(b"other");
+        }
+    });
+    assert_refused(&scene, &["container P-ROOTFS"]);
+}
+
+fn expectations() -> String {
+    let digest = FileDigest::of(b"x");
+    let name = TpmName::of_public(b"x");
+    format!(
+        r#"
+images = ["{digest}"]
+user_ca = ["/etc/demo/ca.pem"]
+revocation = "unchecked"
+tenant = "spiffe://demo.example/tenant/demo"
+list = {{ name = "demo", min_serial = 1 }}
+policies = ["{digest}"]
+runtimes = ["{digest}"]
+swtpms = ["{digest}"]
+rootfs = ["{digest}"]
+enter = "listed"
+waive = ["software-root", "no-ima", "tier-none"]
+max_age_secs = 60
+
+[[hosts]]
+name = "node-1"
+ak_name = "{name}"
+root = "software"
+binding_pcr_start = "{zeros}"
+
+[launch]
+args = [["/usr/bin/app", "-v"]]
+env = "any"
+allow = ["cap:CAP_BPF"]
+"#,
+        zeros = "0".repeat(64)
+    )
+}
+
+#[test]
+fn accept_expectations() {
+    let expect = Expectations::parse(&expectations()).unwrap();
+    assert!(expect.waives(Waiver::NoIma) && !expect.waives(Waiver::Audit));
+    assert_eq!(expect.hosts[0].start(), Some([0; 32]));
+    assert_eq!(expect.launch.env, EnvRule::Any(Any::Any));
+}
+
+#[test]
+fn refuse_expectations_that_leave_something_open() {
+    let good = expectations();
+    // No key may be left out, except relaxations.
+    for line in good
+        .lines()
+        .filter(|l| l.contains(" = ") && !l.starts_with("allow"))
+    {
+        assert!(
+            Expectations::parse(&good.replace(line, "")).is_err(),
+            "without {line}"
+        );
+    }
+    for (from, to) in [
+        ("revocation = \"unchecked\"", "revocation = \"crl\""),
+        (
+            "revocation = \"unchecked\"",
+            "revocation = \"unchecked\"\ncrls = [\"/x\"]",
+        ),
+        ("[\"software-root\"", "[\"everything\""),
+        ("max_age_secs = 60", "max_age_secs = 0"),
+        ("max_age_secs = 60", "max_age_secs = 86401"),
+        ("env = \"any\"", "env = \"all\""),
+        ("cap:CAP_BPF", "CAP_BPF"),
+        ("enter = \"listed\"", "enter = \"all\""),
+        ("binding_pcr_start = \"00", "binding_pcr_start = \""),
+        ("name = \"node-1\"", "name = \"node-1\"\nextra = 1"),
+        ("images = [", "more = 1\nimages = ["),
+    ] {
+        let bad = good.replacen(from, to, 1);
+        assert_ne!(bad, good, "{from}");
+        assert!(Expectations::parse(&bad).is_err(), "{to}");
+    }
+    for key in [
+        "images", "user_ca", "policies", "runtimes", "swtpms", "rootfs",
+    ] {
+        let start = good.find(&format!("{key} = [")).unwrap();
+        let end = start + good[start..].find('\n').unwrap();
+        let bad = good.replace(&good[start..end], &format!("{key} = []"));
+        assert_eq!(Expectations::parse(&bad), Err(ExpectError::Empty(key)));
+    }
+    let host = good[good.find("[[hosts]]").unwrap()..good.find("[launch]").unwrap()].to_owned();
+    let twice = good.replace(&host, &format!("{host}{host}"));
+    assert!(matches!(
+        Expectations::parse(&twice),
+        Err(ExpectError::Value { key: "hosts", .. })
+    ));
+}

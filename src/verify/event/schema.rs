@@ -1,0 +1,304 @@
+//! The fields of each event, and the words that they are spelt with.
+
+use crate::canon::safe_int;
+use crate::digest::{
+    BundleDigest, ConfigDigest, FileDigest, ImageDigest, KeyDigest, ListDigest, PolicyDigest,
+    RootfsDigest,
+};
+use crate::id::UnixTime;
+use crate::profile::LaunchProfile;
+use crate::tpm2::TpmName;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// PCR 0, the first event of every log: the host that made this vTPM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostLink {
+    pub host_ak_name: TpmName,
+    pub host_reset: u32,
+    pub host_boot: String,
+}
+
+/// An executable: what it calls itself, and what it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Executable {
+    pub version: String,
+    pub sha256: FileDigest,
+}
+
+/// PCR 0: the programs that make the measurements.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Runtime {
+    pub attestrun: Executable,
+    pub swtpm: Executable,
+}
+
+/// The OCI runtime that starts the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backend {
+    pub name: String,
+    pub version: String,
+    /// None: embedded in attestrun, whose digest is in PCR 0.
+    pub sha256: Option<FileDigest>,
+}
+
+/// PCR 1: how the container is started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Launch {
+    pub bundle_config: BundleDigest,
+    pub backend: Backend,
+    pub profile: LaunchProfile,
+}
+
+/// Who vouches for the image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Verdict {
+    /// A cosign simple-signing signature by a public key.
+    Key {
+        fingerprint: KeyDigest,
+        docker_reference: String,
+    },
+}
+
+/// PCR 2: the image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Image {
+    pub manifest: ImageDigest,
+    pub config: ConfigDigest,
+    pub name: String,
+    pub verdict: Verdict,
+    /// The policy's rule that admitted it.
+    pub rule: String,
+}
+
+/// How the root file system was compared with the image's layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RootfsCheck {
+    /// Every file was read and hashed at this create.
+    Full,
+}
+
+/// PCR 4: the root file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rootfs {
+    pub manifest: RootfsDigest,
+    pub check: RootfsCheck,
+    #[serde(with = "safe_int")]
+    pub entries: u64,
+    #[serde(with = "safe_int")]
+    pub bytes: u64,
+    /// Differences that a named rule explains (empty files and directories which engines put in).
+    pub stubs: Vec<String>,
+}
+
+/// PCR 4: nothing more is measured of the root file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RootfsDone {
+    pub manifest: RootfsDigest,
+}
+
+/// Whether the policy was enforced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Enforce {
+    Enforce,
+    /// Recorded only: what should have been refused was let through.
+    Audit,
+}
+
+/// What watches executions inside the running container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TierName {
+    /// Nothing: only what attestrun itself starts is judged.
+    None,
+}
+
+/// How the root file system is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Measure {
+    /// One digest over the rootfs manifest.
+    Manifest,
+}
+
+/// Whether something that no list can name may happen inside the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Latitude {
+    /// Not prevented.
+    Any,
+    Deny,
+}
+
+/// What may be executed into the running container; ordered from strict to lax.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EnterMode {
+    Deny,
+    /// Programs of the signature list.
+    Listed,
+    Any,
+}
+
+/// When an execution is recorded in PCR 11.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExecLog {
+    /// At a program's first use.
+    First,
+}
+
+/// PCR 5: the policy, and the modes that applied; frozen at create.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    pub digest: PolicyDigest,
+    pub enforce: Enforce,
+    pub tier: TierName,
+    pub rootfs: RootfsCheck,
+    pub measure: Measure,
+    /// Interpreters reading unlisted scripts.
+    pub scripts: Latitude,
+    /// ptrace, /proc/pid/mem and the like.
+    pub inject: Latitude,
+    /// Executable memory without a file.
+    pub anonymous_exec: Latitude,
+    pub enter: EnterMode,
+    pub exec_log: ExecLog,
+    pub rule: String,
+    pub decided_at: UnixTime,
+}
+
+/// PCR 7: whose list it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct User {
+    pub certificate: KeyDigest,
+    pub subject: String,
+    pub tenant: String,
+}
+
+/// PCR 7: the signature list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct List {
+    pub digest: ListDigest,
+    pub name: String,
+    #[serde(with = "safe_int")]
+    pub serial: u64,
+}
+
+/// PCR 8: something that must not happen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    pub kind: String,
+    pub detail: String,
+}
+
+/// PCR 11, its first event: the tier that took effect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tier {
+    pub tier: TierName,
+    /// `uname -r` of the host.
+    pub kernel: String,
+}
+
+/// PCR 11: the container starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Start {}
+
+/// Who started a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum How {
+    Entrypoint,
+    Enter,
+}
+
+/// PCR 11: a program was executed; its file is in PCR 10.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exec {
+    /// As in PCR 10 ([`crate::imalog::EncodedPath`]).
+    pub path: String,
+    pub digest: FileDigest,
+    /// Salted per container: arguments may hold secrets. 64 hex digits.
+    pub args_digest: String,
+    pub uid: u32,
+    pub gid: u32,
+    pub how: How,
+}
+
+/// What was decided about an `exec` into the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EnterVerdict {
+    Allowed,
+    Denied,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ids {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// PCR 11: somebody asked to run a program inside the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Enter {
+    pub verdict: EnterVerdict,
+    /// As in PCR 10; if denied, percent-encoded as it was asked for.
+    pub path: String,
+    /// None: denied before there was a file to hash.
+    pub digest: Option<FileDigest>,
+    pub user: Ids,
+    /// Effective capabilities, sorted (`CAP_…`).
+    pub capabilities: Vec<String>,
+    pub tty: bool,
+    pub reason: String,
+}
+
+macro_rules! words {
+    ($($type:ident { $($variant:ident $word:literal),* })*) => {$(
+        impl $type {
+            /// As the event spells it.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)*
+                }
+            }
+        }
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+    )*};
+}
+words! {
+    RootfsCheck { Full "full" }
+    Enforce { Enforce "enforce", Audit "audit" }
+    TierName { None "none" }
+    Measure { Manifest "manifest" }
+    Latitude { Any "any", Deny "deny" }
+    EnterMode { Deny "deny", Listed "listed", Any "any" }
+    ExecLog { First "first" }
+    How { Entrypoint "entrypoint", Enter "enter" }
+    EnterVerdict { Allowed "allowed", Denied "denied" }
+}
