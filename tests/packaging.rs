@@ -59,8 +59,8 @@ impl Machine {
     }
     /// Files that were written since, but for what dpkg and passwd keep about themselves.
     fn written(&self) -> Result<Vec<String>> {
-        const OWN: [&str; 7] =
-            ["var/lib/dpkg/", "var/log/", "var/cache/", "etc/passwd", "etc/group", "etc/shadow", "etc/gshadow"];
+        const OWN: [&str; 8] =
+            ["var/lib/dpkg/", "var/log/", "var/cache/", "etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/sub"];
         let mut found = Vec::new();
         walk(&self.base.join("upper"), Path::new(""), &mut found)?;
         found.retain(|p| !OWN.iter().any(|own| p.starts_with(own)) && p != "etc/.pwd.lock");

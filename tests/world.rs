@@ -201,6 +201,11 @@ impl World {
         Ok(found)
     }
 
+    /// How many containers podman keeps for the tests.
+    pub fn mounted(&self) -> usize {
+        self.rootfs.borrow().len()
+    }
+
     /// A mounted root file system of its own for `body`, gone afterwards.
     pub fn with_rootfs(&self, image: &Image, body: impl FnOnce(&Rootfs) -> Result<()>) -> Result<()> {
         self.podman()?.args(["load", "--quiet", "--input"]).arg(&image.archive).ok()?;

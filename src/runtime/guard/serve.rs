@@ -135,6 +135,10 @@ impl Service {
             let Some((request, _)) = verb.recv()? else { return Ok(()) };
             let answer = match request {
                 FromVerb::Start => self.start(),
+                // the log tells of the start first: who enters before could change what is started
+                FromVerb::Exec { .. } if !self.started => {
+                    Err(Refused("refused: nothing enters a container before it was started".into()).into())
+                }
                 FromVerb::Exec { process } => self.guarded.enter(&process, &self.holdings),
             };
             verb.send(&Answer::of(answer), &[])
@@ -175,7 +179,7 @@ impl Service {
         let rejoin = || -> Result<Channel> {
             let (mine, theirs) = Channel::pair()?;
             let service = UnixStream::connect(host::CONTROL).context("no host service")?;
-            host::Client::over(service)?.rejoin(&self.run_id, record, &theirs.into_fd(), &self.holdings.pidfd)?;
+            host::Client::over(service, VERB_PATIENCE)?.rejoin(&self.run_id, record, &theirs.into_fd(), &self.holdings.pidfd)?;
             Ok(mine)
         };
         if let Ok(channel) = rejoin() {

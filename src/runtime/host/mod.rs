@@ -195,13 +195,13 @@ pub struct Client(Channel);
 
 impl Client {
     pub fn connect() -> Result<Self> {
-        Self::over(UnixStream::connect(CONTROL).or_else(|_| start())?)
+        Self::over(UnixStream::connect(CONTROL).or_else(|_| start())?, PATIENCE)
     }
 
-    /// Over a connection that exists already.
-    pub fn over(stream: UnixStream) -> Result<Self> {
+    /// Over a connection that exists already, with `patience` for each answer.
+    pub fn over(stream: UnixStream, patience: Duration) -> Result<Self> {
         let channel = Channel::new(stream);
-        channel.set_timeout(PATIENCE)?;
+        channel.set_timeout(patience)?;
         Ok(Self(channel))
     }
 
