@@ -96,21 +96,40 @@ impl Config {
 
     fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| {
-            format!("cannot read the configuration {}; `attestrun setup` writes one", path.display())
+            format!(
+                "cannot read the configuration {}; `attestrun setup` writes one",
+                path.display()
+            )
         })?;
         Self::parse(&text).with_context(|| format!("configuration {}", path.display()))
     }
 
     fn parse(text: &str) -> Result<Self> {
         let config: Self = toml::from_str(text)?;
-        ensure!(config.version == 1, "version = {} is not known to this attestrun (it knows 1)", config.version);
+        ensure!(
+            config.version == 1,
+            "version = {} is not known to this attestrun (it knows 1)",
+            config.version
+        );
         for (key, path) in [("runc", &config.runc), ("swtpm", &config.swtpm)] {
-            ensure!(path.is_absolute(), "{key} = {:?} must be an absolute path", path);
+            ensure!(
+                path.is_absolute(),
+                "{key} = {:?} must be an absolute path",
+                path
+            );
         }
         let stores = &config.stores;
         let containerd = stores.containerd.iter().flat_map(|c| [&c.address, &c.root]);
-        for path in stores.containers_storage.iter().chain(&stores.docker).chain(containerd) {
-            ensure!(path.is_absolute(), "stores: {path:?} must be an absolute path");
+        for path in stores
+            .containers_storage
+            .iter()
+            .chain(&stores.docker)
+            .chain(containerd)
+        {
+            ensure!(
+                path.is_absolute(),
+                "stores: {path:?} must be an absolute path"
+            );
         }
         ensure!(
             config.host_tpm.binding_pcr == HOST_BINDING_PCR.get(),
@@ -122,7 +141,10 @@ impl Config {
             first >= 1000 && last > first,
             "vtpm.uid_range = [{first}, {last}] must be two ascending uids above the system's own"
         );
-        ensure!(config.vtpm.log_max_bytes >= 65536, "vtpm.log_max_bytes must be at least 65536");
+        ensure!(
+            config.vtpm.log_max_bytes >= 65536,
+            "vtpm.log_max_bytes must be at least 65536"
+        );
         Ok(config)
     }
 }

@@ -37,15 +37,24 @@ impl Holdings {
             Ok(three) => three,
             Err(fds) => bail!("{} descriptors of the container came, not three", fds.len()),
         };
-        Ok(Self { pidfd, _mount_namespace: mount_namespace, kind, cgroup })
+        Ok(Self {
+            pidfd,
+            _mount_namespace: mount_namespace,
+            kind,
+            cgroup,
+        })
     }
 
     /// Init's pid in this process's view; the pidfd says for how long the number is init's.
     pub fn init(&self) -> Result<u32> {
         let path = format!("/proc/self/fdinfo/{}", self.pidfd.as_raw_fd());
         let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")).and_then(|pid| pid.trim().parse().ok());
-        pid.filter(|pid| *pid > 0).context("the container has ended")
+        let pid = text
+            .lines()
+            .find_map(|line| line.strip_prefix("Pid:"))
+            .and_then(|pid| pid.trim().parse().ok());
+        pid.filter(|pid| *pid > 0)
+            .context("the container has ended")
     }
 
     /// SIGKILL for every process of the container, whatever it forked or unshared. Never fails
@@ -71,24 +80,40 @@ impl Holdings {
 
     fn members(&self) -> Vec<Pid> {
         let mut text = String::new();
-        let file = openat(&self.cgroup, "cgroup.procs", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        let file = openat(
+            &self.cgroup,
+            "cgroup.procs",
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        );
         if let Ok(fd) = file {
             std::fs::File::from(fd).read_to_string(&mut text).ok();
         }
-        text.lines().filter_map(|line| line.parse().ok().and_then(Pid::from_raw)).collect()
+        text.lines()
+            .filter_map(|line| line.parse().ok().and_then(Pid::from_raw))
+            .collect()
     }
 }
 
 fn write(cgroup: &OwnedFd, name: &str, value: &str) {
-    if let Ok(fd) = openat(cgroup, name, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+    if let Ok(fd) = openat(
+        cgroup,
+        name,
+        OFlags::WRONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    ) {
         std::fs::File::from(fd).write_all(value.as_bytes()).ok();
     }
 }
 
 /// The descriptors of a container whose init has just been made: pidfd, mount namespace, cgroup.
 pub fn descriptors(init: u32) -> Result<(CgroupKind, [OwnedFd; 3])> {
-    let pid = i32::try_from(init).ok().and_then(Pid::from_raw).context("init's pid is 0")?;
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).with_context(|| format!("no pidfd for init {init}"))?;
+    let pid = i32::try_from(init)
+        .ok()
+        .and_then(Pid::from_raw)
+        .context("init's pid is 0")?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty())
+        .with_context(|| format!("no pidfd for init {init}"))?;
     let namespace = open(Path::new(&format!("/proc/{init}/ns/mnt")), OFlags::RDONLY)?;
     let (kind, path) = cgroup_of(init)?;
     let cgroup = open(&path, OFlags::PATH | OFlags::DIRECTORY)?;
@@ -108,22 +133,37 @@ fn cgroup_of(pid: u32) -> Result<(CgroupKind, PathBuf)> {
     for line in text.lines() {
         let mut fields = line.splitn(3, ':');
         let (_, controllers, cgroup) = (fields.next(), fields.next(), fields.next());
-        let Some(cgroup) = cgroup.map(|c| c.trim_start_matches('/')) else { continue };
+        let Some(cgroup) = cgroup.map(|c| c.trim_start_matches('/')) else {
+            continue;
+        };
         match controllers {
-            Some("freezer") => return Ok((CgroupKind::Freezer, Path::new("/sys/fs/cgroup/freezer").join(cgroup))),
+            Some("freezer") => {
+                return Ok((
+                    CgroupKind::Freezer,
+                    Path::new("/sys/fs/cgroup/freezer").join(cgroup),
+                ));
+            }
             Some("") => unified = Some(Path::new("/sys/fs/cgroup").join(cgroup)),
             _ => {}
         }
     }
     match unified {
         Some(path) if path.join("cgroup.kill").exists() => Ok((CgroupKind::Unified, path)),
-        _ => bail!("process {pid} is in no cgroup that can be killed as one (no v1 freezer, no cgroup.kill)"),
+        _ => bail!(
+            "process {pid} is in no cgroup that can be killed as one (no v1 freezer, no cgroup.kill)"
+        ),
     }
 }
 
 /// Whether the process behind a pidfd has ended.
 pub fn has_ended(pidfd: &OwnedFd) -> bool {
-    let mut fds = [rustix::event::PollFd::from_borrowed_fd(pidfd.as_fd(), rustix::event::PollFlags::IN)];
-    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut fds = [rustix::event::PollFd::from_borrowed_fd(
+        pidfd.as_fd(),
+        rustix::event::PollFlags::IN,
+    )];
+    let now = rustix::event::Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|n| n > 0)
 }

@@ -20,20 +20,31 @@ pub fn digest(path: &Path) -> Result<FileDigest> {
     let doing = || format!("cannot measure the executable {}", path.display());
     let mut file = File::open(path).with_context(doing)?;
     let entry = Path::new(CACHE).join(stamp(&file.metadata().with_context(doing)?));
-    if let Some(known) = fs::read_to_string(&entry).ok().and_then(|text| text.parse().ok()) {
+    if let Some(known) = fs::read_to_string(&entry)
+        .ok()
+        .and_then(|text| text.parse().ok())
+    {
         return Ok(known);
     }
     let before = stamp(&file.metadata()?);
     let mut hasher = Sha256::new();
     io::copy(&mut file, &mut hasher).with_context(doing)?;
     let digest = FileDigest::from_bytes(hasher.finalize().into());
-    anyhow::ensure!(before == stamp(&file.metadata()?), "{} changed while it was measured", path.display());
+    anyhow::ensure!(
+        before == stamp(&file.metadata()?),
+        "{} changed while it was measured",
+        path.display()
+    );
     remember(&entry, &digest.to_string()).ok(); // a cache that cannot be written costs time, nothing else
     Ok(digest)
 }
 
 /// Something that an executable says about itself, asked once per boot and content.
-pub fn remembered(what: &str, of: &FileDigest, ask: impl FnOnce() -> Result<String>) -> Result<String> {
+pub fn remembered(
+    what: &str,
+    of: &FileDigest,
+    ask: impl FnOnce() -> Result<String>,
+) -> Result<String> {
     let entry = Path::new(CACHE).join(format!("{what}-{}", of.hex()));
     if let Ok(known) = fs::read_to_string(&entry) {
         return Ok(known);
@@ -58,9 +69,16 @@ fn stamp(m: &fs::Metadata) -> PathBuf {
 }
 
 fn remember(entry: &Path, text: &str) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(CACHE)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(CACHE)?;
     let new = entry.with_extension(format!("{}.new", std::process::id()));
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&new)?;
     io::Write::write_all(&mut file, text.as_bytes())?;
     fs::rename(&new, entry)
 }

@@ -8,8 +8,7 @@ use crate::{
     guard::{Application, FromCreate, Measured},
     host,
     ipc::{Answer, Channel},
-    keeper,
-    slice, spawn,
+    keeper, slice, spawn,
     state::RunDir,
 };
 use anyhow::{Context, Result};
@@ -64,22 +63,35 @@ impl Guarding {
         };
         this.to_guard.set_timeout(JUDGING)?;
         this.to_keeper.set_timeout(JUDGING)?;
-        let begin = keeper::Begin { run_id: run_id.clone(), container: container.clone() };
+        let begin = keeper::Begin {
+            run_id: run_id.clone(),
+            container: container.clone(),
+        };
         let channels = [guards.into_fd(), hosts.into_fd()];
-        this.to_keeper.send(&begin, &[channels[0].as_fd(), channels[1].as_fd()]).map_err(|e| this.explained(e))?;
+        this.to_keeper
+            .send(&begin, &[channels[0].as_fd(), channels[1].as_fd()])
+            .map_err(|e| this.explained(e))?;
         Ok(this)
     }
 
     pub fn judge(&mut self, application: Application) -> Result<Admitted> {
         let question = FromCreate::Admit(Box::new(application));
-        let answer: Answer<Measured> = self.to_guard.ask(&question, &[]).map_err(|e| self.explained(e))?;
+        let answer: Answer<Measured> = self
+            .to_guard
+            .ask(&question, &[])
+            .map_err(|e| self.explained(e))?;
         Ok(Admitted(answer.into_result()?))
     }
 
     pub fn bind(&mut self, host: host::Client, admitted: Admitted) -> Result<Bound> {
         let guard = self.for_host.take().context("bound twice")?;
-        let record = host.bind(&self.run_id, admitted.0.claim, &guard).context("the host service does not bind")?;
-        let answer: Answer<()> = self.to_guard.ask(&FromCreate::Bound { record }, &[]).map_err(|e| self.explained(e))?;
+        let record = host
+            .bind(&self.run_id, admitted.0.claim, &guard)
+            .context("the host service does not bind")?;
+        let answer: Answer<()> = self
+            .to_guard
+            .ask(&FromCreate::Bound { record }, &[])
+            .map_err(|e| self.explained(e))?;
         answer.into_result()?;
         Ok(Bound { host })
     }
@@ -88,9 +100,15 @@ impl Guarding {
     pub fn hand_over(mut self, bound: Bound, init: u32) -> Result<()> {
         let (cgroup, fds) = ending::descriptors(init)?;
         let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
-        let answer: Answer<()> = self.to_guard.ask(&FromCreate::Attach { cgroup }, &fds).map_err(|e| self.explained(e))?;
+        let answer: Answer<()> = self
+            .to_guard
+            .ask(&FromCreate::Attach { cgroup }, &fds)
+            .map_err(|e| self.explained(e))?;
         answer.into_result()?;
-        let answer: Answer<()> = self.to_keeper.ask(&keeper::Keep { cgroup }, &fds).map_err(|e| self.explained(e))?;
+        let answer: Answer<()> = self
+            .to_keeper
+            .ask(&keeper::Keep { cgroup }, &fds)
+            .map_err(|e| self.explained(e))?;
         answer.into_result()?;
         bound.host.attach(*fds.first().context("no pidfd")?)?;
         self.handed_over = true;
@@ -101,7 +119,9 @@ impl Guarding {
     fn explained(&self, error: anyhow::Error) -> anyhow::Error {
         let said = fs::read_to_string(log_of(&self.run_dir)).unwrap_or_default();
         match said.lines().last() {
-            Some(line) => error.context(format!("the container's guard does not work; it said: {line}")),
+            Some(line) => error.context(format!(
+                "the container's guard does not work; it said: {line}"
+            )),
             None => error.context("the container's guard does not work"),
         }
     }
@@ -110,7 +130,10 @@ impl Guarding {
 impl Drop for Guarding {
     fn drop(&mut self) {
         if !self.handed_over {
-            self.to_keeper.stream().shutdown(std::net::Shutdown::Both).ok();
+            self.to_keeper
+                .stream()
+                .shutdown(std::net::Shutdown::Both)
+                .ok();
             self.keeper.wait().ok();
             slice::remove(&self.run_id).ok();
         }

@@ -5,8 +5,8 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
@@ -69,22 +69,39 @@ impl Channel {
     }
 
     pub fn send<T: Serialize>(&self, message: &T, fds: &[BorrowedFd<'_>]) -> Result<()> {
-        let body = serde_json::to_vec(&Outgoing { v: VERSION, m: message })?;
-        ensure!(body.len() <= MAX_BODY, "a message of {} bytes is too long", body.len());
+        let body = serde_json::to_vec(&Outgoing {
+            v: VERSION,
+            m: message,
+        })?;
+        ensure!(
+            body.len() <= MAX_BODY,
+            "a message of {} bytes is too long",
+            body.len()
+        );
         let header = u32::try_from(body.len())?.to_be_bytes();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() {
-            ensure!(ancillary.push(SendAncillaryMessage::ScmRights(fds)), "too many descriptors");
+            ensure!(
+                ancillary.push(SendAncillaryMessage::ScmRights(fds)),
+                "too many descriptors"
+            );
         }
         let sent = loop {
-            match sendmsg(&self.0, &[IoSlice::new(&header)], &mut ancillary, SendFlags::NOSIGNAL) {
+            match sendmsg(
+                &self.0,
+                &[IoSlice::new(&header)],
+                &mut ancillary,
+                SendFlags::NOSIGNAL,
+            ) {
                 Err(rustix::io::Errno::INTR) => continue,
                 result => break result.context("cannot send to the peer")?,
             }
         };
         (&self.0).write_all(header.get(sent..).unwrap_or_default())?;
-        (&self.0).write_all(&body).context("cannot send to the peer")
+        (&self.0)
+            .write_all(&body)
+            .context("cannot send to the peer")
     }
 
     /// The next message and its descriptors, or `None` when the peer has closed.
@@ -96,7 +113,12 @@ impl Channel {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
             let mut ancillary = RecvAncillaryBuffer::new(&mut space);
             let rest = &mut header[have..];
-            let got = match recvmsg(&self.0, &mut [IoSliceMut::new(rest)], &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+            let got = match recvmsg(
+                &self.0,
+                &mut [IoSliceMut::new(rest)],
+                &mut ancillary,
+                RecvFlags::CMSG_CLOEXEC,
+            ) {
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(rustix::io::Errno::AGAIN) => bail!("the peer did not answer in time"),
                 result => result.context("cannot receive from the peer")?,
@@ -113,16 +135,25 @@ impl Channel {
             }
         }
         let len = u32::from_be_bytes(header) as usize;
-        ensure!(len <= MAX_BODY, "the peer announced a message of {len} bytes");
+        ensure!(
+            len <= MAX_BODY,
+            "the peer announced a message of {len} bytes"
+        );
         let mut body = vec![0; len];
-        (&self.0).read_exact(&mut body).context("the peer closed in the middle of a message")?;
-        let incoming: Incoming = serde_json::from_slice(&body).context("the peer sent no message of ours")?;
+        (&self.0)
+            .read_exact(&mut body)
+            .context("the peer closed in the middle of a message")?;
+        let incoming: Incoming =
+            serde_json::from_slice(&body).context("the peer sent no message of ours")?;
         ensure!(
             incoming.v == VERSION,
             "the peer speaks protocol version {}, this attestrun speaks {VERSION}",
             incoming.v
         );
-        Ok(Some((serde_json::from_value(incoming.m).context("the peer sent an unknown message")?, fds)))
+        Ok(Some((
+            serde_json::from_value(incoming.m).context("the peer sent an unknown message")?,
+            fds,
+        )))
     }
 
     /// The next message of a peer that must not close now.
@@ -130,7 +161,11 @@ impl Channel {
         self.recv()?.context("the peer closed without an answer")
     }
 
-    pub fn ask<Q: Serialize, A: DeserializeOwned>(&self, question: &Q, fds: &[BorrowedFd<'_>]) -> Result<A> {
+    pub fn ask<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        question: &Q,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<A> {
         self.send(question, fds)?;
         Ok(self.expect()?.0)
     }
@@ -193,7 +228,9 @@ mod tests {
     fn refuse_another_version() {
         let (a, b) = Channel::pair().unwrap();
         let body = br#"{"v":9,"m":1}"#;
-        a.stream().write_all(&(body.len() as u32).to_be_bytes()).unwrap();
+        a.stream()
+            .write_all(&(body.len() as u32).to_be_bytes())
+            .unwrap();
         a.stream().write_all(body).unwrap();
         let error = b.recv::<u8>().unwrap_err().to_string();
         assert!(error.contains("version 9"), "{error}");

@@ -43,12 +43,20 @@ const GUARD_GRACE: Duration = Duration::from_secs(3);
 /// `attestrun keeper`; standard input is the channel to create.
 pub fn run() -> Result<()> {
     let create = Channel::from_stdin()?;
-    let (begin, fds) = create.expect::<Begin>().context("keeper: nothing to keep")?;
+    let (begin, fds) = create
+        .expect::<Begin>()
+        .context("keeper: nothing to keep")?;
     let (lifeline, guards_end) = Channel::pair()?;
     let guard = spawn::myself(&["guard"], guards_end.into_fd())?;
     let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
     let run_id = begin.run_id.clone();
-    lifeline.send(&guard::Begin { run_id: begin.run_id, container: begin.container }, &fds)?;
+    lifeline.send(
+        &guard::Begin {
+            run_id: begin.run_id,
+            container: begin.container,
+        },
+        &fds,
+    )?;
     // the guard enters by itself, while its vTPM gets ready: entering takes longer than starting it
     slice::enter(run_id.as_str())?;
     keep(create, lifeline, guard)
@@ -68,12 +76,16 @@ fn keep(create: Channel, lifeline: Channel, mut guard: Child) -> Result<()> {
             Watch::Awaiting(create) => create.stream().as_fd(),
             Watch::Keeping(holdings) => holdings.pidfd.as_fd(),
         };
-        let mut fds = [PollFd::new(&guard_end, PollFlags::IN), PollFd::from_borrowed_fd(other, PollFlags::IN)];
+        let mut fds = [
+            PollFd::new(&guard_end, PollFlags::IN),
+            PollFd::from_borrowed_fd(other, PollFlags::IN),
+        ];
         match poll(&mut fds, None) {
             Err(rustix::io::Errno::INTR) => continue,
             result => result.context("keeper: poll")?,
         };
-        let (guard_ended, other_ready) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
+        let (guard_ended, other_ready) =
+            (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
         watch = match (watch, guard_ended, other_ready) {
             (Watch::Keeping(holdings), true, _) => {
                 // No takeover: whatever the guard had seen is gone, so the container ends with it.
@@ -109,7 +121,10 @@ fn keep(create: Channel, lifeline: Channel, mut guard: Child) -> Result<()> {
 }
 
 fn end_guard(guard: &mut Child, guard_end: &OwnedFd) -> Result<()> {
-    let grace = rustix::event::Timespec { tv_sec: GUARD_GRACE.as_secs() as i64, tv_nsec: 0 };
+    let grace = rustix::event::Timespec {
+        tv_sec: GUARD_GRACE.as_secs() as i64,
+        tv_nsec: 0,
+    };
     let mut fds = [PollFd::new(guard_end, PollFlags::IN)];
     if poll(&mut fds, Some(&grace)).unwrap_or(0) == 0 {
         pidfd_send_signal(guard_end, Signal::KILL).ok();
@@ -120,14 +135,18 @@ fn end_guard(guard: &mut Child, guard_end: &OwnedFd) -> Result<()> {
 
 fn pidfd_of(child: &Child) -> Result<OwnedFd> {
     let pid = rustix::process::Pid::from_child(child);
-    pidfd_open(pid, PidfdFlags::empty()).with_context(|| format!("keeper: no pidfd for guard {}", child.id()))
+    pidfd_open(pid, PidfdFlags::empty())
+        .with_context(|| format!("keeper: no pidfd for guard {}", child.id()))
 }
 
 impl Channel {
     /// The channel that the parent put at standard input; 0 is then /dev/null.
     pub fn from_stdin() -> Result<Self> {
         let stdin = std::io::stdin();
-        let channel = stdin.as_fd().try_clone_to_owned().context("cannot take the channel at standard input")?;
+        let channel = stdin
+            .as_fd()
+            .try_clone_to_owned()
+            .context("cannot take the channel at standard input")?;
         debug_assert!(channel.as_raw_fd() > 2);
         let null = std::fs::File::open("/dev/null").context("cannot open /dev/null")?;
         rustix::stdio::dup2_stdin(&null).context("cannot replace standard input")?;

@@ -30,18 +30,35 @@ pub struct Launched {
 }
 
 /// Makes the container. `detached`: nobody serves it in the foreground.
-pub fn create(request: &Create, globals: &Globals, detached: bool, config: &Config) -> Result<Launched> {
+pub fn create(
+    request: &Create,
+    globals: &Globals,
+    detached: bool,
+    config: &Config,
+) -> Result<Launched> {
     let bundle = Bundle::open(&request.bundle)?;
-    let process = bundle.spec.process().as_ref().context("Process must be specified")?;
-    let terminal =
-        Terminal::choose(process.terminal().unwrap_or(false), request.console_socket.as_deref(), detached)?;
+    let process = bundle
+        .spec
+        .process()
+        .as_ref()
+        .context("Process must be specified")?;
+    let terminal = Terminal::choose(
+        process.terminal().unwrap_or(false),
+        request.console_socket.as_deref(),
+        detached,
+    )?;
     let backend = Backend::choose(config, &bundle.spec, globals.systemd_cgroup)?;
     let mut launch = Launch::claim(request, globals, &bundle, backend)?;
     let state = &mut launch.state;
     // keeper, guard and vTPM get ready while this process seals the bundle
     let mut guarding = Guarding::begin(&state.run_dir(), &state.run_id, &state.id)?;
     let host = host::Client::connect()?;
-    let sealed = bundle.seal(&state.run_dir(), &state.id, &state.backend, state.systemd_cgroup)?;
+    let sealed = bundle.seal(
+        &state.run_dir(),
+        &state.id,
+        &state.backend,
+        state.systemd_cgroup,
+    )?;
     state.cgroups_path = sealed.cgroups_path();
     if !state.systemd_cgroup && state.cgroups_path.is_absolute() {
         let planned = Cgroup::at(&state.cgroups_path)?;
@@ -72,7 +89,10 @@ pub fn create(request: &Create, globals: &Globals, detached: bool, config: &Conf
     if let Some(path) = &request.pid_file {
         write_pid_file(path, made.pid)?;
     }
-    Ok(Launched { state: launch.keep(), master: made.master })
+    Ok(Launched {
+        state: launch.keep(),
+        master: made.master,
+    })
 }
 
 /// What the guard is to judge: exactly the bytes that the backend will build from.
@@ -85,9 +105,18 @@ fn application(state: &State, sealed: &SealedBundle, host: &host::Client) -> Res
         },
         Backend::Runc { path } => {
             let sha256 = executables::digest(path).context("the backend")?;
-            let version = executables::remembered("backend-version", &sha256, || spawn::version_of(path))?;
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            verify::event::Backend { name, version: version.lines().next().unwrap_or_default().to_owned(), sha256: Some(sha256) }
+            let version =
+                executables::remembered("backend-version", &sha256, || spawn::version_of(path))?;
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            verify::event::Backend {
+                name,
+                version: version.lines().next().unwrap_or_default().to_owned(),
+                sha256: Some(sha256),
+            }
         }
     };
     Ok(Application {
@@ -109,7 +138,12 @@ pub fn before_start(state: &State) -> Result<()> {
 
 /// Asked before a further process enters the container.
 pub fn before_exec(state: &State, process: &Process) -> Result<()> {
-    guarding::ask(&state.run_dir(), &FromVerb::Exec { process: serde_json::to_string(process)? })
+    guarding::ask(
+        &state.run_dir(),
+        &FromVerb::Exec {
+            process: serde_json::to_string(process)?,
+        },
+    )
 }
 
 /// Told when the container's processes and cgroups are gone, before its run directory is: keeper,
@@ -126,7 +160,12 @@ struct Launch {
 }
 
 impl Launch {
-    fn claim(request: &Create, globals: &Globals, bundle: &Bundle, backend: Backend) -> Result<Self> {
+    fn claim(
+        request: &Create,
+        globals: &Globals,
+        bundle: &Bundle,
+        backend: Backend,
+    ) -> Result<Self> {
         let (dir, run_id) = RunDir::create()?;
         let birth = Birth {
             id: request.id.clone(),
@@ -136,7 +175,13 @@ impl Launch {
             backend,
             systemd_cgroup: globals.systemd_cgroup,
             no_new_keyring: request.no_new_keyring,
-            annotations: bundle.spec.annotations().clone().unwrap_or_default().into_iter().collect(),
+            annotations: bundle
+                .spec
+                .annotations()
+                .clone()
+                .unwrap_or_default()
+                .into_iter()
+                .collect(),
         };
         let claimed = State::new(run_id, birth).and_then(|state| {
             state.save()?; // whoever finds the index entry finds a record
@@ -180,6 +225,12 @@ pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     new.push(name);
     let new = path.with_file_name(new);
     fs::remove_file(&new).ok();
-    let mut file = File::options().write(true).create_new(true).open(&new).with_context(doing)?;
-    file.write_all(pid.to_string().as_bytes()).and_then(|()| fs::rename(&new, path)).with_context(doing)
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .open(&new)
+        .with_context(doing)?;
+    file.write_all(pid.to_string().as_bytes())
+        .and_then(|()| fs::rename(&new, path))
+        .with_context(doing)
 }

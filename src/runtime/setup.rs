@@ -1,7 +1,10 @@
 //! `attestrun setup`: makes this host able to attest. Enrols the host TPM once and prints what a
 //! challenger needs to expect of this host; a second call changes nothing and prints the same.
 
-use crate::{config::{self, Config}, executables, host};
+use crate::{
+    config::{self, Config},
+    executables, host,
+};
 use anyhow::{Context, Result};
 use std::path::Path;
 use tpm::host::Root;
@@ -9,7 +12,8 @@ use verify::{digest::PolicyDigest, policy::Policy};
 
 pub fn run() -> Result<()> {
     let config = Config::load()?;
-    let text = std::fs::read(config::POLICY).with_context(|| format!("cannot read the policy {}", config::POLICY))?;
+    let text = std::fs::read(config::POLICY)
+        .with_context(|| format!("cannot read the policy {}", config::POLICY))?;
     Policy::parse(&text).with_context(|| format!("policy {}", config::POLICY))?;
     let enrolled = host::enroll(&config)?;
     let root = match enrolled.root {

@@ -32,13 +32,18 @@ pub fn join(name: &str, processes: &[u32]) -> Result<()> {
         let cgroup = hierarchy.join(SLICE).join(name);
         make(&cgroup)?;
         if controller == "memory" {
-            fs::write(cgroup.join("memory.limit_in_bytes"), MEMORY_MAX_BYTES.to_string()).ok();
+            fs::write(
+                cgroup.join("memory.limit_in_bytes"),
+                MEMORY_MAX_BYTES.to_string(),
+            )
+            .ok();
         } else if controller.is_empty() {
             fs::write(cgroup.join("memory.max"), MEMORY_MAX_BYTES.to_string()).ok();
         }
         let procs = cgroup.join("cgroup.procs");
         for process in processes {
-            fs::write(&procs, process.to_string()).with_context(|| format!("cannot enter {}", procs.display()))?;
+            fs::write(&procs, process.to_string())
+                .with_context(|| format!("cannot enter {}", procs.display()))?;
         }
     }
     Ok(())
@@ -58,7 +63,10 @@ pub fn remove(run_id: &RunId) -> Result<()> {
                     kill_all(&cgroup);
                     thread::sleep(PAUSE);
                 }
-                _ => return Err(error).with_context(|| format!("cannot remove {}", cgroup.display())),
+                _ => {
+                    return Err(error)
+                        .with_context(|| format!("cannot remove {}", cgroup.display()));
+                }
             }
         }
     }
@@ -70,7 +78,10 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 fn kill_all(cgroup: &Path) {
     let members = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-    for pid in members.lines().filter_map(|line| line.parse().ok().and_then(Pid::from_raw)) {
+    for pid in members
+        .lines()
+        .filter_map(|line| line.parse().ok().and_then(Pid::from_raw))
+    {
         if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) {
             pidfd_send_signal(&pidfd, Signal::KILL).ok();
         }
@@ -97,7 +108,14 @@ fn hierarchies() -> Result<Vec<(&'static str, PathBuf)>> {
         return Ok(vec![("", root.to_owned())]);
     }
     let all = ["memory", "freezer", "pids", "systemd"].map(|name| (name, root.join(name)));
-    let mounted: Vec<_> = all.into_iter().filter(|(_, path)| path.join("cgroup.procs").exists()).collect();
-    anyhow::ensure!(!mounted.is_empty(), "no cgroup hierarchy is mounted under {}", root.display());
+    let mounted: Vec<_> = all
+        .into_iter()
+        .filter(|(_, path)| path.join("cgroup.procs").exists())
+        .collect();
+    anyhow::ensure!(
+        !mounted.is_empty(),
+        "no cgroup hierarchy is mounted under {}",
+        root.display()
+    );
     Ok(mounted)
 }

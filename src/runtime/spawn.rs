@@ -22,7 +22,8 @@ pub fn myself(words: &[&str], channel: OwnedFd) -> Result<Child> {
 /// waits for its end.
 pub fn myself_logging(words: &[&str], channel: OwnedFd, log: &Path) -> Result<Child> {
     let log = File::options().create(true).append(true).open(log);
-    let log = log.with_context(|| format!("cannot open the log of `attestrun {}`", words.join(" ")))?;
+    let log =
+        log.with_context(|| format!("cannot open the log of `attestrun {}`", words.join(" ")))?;
     myself_complaining_to(words, channel, log.into())
 }
 
@@ -41,8 +42,17 @@ fn myself_complaining_to(words: &[&str], channel: OwnedFd, complaints: Stdio) ->
 
 /// A container's TPM: no privilege, a uid of its own, the current directory as its state.
 /// `arguments` name an inherited descriptor, which the caller opened without close-on-exec.
-pub fn swtpm(program: &Path, arguments: &[std::ffi::OsString], uid: u32, log: &Path) -> Result<Child> {
-    let log = File::options().create(true).append(true).open(log).context("cannot open the log of swtpm")?;
+pub fn swtpm(
+    program: &Path,
+    arguments: &[std::ffi::OsString],
+    uid: u32,
+    log: &Path,
+) -> Result<Child> {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(log)
+        .context("cannot open the log of swtpm")?;
     Command::new(program)
         .args(arguments)
         .env_clear()
@@ -57,13 +67,18 @@ pub fn swtpm(program: &Path, arguments: &[std::ffi::OsString], uid: u32, log: &P
 
 /// What `PROGRAM --version` prints.
 pub fn version_of(program: &Path) -> Result<String> {
-    let output = Command::new(program).arg("--version").env_clear().stdin(Stdio::null()).output();
+    let output = Command::new(program)
+        .arg("--version")
+        .env_clear()
+        .stdin(Stdio::null())
+        .output();
     let output = output.with_context(|| format!("cannot run {} --version", program.display()))?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// The environment of the external backend: nothing but where its own helpers are found.
-pub const PATH_FOR_BACKEND: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub const PATH_FOR_BACKEND: &str =
+    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What the backend gets as standard streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,23 +89,44 @@ pub enum Streams {
 }
 
 /// Runs the external backend to its end. It dies with us, so that an engine that kills us kills it.
-pub fn backend(program: &Path, arguments: &[std::ffi::OsString], streams: Streams) -> Result<std::process::ExitStatus> {
+pub fn backend(
+    program: &Path,
+    arguments: &[std::ffi::OsString],
+    streams: Streams,
+) -> Result<std::process::ExitStatus> {
     let (name, value) = PATH_FOR_BACKEND.split_once('=').unwrap_or_default();
     let mut command = Command::new(program);
-    command.arg0("runc").args(arguments).env_clear().env(name, value);
+    command
+        .arg0("runc")
+        .args(arguments)
+        .env_clear()
+        .env(name, value);
     if streams == Streams::Nothing {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
     }
     crate::sys::prepare_child(&mut command, true);
-    command.status().with_context(|| format!("cannot execute the backend {}", program.display()))
+    command
+        .status()
+        .with_context(|| format!("cannot execute the backend {}", program.display()))
 }
 
 /// The host's `ps` with `options`: its table.
 pub fn ps(options: &[String]) -> Result<String> {
     let mut command = Command::new("/usr/bin/ps");
-    command.args(options).env_clear().stdin(Stdio::null()).stderr(Stdio::inherit());
+    command
+        .args(options)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit());
     crate::sys::prepare_child(&mut command, true);
     let output = command.output().context("cannot execute /usr/bin/ps")?;
-    anyhow::ensure!(output.status.success(), "/usr/bin/ps ended with {}", output.status);
+    anyhow::ensure!(
+        output.status.success(),
+        "/usr/bin/ps ended with {}",
+        output.status
+    );
     String::from_utf8(output.stdout).context("the output of ps is not valid UTF-8")
 }

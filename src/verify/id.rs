@@ -9,7 +9,9 @@ pub enum IdError {
     Empty,
     #[error("container id is longer than 1024 bytes")]
     TooLong,
-    #[error("invalid container ID format: `{0}` (allowed are letters, digits, `_`, `+`, `-`, `.`; not `.` or `..`)")]
+    #[error(
+        "invalid container ID format: `{0}` (allowed are letters, digits, `_`, `+`, `-`, `.`; not `.` or `..`)"
+    )]
     Format(String),
     #[error("run id `{0}` is not 32 lower-case hex digits")]
     RunId(String),
@@ -29,7 +31,12 @@ impl ContainerId {
         match text {
             "" => Err(IdError::Empty),
             t if t.len() > 1024 => Err(IdError::TooLong),
-            t if t == "." || t == ".." || !t.bytes().all(|b| b.is_ascii_alphanumeric() || b"_+-.".contains(&b)) => {
+            t if t == "."
+                || t == ".."
+                || !t
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"_+-.".contains(&b)) =>
+            {
                 Err(IdError::Format(t.chars().take(80).collect()))
             }
             t => Ok(Self(t.to_owned())),
@@ -50,7 +57,11 @@ impl RunId {
         Self(hex::encode(bytes))
     }
     pub fn parse(text: &str) -> Result<Self, IdError> {
-        if text.len() == 32 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+        if text.len() == 32
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        {
             Ok(Self(text.to_owned()))
         } else {
             Err(IdError::RunId(text.chars().take(80).collect()))
@@ -156,7 +167,17 @@ mod tests {
         for good in ["a", "c1", "a.b-c_d+e", "..."] {
             assert!(ContainerId::parse(good).is_ok(), "{good}");
         }
-        for bad in ["", ".", "..", "a/b", "a b", "ä", "a\0", "a\n", &"x".repeat(1025)] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a b",
+            "ä",
+            "a\0",
+            "a\n",
+            &"x".repeat(1025),
+        ] {
             assert!(ContainerId::parse(bad).is_err(), "{bad:?}");
         }
     }

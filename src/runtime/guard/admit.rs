@@ -3,11 +3,7 @@
 //! From the rootfs outward: the engine's store says which image is mounted, signature and list decide
 //! whether it may run, its layers say what the rootfs must hold, and the rootfs is read and compared.
 
-use super::{
-    Application, containerd, enter,
-    programs::Program,
-    view,
-};
+use super::{Application, containerd, enter, programs::Program, view};
 use crate::{
     config::{self, Config},
     ipc::Refused,
@@ -22,7 +18,10 @@ use content::{
 };
 use oci_spec::runtime::{Process, Spec};
 use rustix::fs::{Mode, OFlags};
-use std::{os::fd::{AsFd, OwnedFd}, path::Path};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
 use verify::{
     image::Image,
     policy::{Admission, Material, Policy, decide, plain_text},
@@ -38,9 +37,14 @@ pub struct Admitted {
 }
 
 pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
-    let spec: Spec = serde_json::from_str(&application.config).context("the sealed config.json is malformed")?;
-    let process = spec.process().clone().context("config.json has no process")?;
-    let policy = std::fs::read(config::POLICY).with_context(|| format!("cannot read the policy {}", config::POLICY))?;
+    let spec: Spec =
+        serde_json::from_str(&application.config).context("the sealed config.json is malformed")?;
+    let process = spec
+        .process()
+        .clone()
+        .context("config.json has no process")?;
+    let policy = std::fs::read(config::POLICY)
+        .with_context(|| format!("cannot read the policy {}", config::POLICY))?;
     let policy = Policy::parse(&policy).with_context(|| format!("policy {}", config::POLICY))?;
     let profile = LaunchProfile::of(&spec, &view::of(&spec)?)?;
 
@@ -51,9 +55,17 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
     let image = admission.image().image();
     let expected = expected_rootfs(image, &found.layers)?;
     let root = open_root(&application.rootfs)?;
-    let actual = tree::walk(root.as_fd()).with_context(|| format!("rootfs {}", application.rootfs.display()))?;
-    let mounts = spec.mounts().iter().flatten().map(|m| m.destination().as_path());
-    let places: Vec<_> = mounts.chain([process.cwd().as_path()]).map(|p| p.as_os_str().as_encoded_bytes()).collect();
+    let actual = tree::walk(root.as_fd())
+        .with_context(|| format!("rootfs {}", application.rootfs.display()))?;
+    let mounts = spec
+        .mounts()
+        .iter()
+        .flatten()
+        .map(|m| m.destination().as_path());
+    let places: Vec<_> = mounts
+        .chain([process.cwd().as_path()])
+        .map(|p| p.as_os_str().as_encoded_bytes())
+        .collect();
     let rootfs = compare(&expected, &actual, &Stubs::new(found.engine, places)?).map_err(|differences| {
         Refused(plain_text(&format!(
             "refused: image {} ({}): the rootfs {} is not what the signed layers hold: {}; remove the image and pull it again",
@@ -63,9 +75,15 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
             summary(&differences)
         )))
     })?;
-    admission.check_rootfs(&expected).map_err(|refusal| Refused(refusal.to_string()))?;
+    admission
+        .check_rootfs(&expected)
+        .map_err(|refusal| Refused(refusal.to_string()))?;
 
-    let admitted = Admitted { admission, rootfs, process };
+    let admitted = Admitted {
+        admission,
+        rootfs,
+        process,
+    };
     admitted.judge(&enter::find(&root, &admitted.process)?)?;
     Ok(admitted)
 }
@@ -103,7 +121,10 @@ fn locate(application: &Application, config: &Config, signatures: &Store) -> Res
             .stores
             .containerd
             .iter()
-            .map(|c| ContainerdRoot { root: c.root.clone(), address: c.address.clone() })
+            .map(|c| ContainerdRoot {
+                root: c.root.clone(),
+                address: c.address.clone(),
+            })
             .collect(),
     };
     let query = Query {
@@ -116,7 +137,10 @@ fn locate(application: &Application, config: &Config, signatures: &Store) -> Res
         LocateError::Failed(error) => error.context("cannot find out the container's image"),
         // no image, or one that contradicts itself, is a no of the policy: unknown images do not run
         other => {
-            let text = format!("refused: {other}; only images that a rule of {} names may run", config::POLICY);
+            let text = format!(
+                "refused: {other}; only images that a rule of {} names may run",
+                config::POLICY
+            );
             Refused(plain_text(&text)).into()
         }
     })
@@ -155,16 +179,23 @@ fn decided(
 fn expected_rootfs(image: &Image, layers: &[LayerSource]) -> Result<RootfsManifest> {
     let refuse = |why: &str| {
         let (name, digest) = (image.name(), image.manifest_digest());
-        Refused(plain_text(&format!("refused: image {name} ({digest}): {why}; remove the image and pull it again")))
+        Refused(plain_text(&format!(
+            "refused: image {name} ({digest}): {why}; remove the image and pull it again"
+        )))
     };
     if layers.len() != image.diff_ids().len() {
         let (mounted, signed) = (layers.len(), image.diff_ids().len());
-        return Err(refuse(&format!("the rootfs is mounted from {mounted} layers, the signed image has {signed}")).into());
+        return Err(refuse(&format!(
+            "the rootfs is mounted from {mounted} layers, the signed image has {signed}"
+        ))
+        .into());
     }
     let cache = Cache::open(Path::new(LAYER_CACHE))?;
-    let layers = cache.layers(layers, image.diff_ids()).map_err(|error| match error.downcast_ref::<OtherLayer>() {
-        Some(other) => refuse(&format!("{other}: its content was changed")).into(),
-        None => error.context("cannot read the image's layers"),
+    let layers = cache.layers(layers, image.diff_ids()).map_err(|error| {
+        match error.downcast_ref::<OtherLayer>() {
+            Some(other) => refuse(&format!("{other}: its content was changed")).into(),
+            None => error.context("cannot read the image's layers"),
+        }
     })?;
     Ok(merge(layers)?)
 }
@@ -174,5 +205,6 @@ const LAYER_CACHE: &str = "/run/attestrun/cache/layers";
 
 fn open_root(rootfs: &Path) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::open(rootfs, flags, Mode::empty()).with_context(|| format!("cannot open the rootfs {}", rootfs.display()))
+    rustix::fs::open(rootfs, flags, Mode::empty())
+        .with_context(|| format!("cannot open the rootfs {}", rootfs.display()))
 }

@@ -26,14 +26,16 @@ impl Guarded {
         let process = self.admitted.process.clone();
         let root = root_of(holdings)?;
         let programs = find(&root, &process)?;
-        self.judge(&programs).inspect_err(|refused| self.deny("entrypoint", &refused.to_string()))?;
+        self.judge(&programs)
+            .inspect_err(|refused| self.deny("entrypoint", &refused.to_string()))?;
         self.journal.record(&Event::Start)?;
         self.executed(&programs, &process, How::Entrypoint)
     }
 
     /// A process that somebody wants inside, as `exec` passes it.
     pub(super) fn enter(&mut self, process: &str, holdings: &Holdings) -> Result<()> {
-        let process: Process = serde_json::from_str(process).context("the process to enter is malformed")?;
+        let process: Process =
+            serde_json::from_str(process).context("the process to enter is malformed")?;
         let verdict = self.may_enter(&process, holdings);
         let (programs, verdict) = match verdict {
             Ok(programs) => (programs, Ok(())),
@@ -41,13 +43,19 @@ impl Guarded {
         };
         match verdict {
             Ok(()) => {
-                self.journal.record(&entered(&process, programs.first(), EnterVerdict::Allowed, ""))?;
+                self.journal.record(&entered(
+                    &process,
+                    programs.first(),
+                    EnterVerdict::Allowed,
+                    "",
+                ))?;
                 self.executed(&programs, &process, How::Enter)
             }
             Err(error) => {
                 let reason = error.to_string();
                 if error.is::<Refused>() {
-                    self.journal.record(&entered(&process, None, EnterVerdict::Denied, &reason))?;
+                    self.journal
+                        .record(&entered(&process, None, EnterVerdict::Denied, &reason))?;
                     self.deny("enter", &reason);
                 }
                 Err(error)
@@ -59,7 +67,12 @@ impl Guarded {
         let root = root_of(holdings)?;
         let admission = &self.admitted.admission;
         let profile = ProcessProfile::of(process)?;
-        judge_process(&profile, admission.profile().profile(), admission.launch_rules()).map_err(|objections| {
+        judge_process(
+            &profile,
+            admission.profile().profile(),
+            admission.launch_rules(),
+        )
+        .map_err(|objections| {
             let objections: Vec<_> = objections.iter().map(ToString::to_string).collect();
             Refused(plain_text(&format!(
                 "refused: exec into this container: {} [policy {} rule {}]",
@@ -92,7 +105,9 @@ impl Guarded {
         for program in programs {
             self.journal.execution(&program.path, program.digest)?;
         }
-        let Some(program) = programs.first() else { bail!("nothing to execute") };
+        let Some(program) = programs.first() else {
+            bail!("nothing to execute")
+        };
         self.journal.record(&Event::Exec(Exec {
             path: encode_path(&program.path),
             digest: program.digest,
@@ -125,10 +140,17 @@ impl Guarded {
 fn root_of(holdings: &Holdings) -> Result<OwnedFd> {
     let pid = holdings.init()?;
     let path = format!("/proc/{pid}/root");
-    let root = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .with_context(|| format!("cannot open the container's root {path}"))?;
+    let root = rustix::fs::open(
+        &path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .with_context(|| format!("cannot open the container's root {path}"))?;
     // the pid was read first: had init ended meanwhile, its number could be another process's
-    anyhow::ensure!(!crate::ending::has_ended(&holdings.pidfd), "the container has ended");
+    anyhow::ensure!(
+        !crate::ending::has_ended(&holdings.pidfd),
+        "the container has ended"
+    );
     Ok(root)
 }
 
@@ -136,11 +158,28 @@ pub(super) fn find(root: &OwnedFd, process: &Process) -> Result<Vec<Program>> {
     let args = process.args().as_deref().unwrap_or_default();
     let argument = args.first().map(String::as_str).unwrap_or_default();
     let env = process.env().as_deref().unwrap_or_default();
-    programs::resolve(root.as_fd(), &Search { argument, cwd: process.cwd(), env })
+    programs::resolve(
+        root.as_fd(),
+        &Search {
+            argument,
+            cwd: process.cwd(),
+            env,
+        },
+    )
 }
 
-fn entered(process: &Process, program: Option<&Program>, verdict: EnterVerdict, reason: &str) -> Event {
-    let argument = process.args().as_deref().and_then(<[_]>::first).map(String::as_str).unwrap_or_default();
+fn entered(
+    process: &Process,
+    program: Option<&Program>,
+    verdict: EnterVerdict,
+    reason: &str,
+) -> Event {
+    let argument = process
+        .args()
+        .as_deref()
+        .and_then(<[_]>::first)
+        .map(String::as_str)
+        .unwrap_or_default();
     let mut capabilities: Vec<String> = process
         .capabilities()
         .as_ref()
@@ -152,9 +191,15 @@ fn entered(process: &Process, program: Option<&Program>, verdict: EnterVerdict, 
     capabilities.sort();
     Event::Enter(Enter {
         verdict,
-        path: program.map_or_else(|| encode_path(argument.as_bytes()), |p| encode_path(&p.path)),
+        path: program.map_or_else(
+            || encode_path(argument.as_bytes()),
+            |p| encode_path(&p.path),
+        ),
         digest: program.map(|p| p.digest),
-        user: Ids { uid: process.user().uid(), gid: process.user().gid() },
+        user: Ids {
+            uid: process.user().uid(),
+            gid: process.user().gid(),
+        },
         capabilities,
         tty: process.terminal().unwrap_or(false),
         reason: reason.chars().take(1024).collect(),

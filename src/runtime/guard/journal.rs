@@ -4,12 +4,7 @@
 //! Evidence is served from this process's memory; the file is for people and for the container.
 
 use anyhow::{Context, Result};
-use std::{
-    collections::HashSet,
-    fs::File,
-    io::Write,
-    path::Path,
-};
+use std::{collections::HashSet, fs::File, io::Write, path::Path};
 use tpm::vtpm::Vtpm;
 use verify::{
     digest::FileDigest,
@@ -34,7 +29,14 @@ impl Journal {
     pub fn new(vtpm: Vtpm, path: &Path, max_bytes: u64) -> Result<Self> {
         let file = File::options().create_new(true).append(true).open(path);
         let file = file.with_context(|| format!("cannot make the event log {}", path.display()))?;
-        Ok(Self { vtpm, file, log: Vec::new(), max_bytes, seen: HashSet::new(), capped: false })
+        Ok(Self {
+            vtpm,
+            file,
+            log: Vec::new(),
+            max_bytes,
+            seen: HashSet::new(),
+            capped: false,
+        })
     }
 
     pub fn vtpm(&mut self) -> &mut Vtpm {
@@ -64,7 +66,10 @@ impl Journal {
         let room = self.max_bytes - RESERVE_BYTES;
         if self.log.len() as u64 + bytes.len() as u64 > room {
             self.cap()?;
-            anyhow::bail!("the event log has reached its cap of {} bytes (vtpm.log_max_bytes)", self.max_bytes);
+            anyhow::bail!(
+                "the event log has reached its cap of {} bytes (vtpm.log_max_bytes)",
+                self.max_bytes
+            );
         }
         self.write(entry, &bytes)
     }
@@ -74,16 +79,23 @@ impl Journal {
         if std::mem::replace(&mut self.capped, true) {
             return Ok(());
         }
-        let fault = Event::Fault(Fault { kind: "log-cap".into(), detail: format!("{} bytes", self.max_bytes) });
+        let fault = Event::Fault(Fault {
+            kind: "log-cap".into(),
+            detail: format!("{} bytes", self.max_bytes),
+        });
         let entry = fault.to_entry()?;
         self.write(&entry, &entry.encode())
     }
 
     fn write(&mut self, entry: &Entry, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).context("cannot append to the event log")?;
+        self.file
+            .write_all(bytes)
+            .context("cannot append to the event log")?;
         self.log.extend_from_slice(bytes);
         let (sha1, sha256) = entry.extend_values();
-        self.vtpm.extend(entry.pcr(), &sha1, &sha256).context("cannot extend the vTPM")?;
+        self.vtpm
+            .extend(entry.pcr(), &sha1, &sha256)
+            .context("cannot extend the vTPM")?;
         Ok(())
     }
 }

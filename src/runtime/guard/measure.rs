@@ -9,8 +9,8 @@ use verify::{
     binding::Claim,
     digest::BundleDigest,
     event::{
-        Enforce, Event, Executable, ExecLog, Image, Latitude, Launch, List, Measure, Policy, Rootfs, RootfsCheck, RootfsDone,
-        Runtime, Tier, TierName, User, Verdict,
+        Enforce, Event, ExecLog, Executable, Image, Latitude, Launch, List, Measure, Policy,
+        Rootfs, RootfsCheck, RootfsDone, Runtime, Tier, TierName, User, Verdict,
     },
     pcr::{LAST_CLOSED, PcrIndex},
 };
@@ -25,7 +25,10 @@ pub fn measure(
 ) -> Result<Claim> {
     let admission = &admitted.admission;
     let (image, list, signer) = (admission.image(), admission.list(), admission.signer());
-    let runtime = Runtime { attestrun: myself()?, swtpm: swtpm(config)? };
+    let runtime = Runtime {
+        attestrun: myself()?,
+        swtpm: swtpm(config)?,
+    };
     let claim = Claim {
         container: application.container.clone(),
         created: application.created,
@@ -93,7 +96,11 @@ pub fn measure(
             subject: signer.subject().to_owned(),
             tenant: signer.tenant().to_owned(),
         }),
-        Event::List(List { digest: claim.siglist, name: list.name().to_owned(), serial: list.serial() }),
+        Event::List(List {
+            digest: claim.siglist,
+            name: list.name().to_owned(),
+            serial: list.serial(),
+        }),
     ];
     for event in &events {
         journal.record(event)?;
@@ -101,7 +108,10 @@ pub fn measure(
     for pcr in 0..=LAST_CLOSED.get() {
         journal.record(&Event::Separator(PcrIndex::new(pcr.into())?))?;
     }
-    journal.record(&Event::Tier(Tier { tier: TierName::None, kernel: kernel() }))?;
+    journal.record(&Event::Tier(Tier {
+        tier: TierName::None,
+        kernel: kernel(),
+    }))?;
     Ok(claim)
 }
 
@@ -117,19 +127,26 @@ fn mode(enforce: Enforce) -> &'static str {
 
 fn myself() -> Result<Executable> {
     let sha256 = executables::digest(Path::new("/proc/self/exe"))?;
-    Ok(Executable { version: env!("CARGO_PKG_VERSION").to_owned(), sha256 })
+    Ok(Executable {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        sha256,
+    })
 }
 
 fn swtpm(config: &Config) -> Result<Executable> {
     let sha256 = executables::digest(&config.swtpm)?;
     let version = executables::remembered("swtpm-version", &sha256, || {
         let said = crate::spawn::version_of(&config.swtpm)?;
-        let version = tpm::swtpm::version(&said).with_context(|| format!("{} does not say its version", config.swtpm.display()))?;
+        let version = tpm::swtpm::version(&said)
+            .with_context(|| format!("{} does not say its version", config.swtpm.display()))?;
         Ok(version.to_owned())
     })?;
     Ok(Executable { version, sha256 })
 }
 
 fn kernel() -> String {
-    rustix::system::uname().release().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned()
 }

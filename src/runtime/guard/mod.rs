@@ -17,6 +17,7 @@ mod view;
 
 pub use swtpm::VtpmUid;
 
+use self::journal::Journal;
 use crate::{
     config::Config,
     ending::{CgroupKind, Holdings},
@@ -24,9 +25,9 @@ use crate::{
     slice,
     state::RunDir,
 };
-use self::journal::Journal;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -34,7 +35,6 @@ use std::{
     thread,
     time::Duration,
 };
-use sha2::{Digest, Sha256};
 use tpm::vtpm::Vtpm;
 use verify::{
     binding::{Claim, Record},
@@ -124,24 +124,43 @@ const CREATE_PATIENCE: Duration = Duration::from_secs(240);
 pub fn run() -> Result<()> {
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
     let lifeline = Channel::from_stdin()?;
-    let (begin, fds) = lifeline.expect::<Begin>().context("guard: nothing to guard")?;
-    let Ok([create, host]) = <[OwnedFd; 2]>::try_from(fds) else { bail!("guard: two channels must come") };
+    let (begin, fds) = lifeline
+        .expect::<Begin>()
+        .context("guard: nothing to guard")?;
+    let Ok([create, host]) = <[OwnedFd; 2]>::try_from(fds) else {
+        bail!("guard: two channels must come")
+    };
     let (create, host) = (Channel::new(create.into()), Channel::new(host.into()));
     create.set_timeout(CREATE_PATIENCE)?;
 
     let run_dir = RunDir::of(&begin.run_id);
     // the vTPM gets ready while create still reads its bundle
     let vtpm = Starting::begin(&begin, run_dir.path());
-    let (FromCreate::Admit(application), _) = create.expect()? else { bail!("guard: create begins with Admit") };
-    ensure!(application.container == begin.container, "guard: create changed its container");
-    let mut guarded = match vtpm.and_then(|vtpm| Guarded::admit(*application, vtpm, run_dir.path())) {
+    let (FromCreate::Admit(application), _) = create.expect()? else {
+        bail!("guard: create begins with Admit")
+    };
+    ensure!(
+        application.container == begin.container,
+        "guard: create changed its container"
+    );
+    let mut guarded = match vtpm.and_then(|vtpm| Guarded::admit(*application, vtpm, run_dir.path()))
+    {
         Ok(guarded) => guarded,
         Err(refusal) => return create.send(&Answer::<Measured>::of(Err(refusal)), &[]),
     };
     create.send(&Answer::Ok(guarded.measured()), &[])?;
     guarded.bound(&create)?;
     let holdings = attached(&create)?;
-    serve::Service::new(begin.run_id, guarded, holdings, run_dir.path(), lifeline, host)?.announce(&create)?.run()
+    serve::Service::new(
+        begin.run_id,
+        guarded,
+        holdings,
+        run_dir.path(),
+        lifeline,
+        host,
+    )?
+    .announce(&create)?
+    .run()
 }
 
 /// A vTPM that makes its keys in a thread of its own.
@@ -164,7 +183,10 @@ impl Starting {
     }
 
     fn finish(self, run_dir: &Path) -> Result<(Child, Vtpm, swtpm::Identity)> {
-        let identified = self.identity.join().unwrap_or_else(|_| bail!("the vTPM's thread panicked"));
+        let identified = self
+            .identity
+            .join()
+            .unwrap_or_else(|_| bail!("the vTPM's thread panicked"));
         identified.with_context(|| swtpm::last_words(run_dir))
     }
 }
@@ -188,9 +210,18 @@ impl Guarded {
         // when both failed, the refusal is what the user can act upon
         let admitted = admitted?;
         let (swtpm, vtpm, identity) = identified?;
-        let mut journal = Journal::new(vtpm, &run_dir.join("event.log"), config.vtpm.log_max_bytes)?;
+        let mut journal =
+            Journal::new(vtpm, &run_dir.join("event.log"), config.vtpm.log_max_bytes)?;
         let claim = measure::measure(&mut journal, &application, &admitted, &identity, &config)?;
-        Ok(Self { application, admitted, journal, identity, swtpm, claim, record: None })
+        Ok(Self {
+            application,
+            admitted,
+            journal,
+            identity,
+            swtpm,
+            claim,
+            record: None,
+        })
     }
 
     fn measured(&self) -> Measured {
@@ -203,10 +234,15 @@ impl Guarded {
 
     /// Takes the record only if it says what was measured here.
     fn bound(&mut self, create: &Channel) -> Result<()> {
-        let (FromCreate::Bound { record: text }, _) = create.expect()? else { bail!("guard: Admit is followed by Bound") };
+        let (FromCreate::Bound { record: text }, _) = create.expect()? else {
+            bail!("guard: Admit is followed by Bound")
+        };
         let record = Record::parse(text.as_bytes())?;
         let host = &self.application.host;
-        ensure!(record.claim == self.claim, "the host service bound another claim");
+        ensure!(
+            record.claim == self.claim,
+            "the host service bound another claim"
+        );
         ensure!(
             record.host.host_ak_name == host.host_ak_name
                 && record.host.host_reset == host.host_reset

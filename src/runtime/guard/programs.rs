@@ -47,7 +47,11 @@ pub fn resolve(root: BorrowedFd<'_>, search: &Search<'_>) -> Result<Vec<Program>
     let mut programs = Vec::new();
     let mut next = find(root, search)?;
     loop {
-        ensure!(programs.len() < MAX_INTERPRETERS, "{} is a chain of too many interpreters", search.argument);
+        ensure!(
+            programs.len() < MAX_INTERPRETERS,
+            "{} is a chain of too many interpreters",
+            search.argument
+        );
         let (program, interpreter) = read(root, &next)?;
         programs.push(program);
         match interpreter {
@@ -60,17 +64,32 @@ pub fn resolve(root: BorrowedFd<'_>, search: &Search<'_>) -> Result<Vec<Program>
 /// PATH search as execvp(3) and runc do it; an argument with a slash is taken as it is.
 fn find(root: BorrowedFd<'_>, search: &Search<'_>) -> Result<PathBuf> {
     let argument = search.argument;
-    ensure!(!argument.is_empty(), "the process has no program (args[0] is empty)");
+    ensure!(
+        !argument.is_empty(),
+        "the process has no program (args[0] is empty)"
+    );
     if argument.contains('/') {
         return Ok(search.cwd.join(argument));
     }
-    let path = search.env.iter().find_map(|v| v.strip_prefix("PATH=")).unwrap_or(NO_PATH);
+    let path = search
+        .env
+        .iter()
+        .find_map(|v| v.strip_prefix("PATH="))
+        .unwrap_or(NO_PATH);
     for directory in path.split(':').filter(|d| !d.is_empty()) {
         let candidate = search.cwd.join(directory).join(argument);
         let flags = OFlags::PATH | OFlags::CLOEXEC;
-        if let Ok(fd) = openat2(root, &candidate, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
+        if let Ok(fd) = openat2(
+            root,
+            &candidate,
+            flags,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT,
+        ) {
             let stat = statat(&fd, "", AtFlags::EMPTY_PATH)?;
-            if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_mode & 0o111 != 0 {
+            if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+                && stat.st_mode & 0o111 != 0
+            {
                 return Ok(candidate);
             }
         }
@@ -84,9 +103,15 @@ fn read(root: BorrowedFd<'_>, path: &Path) -> Result<(Program, Option<PathBuf>)>
     let fd = match openat2(root, path, flags, Mode::empty(), resolve) {
         // the words that engines turn into their exit codes, as runc has them
         Err(e @ (rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR)) => {
-            bail!("exec: {path:?}: stat {}: {}", path.display(), std::io::Error::from(e).kind().words())
+            bail!(
+                "exec: {path:?}: stat {}: {}",
+                path.display(),
+                std::io::Error::from(e).kind().words()
+            )
         }
-        result => result.with_context(|| format!("cannot open {} in the container", path.display()))?,
+        result => {
+            result.with_context(|| format!("cannot open {} in the container", path.display()))?
+        }
     };
     let stat = statat(&fd, "", AtFlags::EMPTY_PATH)?;
     ensure!(
@@ -95,17 +120,26 @@ fn read(root: BorrowedFd<'_>, path: &Path) -> Result<(Program, Option<PathBuf>)>
     );
     let resolved = path_inside(root, &fd)?;
     let mut file = File::from(fd);
-    let digest = hash(&mut file).with_context(|| format!("cannot read {} in the container", path.display()))?;
+    let digest = hash(&mut file)
+        .with_context(|| format!("cannot read {} in the container", path.display()))?;
     let mut head = [0; SCRIPT_HEAD];
     let n = file.read_at(&mut head, 0)?;
     let interpreter = interpreter(head.get(..n).unwrap_or_default());
-    Ok((Program { path: resolved, digest }, interpreter))
+    Ok((
+        Program {
+            path: resolved,
+            digest,
+        },
+        interpreter,
+    ))
 }
 
 /// The `#!` line's program (execve(2), "Interpreter scripts").
 fn interpreter(head: &[u8]) -> Option<PathBuf> {
     let line = head.strip_prefix(b"#!")?.split(|b| *b == b'\n').next()?;
-    let word = line.split(|b| matches!(b, b' ' | b'\t' | 0)).find(|w| !w.is_empty())?;
+    let word = line
+        .split(|b| matches!(b, b' ' | b'\t' | 0))
+        .find(|w| !w.is_empty())?;
     Some(PathBuf::from(OsStr::from_bytes(word)))
 }
 
@@ -126,13 +160,19 @@ fn hash(file: &mut File) -> Result<FileDigest> {
 fn path_inside(root: BorrowedFd<'_>, file: &OwnedFd) -> Result<Vec<u8>> {
     let of = |fd: BorrowedFd<'_>| -> Result<Vec<u8>> {
         let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
-        Ok(readlinkat(rustix::fs::CWD, &link, Vec::new()).with_context(|| format!("cannot read {link}"))?.into_bytes())
+        Ok(readlinkat(rustix::fs::CWD, &link, Vec::new())
+            .with_context(|| format!("cannot read {link}"))?
+            .into_bytes())
     };
     let (root, file) = (of(root)?, of(file.as_fd())?);
     match file.strip_prefix(root.as_slice()) {
         _ if root == b"/" => Ok(file),
         Some(inside) if inside.first() == Some(&b'/') => Ok(inside.to_vec()),
-        _ => bail!("{} is not below {}", String::from_utf8_lossy(&file), String::from_utf8_lossy(&root)),
+        _ => bail!(
+            "{} is not below {}",
+            String::from_utf8_lossy(&file),
+            String::from_utf8_lossy(&root)
+        ),
     }
 }
 
@@ -157,7 +197,11 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("attestrun-programs-{}", std::process::id()));
         fs::remove_dir_all(&dir).ok();
         fs::create_dir_all(dir.join("bin")).unwrap();
-        for (name, text) in [("bin/elf", "ELF"), ("bin/script", "#! /bin/sh -e\n"), ("bin/loop", "#!/bin/loop\n")] {
+        for (name, text) in [
+            ("bin/elf", "ELF"),
+            ("bin/script", "#! /bin/sh -e\n"),
+            ("bin/loop", "#!/bin/loop\n"),
+        ] {
             fs::write(dir.join(name), text).unwrap();
             fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o755)).unwrap();
         }
@@ -171,18 +215,50 @@ mod tests {
     fn resolves_inside_the_root_only() {
         let (dir, root) = rootfs();
         let env = vec!["PATH=/sbin:/bin".to_owned()];
-        let go = |argument| resolve(root.as_fd(), &Search { argument, cwd: Path::new("/"), env: &env });
-        let paths = |argument: &str| go(argument).unwrap().into_iter().map(|p| p.path).collect::<Vec<_>>();
+        let go = |argument| {
+            resolve(
+                root.as_fd(),
+                &Search {
+                    argument,
+                    cwd: Path::new("/"),
+                    env: &env,
+                },
+            )
+        };
+        let paths = |argument: &str| {
+            go(argument)
+                .unwrap()
+                .into_iter()
+                .map(|p| p.path)
+                .collect::<Vec<_>>()
+        };
 
         assert_eq!(paths("elf"), [b"/bin/elf"]);
-        assert_eq!(paths("/bin/sh"), [b"/bin/elf"], "a link inside the root, absolute in the container");
-        assert_eq!(paths("script"), [b"/bin/script".to_vec(), b"/bin/elf".to_vec()]);
+        assert_eq!(
+            paths("/bin/sh"),
+            [b"/bin/elf"],
+            "a link inside the root, absolute in the container"
+        );
+        assert_eq!(
+            paths("script"),
+            [b"/bin/script".to_vec(), b"/bin/elf".to_vec()]
+        );
         assert_eq!(go("elf").unwrap()[0].digest, FileDigest::of(b"ELF"));
-        for bad in ["", "nothing", "/bin", "/bin/loop", "/bin/escape", "../bin/none"] {
+        for bad in [
+            "",
+            "nothing",
+            "/bin",
+            "/bin/loop",
+            "/bin/escape",
+            "../bin/none",
+        ] {
             assert!(go(bad).is_err(), "{bad:?}");
         }
         let missing = go("nothing").unwrap_err().to_string();
-        assert!(missing.contains("executable file not found in $PATH"), "{missing}");
+        assert!(
+            missing.contains("executable file not found in $PATH"),
+            "{missing}"
+        );
         fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -50,12 +50,30 @@ enum End {
 }
 
 impl Service {
-    pub fn new(run_id: RunId, guarded: Guarded, holdings: Holdings, run_dir: &Path, keeper: Channel, host: Channel) -> Result<Self> {
+    pub fn new(
+        run_id: RunId,
+        guarded: Guarded,
+        holdings: Holdings,
+        run_dir: &Path,
+        keeper: Channel,
+        host: Channel,
+    ) -> Result<Self> {
         let socket = run_dir.join(SOCKET);
-        let listener = UnixListener::bind(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
+        let listener = UnixListener::bind(&socket)
+            .with_context(|| format!("cannot listen on {}", socket.display()))?;
         let vtpm_end = swtpm::pidfd(&guarded.swtpm)?;
         let run_dir = run_dir.to_owned();
-        Ok(Self { run_id, guarded, holdings, keeper, host: Some(host), listener, vtpm_end, started: false, run_dir })
+        Ok(Self {
+            run_id,
+            guarded,
+            holdings,
+            keeper,
+            host: Some(host),
+            listener,
+            vtpm_end,
+            started: false,
+            run_dir,
+        })
     }
 
     /// Tells create that from now on the container has a guard.
@@ -94,9 +112,15 @@ impl Service {
             PollFd::new(&self.listener, PollFlags::IN),
         ];
         if let Some(host) = &self.host {
-            fds.push(PollFd::from_borrowed_fd(host.stream().as_fd(), PollFlags::IN));
+            fds.push(PollFd::from_borrowed_fd(
+                host.stream().as_fd(),
+                PollFlags::IN,
+            ));
         }
-        let pause = rustix::event::Timespec { tv_sec: REJOIN_PAUSE_MS / 1000, tv_nsec: 0 };
+        let pause = rustix::event::Timespec {
+            tv_sec: REJOIN_PAUSE_MS / 1000,
+            tv_nsec: 0,
+        };
         let timeout = self.host.is_none().then_some(&pause);
         match poll(&mut fds, timeout) {
             Err(rustix::io::Errno::INTR) => return Ok(None),
@@ -110,7 +134,11 @@ impl Service {
         if is_ready(1) {
             // the keeper says nothing: this is its end, or the container's, which it saw first
             let ended = has_ended(&self.holdings.pidfd);
-            return Ok(Some(if ended { End::ContainerEnded } else { End::KillContainer("the keeper is gone") }));
+            return Ok(Some(if ended {
+                End::ContainerEnded
+            } else {
+                End::KillContainer("the keeper is gone")
+            }));
         }
         if is_ready(2) {
             return Ok(Some(End::KillContainer("the vTPM is gone")));
@@ -132,13 +160,16 @@ impl Service {
         let verb = Channel::new(stream);
         let mut converse = || -> Result<()> {
             verb.set_timeout(VERB_PATIENCE)?;
-            let Some((request, _)) = verb.recv()? else { return Ok(()) };
+            let Some((request, _)) = verb.recv()? else {
+                return Ok(());
+            };
             let answer = match request {
                 FromVerb::Start => self.start(),
                 // the log tells of the start first: who enters before could change what is started
-                FromVerb::Exec { .. } if !self.started => {
-                    Err(Refused("refused: nothing enters a container before it was started".into()).into())
-                }
+                FromVerb::Exec { .. } if !self.started => Err(Refused(
+                    "refused: nothing enters a container before it was started".into(),
+                )
+                .into()),
                 FromVerb::Exec { process } => self.guarded.enter(&process, &self.holdings),
             };
             verb.send(&Answer::of(answer), &[])
@@ -175,11 +206,18 @@ impl Service {
 
     /// Offers a restarted host service a new channel to this guard.
     fn rejoin(&mut self) {
-        let Some(record) = &self.guarded.record else { return };
+        let Some(record) = &self.guarded.record else {
+            return;
+        };
         let rejoin = || -> Result<Channel> {
             let (mine, theirs) = Channel::pair()?;
             let service = UnixStream::connect(host::CONTROL).context("no host service")?;
-            host::Client::over(service, VERB_PATIENCE)?.rejoin(&self.run_id, record, &theirs.into_fd(), &self.holdings.pidfd)?;
+            host::Client::over(service, VERB_PATIENCE)?.rejoin(
+                &self.run_id,
+                record,
+                &theirs.into_fd(),
+                &self.holdings.pidfd,
+            )?;
             Ok(mine)
         };
         if let Ok(channel) = rejoin() {
@@ -192,7 +230,11 @@ impl Guarded {
     /// The vTPM's quote of now, and the log that explains it: nothing is pending, since this process
     /// does one thing at a time.
     fn quote(&mut self, qualifying_data: &[u8; 32]) -> Result<ContainerEvidence> {
-        let quote = self.journal.vtpm().quote(&self.identity.aik, qualifying_data, &QUOTED).context("the vTPM does not quote")?;
+        let quote = self
+            .journal
+            .vtpm()
+            .quote(&self.identity.aik, qualifying_data, &QUOTED)
+            .context("the vTPM does not quote")?;
         let list = self.admitted.admission.stored_list();
         Ok(ContainerEvidence {
             attest: BASE64.encode(quote.attest),
@@ -207,6 +249,9 @@ impl Guarded {
 
     /// A denial or a defect, for everybody to see in PCR 8.
     pub(super) fn fault(&mut self, kind: &str, detail: &str) -> Result<()> {
-        self.journal.record(&Event::Fault(Fault { kind: kind.to_owned(), detail: detail.to_owned() }))
+        self.journal.record(&Event::Fault(Fault {
+            kind: kind.to_owned(),
+            detail: detail.to_owned(),
+        }))
     }
 }

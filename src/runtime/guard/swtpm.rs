@@ -55,7 +55,8 @@ impl Swtpm {
         let state = run_dir.join("vtpm");
         mkdir(&state, Mode::RWXU).with_context(|| format!("cannot make {}", state.display()))?;
         chown(&state, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)))?;
-        rustix::process::chdir(&state).with_context(|| format!("cannot change to {}", state.display()))?;
+        rustix::process::chdir(&state)
+            .with_context(|| format!("cannot change to {}", state.display()))?;
         rustix::thread::set_no_new_privs(true).context("cannot set no_new_privs")?;
 
         let (data, their_data) = UnixStream::pair()?;
@@ -71,9 +72,16 @@ impl Swtpm {
         let mut vtpm = Vtpm::new(self.data);
         vtpm.lock_down().context("vTPM: lock down")?;
         let ek = vtpm.create_ek().context("vTPM: endorsement key")?;
-        let aik = vtpm.create_aik(outside_info).context("vTPM: attestation key")?;
+        let aik = vtpm
+            .create_aik(outside_info)
+            .context("vTPM: attestation key")?;
         let clock = vtpm.read_clock().context("vTPM: clock")?;
-        let identity = Identity { ek, aik, reset: clock.reset_count, restart: clock.restart_count };
+        let identity = Identity {
+            ek,
+            aik,
+            reset: clock.reset_count,
+            restart: clock.restart_count,
+        };
         Ok((self.child, vtpm, identity))
     }
 }
@@ -101,13 +109,20 @@ impl VtpmUid {
         for step in 0..size {
             let uid = first + (start.wrapping_add(step)) % size;
             let name = PathBuf::from(UIDS).join(uid.to_string());
-            match File::options().write(true).create_new(true).mode(0o600).open(&name) {
+            match File::options()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&name)
+            {
                 Ok(_) => {
                     std::os::unix::fs::symlink(&name, run_dir.join("uid"))?;
                     return Ok(uid);
                 }
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(e).with_context(|| format!("cannot take uid {uid} for the vTPM")),
+                Err(e) => {
+                    return Err(e).with_context(|| format!("cannot take uid {uid} for the vTPM"));
+                }
             }
         }
         anyhow::bail!("every uid of vtpm.uid_range = [{first}, {last}] is in use")
@@ -115,10 +130,18 @@ impl VtpmUid {
 
     /// Gives the run's uid back; a run that never took one has none.
     pub fn release(run_dir: &Path) -> Result<()> {
-        let Ok(name) = fs::read_link(run_dir.join("uid")) else { return Ok(()) };
-        ensure!(name.starts_with(UIDS), "{} is not a uid's name", name.display());
+        let Ok(name) = fs::read_link(run_dir.join("uid")) else {
+            return Ok(());
+        };
+        ensure!(
+            name.starts_with(UIDS),
+            "{} is not a uid's name",
+            name.display()
+        );
         match fs::remove_file(&name) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(e).with_context(|| format!("cannot remove {}", name.display())),
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                Err(e).with_context(|| format!("cannot remove {}", name.display()))
+            }
             _ => Ok(()),
         }
     }
@@ -127,5 +150,6 @@ impl VtpmUid {
 /// A pidfd, to see in one poll when the TPM dies.
 pub fn pidfd(child: &Child) -> Result<OwnedFd> {
     let pid = rustix::process::Pid::from_child(child);
-    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).context("no pidfd for swtpm")
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+        .context("no pidfd for swtpm")
 }

@@ -13,9 +13,17 @@ use verify::profile::{HostView, NamespaceOwner, needs};
 
 pub fn of(spec: &Spec) -> Result<HostView> {
     let needs = needs(spec);
-    let mut view = HostView { tpm_devices: tpm_devices()?, ..HostView::default() };
+    let mut view = HostView {
+        tpm_devices: tpm_devices()?,
+        ..HostView::default()
+    };
     for source in needs.sources {
-        let real = fs::canonicalize(&source).with_context(|| format!("cannot resolve the bind mount's source {}", source.display()))?;
+        let real = fs::canonicalize(&source).with_context(|| {
+            format!(
+                "cannot resolve the bind mount's source {}",
+                source.display()
+            )
+        })?;
         view.sources.insert(source, real);
     }
     for hook in needs.hooks {
@@ -32,10 +40,12 @@ pub fn of(spec: &Spec) -> Result<HostView> {
 /// A namespace is the host's if the first process or this one, which stands for the engine, is in it.
 fn owner(path: &Path) -> Result<NamespaceOwner> {
     let identity = |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino()));
-    let joined = identity(path).with_context(|| format!("cannot look up the namespace {}", path.display()))?;
+    let joined = identity(path)
+        .with_context(|| format!("cannot look up the namespace {}", path.display()))?;
     for process in ["1", "self"] {
         let directory = PathBuf::from(format!("/proc/{process}/ns"));
-        let entries = fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))?;
+        let entries = fs::read_dir(&directory)
+            .with_context(|| format!("cannot read {}", directory.display()))?;
         for entry in entries {
             if identity(&entry?.path()).is_ok_and(|host| host == joined) {
                 return Ok(NamespaceOwner::Host);
@@ -56,9 +66,15 @@ fn tpm_devices() -> Result<Vec<(i64, i64)>> {
         };
         for entry in entries {
             let dev = entry?.path().join("dev");
-            let text = fs::read_to_string(&dev).with_context(|| format!("cannot read {}", dev.display()))?;
-            let numbers = text.trim().split_once(':').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
-            devices.push(numbers.with_context(|| format!("{} holds `{}`", dev.display(), text.trim()))?);
+            let text = fs::read_to_string(&dev)
+                .with_context(|| format!("cannot read {}", dev.display()))?;
+            let numbers = text
+                .trim()
+                .split_once(':')
+                .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+            devices.push(
+                numbers.with_context(|| format!("{} holds `{}`", dev.display(), text.trim()))?,
+            );
         }
     }
     Ok(devices)

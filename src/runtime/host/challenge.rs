@@ -26,21 +26,30 @@ pub fn serve(core: &Core, mut agent: UnixStream) -> Result<()> {
     let reply = match receive(&mut agent)? {
         Ok(AgentRequest::Challenge(challenge)) => answer(core, &challenge),
         Ok(AgentRequest::Host) => facts(core).map_err(failed),
-        Err(error) => Err(Failure { kind: FailureKind::BadRequest, detail: error.to_string() }),
+        Err(error) => Err(Failure {
+            kind: FailureKind::BadRequest,
+            detail: error.to_string(),
+        }),
     };
     let reply = reply.map_or_else(AgentReply::Err, AgentReply::Ok);
-    agent.write_all(&reply.encode()?).context("the agent does not take its answer")
+    agent
+        .write_all(&reply.encode()?)
+        .context("the agent does not take its answer")
 }
 
 fn receive(agent: &mut UnixStream) -> Result<Result<AgentRequest, wire::WireError>> {
     let mut header = [0; wire::HEADER];
-    agent.read_exact(&mut header).context("the agent sent no request")?;
+    agent
+        .read_exact(&mut header)
+        .context("the agent sent no request")?;
     let length = match wire::frame_length(header, wire::MAX_REQUEST) {
         Ok(length) => length,
         Err(error) => return Ok(Err(error)),
     };
     let mut body = vec![0; length];
-    agent.read_exact(&mut body).context("the agent sent half a request")?;
+    agent
+        .read_exact(&mut body)
+        .context("the agent sent half a request")?;
     Ok(AgentRequest::decode(&body))
 }
 
@@ -58,8 +67,14 @@ fn answer(core: &Core, challenge: &Challenge) -> Result<Vec<u8>, Failure> {
     })?;
     let evidence = || -> Result<Vec<u8>> {
         let binding = challenge.channel_binding.as_bytes();
-        let theirs = bound.quote(qualify::vtpm(&challenge.nonce, container, binding)).context("the container's guard")?;
-        let bytes = |text: &str| BASE64.decode(text).context("the container's guard sent no base64");
+        let theirs = bound
+            .quote(qualify::vtpm(&challenge.nonce, container, binding))
+            .context("the container's guard")?;
+        let bytes = |text: &str| {
+            BASE64
+                .decode(text)
+                .context("the container's guard sent no base64")
+        };
         let (attest, signature) = (bytes(&theirs.attest)?, bytes(&theirs.signature)?);
         // the vTPM's quote first: the host's vouches that it was there
         let digest = qualify::vtpm_quote_digest(&attest, &signature);
@@ -106,5 +121,8 @@ fn root(core: &Core) -> wire::Root {
 }
 
 fn failed(error: anyhow::Error) -> Failure {
-    Failure { kind: FailureKind::Failed, detail: format!("{error:#}") }
+    Failure {
+        kind: FailureKind::Failed,
+        detail: format!("{error:#}"),
+    }
 }

@@ -73,23 +73,43 @@ impl Core {
     pub fn open(config: &Config) -> Result<Self> {
         let mut tpm = open_tpm(config)?;
         let blob = fs::read(super::AIK).with_context(|| {
-            format!("cannot read the host's attestation key {}; `attestrun setup` makes it", super::AIK)
+            format!(
+                "cannot read the host's attestation key {}; `attestrun setup` makes it",
+                super::AIK
+            )
         })?;
-        tpm.load_aik(&AikBlob::parse(&blob).with_context(|| format!("the attestation key {} is corrupt", super::AIK))?)
-            .with_context(|| format!("the host TPM does not load the key {}", super::AIK))?;
+        tpm.load_aik(
+            &AikBlob::parse(&blob)
+                .with_context(|| format!("the attestation key {} is corrupt", super::AIK))?,
+        )
+        .with_context(|| format!("the host TPM does not load the key {}", super::AIK))?;
         let host_boot = boot_id()?;
         let host_reset = tpm.reset_count()?;
         let pcr = PcrIndex::new(config.host_tpm.binding_pcr.into())?;
         // a software root may be restarted within a boot; on hardware resetCount adds nothing
         let era = format!("{host_boot}-{host_reset}");
         let log = BindingLog::open(super::state_dir(), &era, &mut OnTpm { tpm: &mut tpm, pcr })?;
-        let seq = log.entries().iter().filter(|e| e.kind == Kind::Bind).count() as u64;
-        let link = HostLink { host_ak_name: tpm.aik_name()?, host_reset, host_boot };
+        let seq = log
+            .entries()
+            .iter()
+            .filter(|e| e.kind == Kind::Bind)
+            .count() as u64;
+        let link = HostLink {
+            host_ak_name: tpm.aik_name()?,
+            host_reset,
+            host_boot,
+        };
         Ok(Self {
             link,
             aik_public: tpm.aik_public()?.to_vec(),
             root: tpm.kind(),
-            state: Mutex::new(State { tpm, pcr, log, seq, running: HashMap::new() }),
+            state: Mutex::new(State {
+                tpm,
+                pcr,
+                log,
+                seq,
+                running: HashMap::new(),
+            }),
         })
     }
 
@@ -116,7 +136,12 @@ impl Core {
         if state.running.contains_key(run_id) {
             bail!("run {run_id} is bound already");
         }
-        let prev = state.log.entries().last().map(LogEntry::value).unwrap_or_default();
+        let prev = state
+            .log
+            .entries()
+            .last()
+            .map(LogEntry::value)
+            .unwrap_or_default();
         let host = HostPart {
             seq: state.seq + 1,
             prev: RecordDigest::from_bytes(prev).hex(),
@@ -129,7 +154,14 @@ impl Core {
         state.append(LogEntry::new(Kind::Bind, &record.claim.vtpm_ak_name, r))?;
         state.seq += 1;
         let text = String::from_utf8(record.canonical()?)?;
-        state.running.insert(run_id.clone(), Arc::new(Bound { record, r, guard: Mutex::new(guard) }));
+        state.running.insert(
+            run_id.clone(),
+            Arc::new(Bound {
+                record,
+                r,
+                guard: Mutex::new(guard),
+            }),
+        );
         Ok(text)
     }
 
@@ -139,10 +171,23 @@ impl Core {
         let record = Record::parse(record.as_bytes())?;
         let r = record.digest()?;
         let mut state = self.state();
-        live(state.log.entries(), &r, &record.claim.vtpm_ak_name)
-            .map_err(|why| Refused(format!("the binding log does not hold this record alive: {why:?}")))?;
-        ensure!(!state.running.contains_key(run_id), "run {run_id} has a guard already");
-        state.running.insert(run_id.clone(), Arc::new(Bound { record, r, guard: Mutex::new(guard) }));
+        live(state.log.entries(), &r, &record.claim.vtpm_ak_name).map_err(|why| {
+            Refused(format!(
+                "the binding log does not hold this record alive: {why:?}"
+            ))
+        })?;
+        ensure!(
+            !state.running.contains_key(run_id),
+            "run {run_id} has a guard already"
+        );
+        state.running.insert(
+            run_id.clone(),
+            Arc::new(Bound {
+                record,
+                r,
+                guard: Mutex::new(guard),
+            }),
+        );
         Ok(())
     }
 
@@ -158,15 +203,22 @@ impl Core {
 
     fn close(&self, run_id: &RunId, kind: Kind) -> Result<()> {
         let mut state = self.state();
-        let Some(bound) = state.running.remove(run_id) else { return Ok(()) };
+        let Some(bound) = state.running.remove(run_id) else {
+            return Ok(());
+        };
         let entry = LogEntry::new(kind, &bound.record.claim.vtpm_ak_name, bound.r);
-        state.append(entry).with_context(|| format!("cannot log the end of run {run_id}"))
+        state
+            .append(entry)
+            .with_context(|| format!("cannot log the end of run {run_id}"))
     }
 
     /// The one running container with this id.
     pub fn find(&self, container: &ContainerId) -> Result<Arc<Bound>, Missing> {
         let state = self.state();
-        let mut with_id = state.running.values().filter(|b| b.record.claim.container == *container);
+        let mut with_id = state
+            .running
+            .values()
+            .filter(|b| b.record.claim.container == *container);
         match (with_id.next(), with_id.next()) {
             (Some(bound), None) => Ok(bound.clone()),
             (None, _) => Err(Missing::NotFound),
@@ -181,10 +233,17 @@ impl Core {
         let mut state = self.state();
         let mut before = state.pcrs()?;
         for _ in 0..ATTEMPTS {
-            let quote = state.tpm.quote(qualifying_data, &HOST_QUOTED).context("the host TPM does not quote")?;
+            let quote = state
+                .tpm
+                .quote(qualifying_data, &HOST_QUOTED)
+                .context("the host TPM does not quote")?;
             let after = state.pcrs()?;
             if before == after {
-                return Ok(HostHalf { quote, pcrs: after, binding_log: state.log.bytes().to_vec() });
+                return Ok(HostHalf {
+                    quote,
+                    pcrs: after,
+                    binding_log: state.log.bytes().to_vec(),
+                });
             }
             before = after;
         }
@@ -244,10 +303,15 @@ impl BindingPcr for OnTpm<'_> {
 fn open_tpm(config: &Config) -> Result<HostTpm> {
     let tcti = &config.host_tpm.tcti;
     let tpm = HostTpm::open(&HostTpmConfig { tcti: tcti.clone() }).with_context(|| {
-        format!("cannot open the host TPM {tcti} (host_tpm.tcti in {}); is there one?", config::PATH)
+        format!(
+            "cannot open the host TPM {tcti} (host_tpm.tcti in {}); is there one?",
+            config::PATH
+        )
     })?;
     match (tpm.kind(), config.host_tpm.root) {
-        (Root::Hardware, config::Root::Hardware) | (Root::Software, config::Root::Software) => Ok(tpm),
+        (Root::Hardware, config::Root::Hardware) | (Root::Software, config::Root::Software) => {
+            Ok(tpm)
+        }
         (found, named) => Err(anyhow!(
             "the TPM {tcti} is a {found:?} root and {} names it {named:?}: say what it is with host_tpm.root",
             config::PATH
@@ -259,31 +323,61 @@ pub fn enroll(config: &Config) -> Result<Enrolled> {
     let mut tpm = open_tpm(config)?;
     let path = Path::new(super::AIK);
     let (blob, fresh) = match fs::read(path) {
-        Ok(bytes) => (AikBlob::parse(&bytes).with_context(|| format!("{} is corrupt", path.display()))?, false),
+        Ok(bytes) => (
+            AikBlob::parse(&bytes).with_context(|| format!("{} is corrupt", path.display()))?,
+            false,
+        ),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => (tpm.create_aik()?, true),
         Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
     };
-    tpm.load_aik(&blob).with_context(|| format!("this TPM does not load the key {}: was it made by another?", path.display()))?;
+    tpm.load_aik(&blob).with_context(|| {
+        format!(
+            "this TPM does not load the key {}: was it made by another?",
+            path.display()
+        )
+    })?;
     if fresh {
         save(path, &blob.encode())?;
     }
-    Ok(Enrolled { aik_name: tpm.aik_name()?, root: tpm.kind(), fresh })
+    Ok(Enrolled {
+        aik_name: tpm.aik_name()?,
+        root: tpm.kind(),
+        fresh,
+    })
 }
 
 /// Root's alone from the first byte, whole or not at all.
 fn save(path: &Path, bytes: &[u8]) -> Result<()> {
-    use std::{io::Write, os::unix::fs::{DirBuilderExt, OpenOptionsExt}};
+    use std::{
+        io::Write,
+        os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    };
     let doing = || format!("cannot write {}", path.display());
     if let Some(dir) = path.parent() {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(doing)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .with_context(doing)?;
     }
     let new = path.with_extension("new");
-    let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&new).with_context(doing)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).with_context(doing)?;
+    let mut file = fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)
+        .with_context(doing)?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .with_context(doing)?;
     fs::rename(&new, path).with_context(doing)
 }
 
 fn boot_id() -> Result<String> {
     const PATH: &str = "/proc/sys/kernel/random/boot_id";
-    Ok(fs::read_to_string(PATH).with_context(|| format!("cannot read {PATH}"))?.trim().to_owned())
+    Ok(fs::read_to_string(PATH)
+        .with_context(|| format!("cannot read {PATH}"))?
+        .trim()
+        .to_owned())
 }

@@ -30,20 +30,42 @@ pub trait BindingPcr {
 impl BindingLog {
     /// Opens the log of boot `boot_id` below `dir` and brings log and PCR together.
     pub fn open(dir: &Path, boot_id: &str, pcr: &mut dyn BindingPcr) -> Result<Self> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .with_context(|| format!("cannot make {}", dir.display()))?;
         let path = dir.join(format!("binding-{boot_id}.log"));
-        let file = File::options().create(true).append(true).read(true).mode(0o600).open(&path);
-        let file = file.with_context(|| format!("cannot open the binding log {}", path.display()))?;
-        let bytes = fs::read(&path).with_context(|| format!("cannot read the binding log {}", path.display()))?;
-        let complete = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |end| end + 1);
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .read(true)
+            .mode(0o600)
+            .open(&path);
+        let file =
+            file.with_context(|| format!("cannot open the binding log {}", path.display()))?;
+        let bytes = fs::read(&path)
+            .with_context(|| format!("cannot read the binding log {}", path.display()))?;
+        let complete = bytes
+            .iter()
+            .rposition(|b| *b == b'\n')
+            .map_or(0, |end| end + 1);
         if complete < bytes.len() {
             // a line without its end was never extended: append, fsync, extend
             file.set_len(complete as u64)?;
             file.sync_all()?;
         }
         let bytes = bytes.get(..complete).unwrap_or_default().to_vec();
-        let entries = parse_log(&bytes).with_context(|| format!("the binding log {} is corrupt", path.display()))?;
-        let mut log = Self { file, path, bytes, entries, start: [0; 32], unsettled: true };
+        let entries = parse_log(&bytes)
+            .with_context(|| format!("the binding log {} is corrupt", path.display()))?;
+        let mut log = Self {
+            file,
+            path,
+            bytes,
+            entries,
+            start: [0; 32],
+            unsettled: true,
+        };
         log.settle(pcr)?;
         Ok(log)
     }
@@ -77,17 +99,23 @@ impl BindingLog {
         }
         let line = entry.line()?;
         let before = self.bytes.len() as u64;
-        let written = self.file.write_all(&line).and_then(|()| self.file.sync_data());
+        let written = self
+            .file
+            .write_all(&line)
+            .and_then(|()| self.file.sync_data());
         if let Err(error) = written {
             // a full disk: take back what may have been written, so that the next entry starts a line
             self.file.set_len(before).ok();
-            return Err(error).with_context(|| format!("cannot append to the binding log {}", self.path.display()));
+            return Err(error).with_context(|| {
+                format!("cannot append to the binding log {}", self.path.display())
+            });
         }
         self.bytes.extend_from_slice(&line);
         let value = entry.value();
         self.entries.push(entry);
         self.unsettled = true;
-        pcr.extend(&value).context("the binding log is one entry ahead of the host PCR")?;
+        pcr.extend(&value)
+            .context("the binding log is one entry ahead of the host PCR")?;
         self.unsettled = false;
         Ok(())
     }
@@ -129,7 +157,11 @@ mod tests {
     }
 
     fn entry(n: u8) -> LogEntry {
-        LogEntry::new(Kind::Bind, &TpmName::of_public(&[n]), RecordDigest::of(&[n]))
+        LogEntry::new(
+            Kind::Bind,
+            &TpmName::of_public(&[n]),
+            RecordDigest::of(&[n]),
+        )
     }
 
     fn dir(name: &str) -> PathBuf {

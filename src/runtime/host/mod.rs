@@ -8,6 +8,7 @@ mod challenge;
 mod core;
 mod log;
 
+use self::core::Core;
 use crate::{
     config::{self, Config},
     ending::has_ended,
@@ -15,7 +16,6 @@ use crate::{
     slice,
 };
 use anyhow::{Context, Result, bail, ensure};
-use self::core::Core;
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, DirBuilder, File},
@@ -75,7 +75,9 @@ pub fn run(arguments: &[String]) -> Result<()> {
     let agent = listen(AGENT, 0o660, Some(&config.agent.group))?;
     let for_agent = core.clone();
     thread::spawn(move || accept(&agent, &for_agent, challenge::serve));
-    accept(&control, &core, |core, stream| converse(core, &Channel::new(stream)));
+    accept(&control, &core, |core, stream| {
+        converse(core, &Channel::new(stream))
+    });
     Ok(())
 }
 
@@ -88,7 +90,11 @@ pub fn enroll(config: &Config) -> Result<Enrolled> {
 pub use core::Enrolled;
 
 fn lock() -> Result<File> {
-    DirBuilder::new().recursive(true).mode(0o755).create(DIR).with_context(|| format!("cannot make {DIR}"))?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(DIR)
+        .with_context(|| format!("cannot make {DIR}"))?;
     let path = Path::new(DIR).join("lock");
     let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
@@ -98,16 +104,27 @@ fn lock() -> Result<File> {
 
 fn listen(path: &str, mode: u32, group: Option<&str>) -> Result<UnixListener> {
     let doing = || format!("cannot listen on {path}");
-    fs::remove_file(path).or_else(|e| if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
+    fs::remove_file(path).or_else(|e| {
+        if e.kind() == std::io::ErrorKind::NotFound {
+            Ok(())
+        } else {
+            Err(e)
+        }
+    })?;
     // the directory lets everybody pass: the socket must never exist with a wider mode than its own
     let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
     let listener = UnixListener::bind(path);
     rustix::process::umask(before);
     let listener = listener.with_context(doing)?;
     if let Some(name) = group {
-        match nix::unistd::Group::from_name(name).with_context(|| format!("cannot look up group {name}"))? {
-            Some(group) => std::os::unix::fs::chown(path, None, Some(group.gid.as_raw())).with_context(doing)?,
-            None => bail!("group `{name}` (agent.group) does not exist; the package makes it, or `groupadd -r {name}`"),
+        match nix::unistd::Group::from_name(name)
+            .with_context(|| format!("cannot look up group {name}"))?
+        {
+            Some(group) => std::os::unix::fs::chown(path, None, Some(group.gid.as_raw()))
+                .with_context(doing)?,
+            None => bail!(
+                "group `{name}` (agent.group) does not exist; the package makes it, or `groupadd -r {name}`"
+            ),
         }
     }
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).with_context(doing)?;
@@ -153,12 +170,18 @@ fn converse(core: &Core, peer: &Channel) -> Result<()> {
                 return until_end(core, &run_id, &pidfd);
             }
             Request::Rejoin { run_id, record } => {
-                let pidfd = fds.pop().context("a guard rejoined without its container")?;
+                let pidfd = fds
+                    .pop()
+                    .context("a guard rejoined without its container")?;
                 let guard = Channel::new(one(&mut fds)?.into());
                 let rejoined = core.rejoin(&run_id, &record, guard);
                 let failed = rejoined.is_err();
                 peer.send(&Answer::of(rejoined), &[])?;
-                return if failed { Ok(()) } else { until_end(core, &run_id, &pidfd) };
+                return if failed {
+                    Ok(())
+                } else {
+                    until_end(core, &run_id, &pidfd)
+                };
             }
             Request::Attach => bail!("attach before bind"),
         }
@@ -167,7 +190,9 @@ fn converse(core: &Core, peer: &Channel) -> Result<()> {
 }
 
 fn attach(peer: &Channel) -> Result<OwnedFd> {
-    let (Request::Attach, mut fds) = peer.expect()? else { bail!("bind is followed by attach") };
+    let (Request::Attach, mut fds) = peer.expect()? else {
+        bail!("bind is followed by attach")
+    };
     let pidfd = one(&mut fds)?;
     peer.send(&Answer::Ok(()), &[])?;
     Ok(pidfd)
@@ -175,7 +200,10 @@ fn attach(peer: &Channel) -> Result<OwnedFd> {
 
 fn until_end(core: &Core, run_id: &RunId, pidfd: &OwnedFd) -> Result<()> {
     while !has_ended(pidfd) {
-        let mut fds = [rustix::event::PollFd::new(pidfd, rustix::event::PollFlags::IN)];
+        let mut fds = [rustix::event::PollFd::new(
+            pidfd,
+            rustix::event::PollFlags::IN,
+        )];
         match rustix::event::poll(&mut fds, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error).context("cannot wait for the container's end"),
@@ -206,29 +234,53 @@ impl Client {
     }
 
     pub fn hello(&self) -> Result<HostLink> {
-        self.0.ask::<_, Answer<_>>(&Request::Hello, &[])?.into_result()
+        self.0
+            .ask::<_, Answer<_>>(&Request::Hello, &[])?
+            .into_result()
     }
 
     /// The record, canonical, once it is logged and extended.
     pub fn bind(&self, run_id: &RunId, claim: Claim, guard: &OwnedFd) -> Result<String> {
-        let request = Request::Bind { run_id: run_id.clone(), claim: Box::new(claim) };
-        self.0.ask::<_, Answer<_>>(&request, &[guard.as_fd()])?.into_result()
+        let request = Request::Bind {
+            run_id: run_id.clone(),
+            claim: Box::new(claim),
+        };
+        self.0
+            .ask::<_, Answer<_>>(&request, &[guard.as_fd()])?
+            .into_result()
     }
 
     pub fn attach(&self, pidfd: BorrowedFd<'_>) -> Result<()> {
-        self.0.ask::<_, Answer<_>>(&Request::Attach, &[pidfd])?.into_result()
+        self.0
+            .ask::<_, Answer<_>>(&Request::Attach, &[pidfd])?
+            .into_result()
     }
 
-    pub fn rejoin(&self, run_id: &RunId, record: &str, guard: &OwnedFd, pidfd: &OwnedFd) -> Result<()> {
-        let request = Request::Rejoin { run_id: run_id.clone(), record: record.to_owned() };
-        self.0.ask::<_, Answer<_>>(&request, &[guard.as_fd(), pidfd.as_fd()])?.into_result()
+    pub fn rejoin(
+        &self,
+        run_id: &RunId,
+        record: &str,
+        guard: &OwnedFd,
+        pidfd: &OwnedFd,
+    ) -> Result<()> {
+        let request = Request::Rejoin {
+            run_id: run_id.clone(),
+            record: record.to_owned(),
+        };
+        self.0
+            .ask::<_, Answer<_>>(&request, &[guard.as_fd(), pidfd.as_fd()])?
+            .into_result()
     }
 }
 
 /// The first create of a boot starts the service where no service manager did.
 fn start() -> Result<UnixStream> {
     const ATTEMPTS: u32 = 500;
-    DirBuilder::new().recursive(true).mode(0o755).create(DIR).with_context(|| format!("cannot make {DIR}"))?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(DIR)
+        .with_context(|| format!("cannot make {DIR}"))?;
     let log = Path::new(DIR).join("host.log");
     let null = File::open("/dev/null")?;
     let mut service = crate::spawn::myself_logging(&["host", ON_DEMAND], null.into(), &log)?;
@@ -243,13 +295,18 @@ fn start() -> Result<UnixStream> {
             }
             let said = fs::read_to_string(&log).unwrap_or_default();
             let last = said.lines().last().unwrap_or("it said nothing").to_owned();
-            bail!("the host service ({CONTROL}) does not run and ended when started ({status}): {last}");
+            bail!(
+                "the host service ({CONTROL}) does not run and ended when started ({status}): {last}"
+            );
         }
         thread::sleep(Duration::from_millis(10));
     }
     service.kill().ok();
     service.wait().ok();
-    bail!("the host service was started and did not listen on {CONTROL} within 5 s; see {}", log.display())
+    bail!(
+        "the host service was started and did not listen on {CONTROL} within 5 s; see {}",
+        log.display()
+    )
 }
 
 /// Where the host's state lies.
