@@ -111,7 +111,8 @@ pub fn challenge(args: &Challenge, style: Style) -> anyhow::Result<Report> {
     if let Some(path) = &args.save {
         report.add("evidence", path.display().to_string());
         report.text.push_str(&format!(
-            "\nkept; judge it again with\n  attestctl appraise {} {} --container {} --nonce {} --asked-at {}",
+            "\nkept; judge it again, not later than {} s after asking, with\n  attestctl appraise {} {} --container {} --nonce {} --asked-at {}",
+            policy.expect.max_age_secs,
             path.display(),
             args.expected,
             asked.container,

@@ -73,7 +73,7 @@ pub fn run(args: &Enroll) -> anyhow::Result<Report> {
         format!(
             "pinned host `{}` in {}{}\n  attestation key {}\n  root of trust: {} (as the host says)\n\
              Trust on first use: nothing proved that this key lives in a TPM of that host.\n\
-             Compare the key's name with what `attestrun doctor` prints on the host's console.",
+             Compare the key's name with `host_ak_name` that `attestrun setup` prints on the host's console.",
             pin.name,
             args.inventory.display(),
             if added.is_some() {

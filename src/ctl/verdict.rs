@@ -54,7 +54,13 @@ fn text(appraisal: &Appraisal, style: Style) -> String {
     };
     // Writing to a String cannot fail.
     let mut out = String::new();
-    let (host, container) = (host(&appraisal.host), container(&appraisal.container));
+    let (host, container) = (
+        host(
+            &appraisal.host,
+            matches!(appraisal.verdict, Verdict::Accepted(_)),
+        ),
+        container(&appraisal.container),
+    );
     let _ = writeln!(out, "{}", style.bold(&shown(&host.0)));
     for fact in &host.1 {
         let _ = writeln!(out, "│ {}", shown(fact));
@@ -117,20 +123,26 @@ fn line(out: &mut String, indent: &str, finding: &Finding, style: Style) {
     );
 }
 
-/// Evidence is foreign text: nothing in it may move the cursor.
+/// Evidence is foreign text: nothing in it may move the cursor or turn the reading direction
+/// (Unicode Bidirectional Algorithm, UAX #9, section 2).
 fn shown(text: &str) -> String {
+    let hidden = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .map(|c| if hidden(c) { '\u{fffd}' } else { c })
         .collect()
 }
 
 /// The host's title and what it says of itself.
-fn host(host: &HostReport) -> (String, Vec<String>) {
+fn host(host: &HostReport, proved: bool) -> (String, Vec<String>) {
     let title = match &host.name {
         Some(name) => format!("host {name}"),
         None => "host (its key is not pinned)".to_owned(),
     };
-    let mut facts = vec![format!("root of trust: {}", host.root)];
+    let claimed = if proved { "" } else { " (as it says)" };
+    let mut facts = vec![format!("root of trust: {}{claimed}", host.root)];
     facts.extend(host.ak_name.map(|name| format!("attestation key {name}")));
     facts.extend(host.boot.as_ref().map(|boot| {
         format!(
@@ -188,4 +200,17 @@ fn container(container: &ContainerReport) -> (String, Vec<String>) {
         facts.push(modes.join(", "));
     }
     (format!("container {}", container.id), facts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_text_stays_in_its_line() {
+        assert_eq!(
+            shown("a\x1b[2J\n\u{9b}b\u{202e}c ä"),
+            "a\u{fffd}[2J\u{fffd}\u{fffd}b\u{fffd}c ä"
+        );
+    }
 }

@@ -140,12 +140,15 @@ impl Drop for Guarding {
     }
 }
 
+/// The guard agreed to this one start or exec, and has recorded it. Only [`ask`] makes one.
+pub struct Agreed(());
+
 fn log_of(run_dir: &RunDir) -> std::path::PathBuf {
     run_dir.path().join("guard.log")
 }
 
 /// Asks the guard of a run, which refuses in its absence: without a guard nothing starts and nothing enters.
-pub fn ask(run_dir: &RunDir, question: &guard::FromVerb) -> Result<()> {
+pub fn ask(run_dir: &RunDir, question: &guard::FromVerb) -> Result<Agreed> {
     let socket = run_dir.path().join(guard::SOCKET);
     let stream = UnixStream::connect(&socket).map_err(|error| {
         crate::ipc::Refused(format!(
@@ -156,5 +159,7 @@ pub fn ask(run_dir: &RunDir, question: &guard::FromVerb) -> Result<()> {
     })?;
     let guard = Channel::new(stream);
     guard.set_timeout(JUDGING)?;
-    guard.ask::<_, Answer<()>>(question, &[])?.into_result()
+    let answer: Answer<()> = guard.ask(question, &[])?;
+    answer.into_result()?;
+    Ok(Agreed(()))
 }

@@ -7,7 +7,7 @@ use crate::{
     config::Config,
     executables,
     guard::{Application, FromVerb, VtpmUid},
-    guarding::{self, Guarding},
+    guarding::{self, Agreed, Guarding},
     host, slice, spawn,
     state::{Birth, Index, Init, Phase, RunDir, State},
     term::{self, Terminal},
@@ -75,7 +75,7 @@ pub fn create(
         preserve_fds: request.preserve_fds,
         detached,
     };
-    let made = state.backend.create(state, &sealed, options, terminal)?;
+    let made = state.backend.create(state, &sealed, &bound, options, terminal)?;
     let init = Init::of(made.pid)?;
     state.init = Some(init);
     state.cgroup = Cgroup::of_container(made.pid)?;
@@ -132,12 +132,12 @@ fn application(state: &State, sealed: &SealedBundle, host: &host::Client) -> Res
 }
 
 /// Asked before init goes on to its program.
-pub fn before_start(state: &State) -> Result<()> {
+pub fn before_start(state: &State) -> Result<Agreed> {
     guarding::ask(&state.run_dir(), &FromVerb::Start)
 }
 
 /// Asked before a further process enters the container.
-pub fn before_exec(state: &State, process: &Process) -> Result<()> {
+pub fn before_exec(state: &State, process: &Process) -> Result<Agreed> {
     guarding::ask(
         &state.run_dir(),
         &FromVerb::Exec {

@@ -12,6 +12,7 @@ mod trace;
 use crate::{
     bundle::SealedBundle,
     config::{BackendChoice, Config},
+    guarding::{Agreed, Bound},
     state::State,
     term::Terminal,
 };
@@ -87,15 +88,22 @@ impl Backend {
         }
     }
 
-    /// Makes init, which waits for `start`.
-    pub fn create(&self, state: &State, sealed: &SealedBundle, options: Options, terminal: Terminal) -> Result<Made> {
+    /// Makes init, which waits for `start`: only of what was admitted, measured and bound.
+    pub fn create(
+        &self,
+        state: &State,
+        sealed: &SealedBundle,
+        _bound: &Bound,
+        options: Options,
+        terminal: Terminal,
+    ) -> Result<Made> {
         match self {
             Self::Libcontainer => embedded::create(state, sealed, options, terminal),
             Self::Runc { path } => external::create(path, state, options, terminal),
         }
     }
 
-    pub fn start(&self, state: &State) -> Result<()> {
+    pub fn start(&self, state: &State, _agreed: Agreed) -> Result<()> {
         match self {
             Self::Libcontainer => embedded::start(state),
             Self::Runc { path } => external::simple(path, state, &["start"]),
@@ -114,7 +122,13 @@ impl Backend {
     }
 
     /// A further process in the container; with `runc`, this process becomes runc and never returns.
-    pub fn exec(&self, state: &State, process: Process, options: &ExecOptions) -> Result<Made> {
+    pub fn exec(
+        &self,
+        state: &State,
+        process: Process,
+        _agreed: Agreed,
+        options: &ExecOptions,
+    ) -> Result<Made> {
         match self {
             Self::Libcontainer => embedded::exec(state, process, options),
             Self::Runc { path } => external::exec(path, state, &process, options),

@@ -37,7 +37,7 @@ pub fn run(id: &ContainerId, request: &Exec, globals: &Globals) -> Result<u8> {
     check_process(&process)?;
     let wanted = process.terminal().unwrap_or(false);
     let terminal = Terminal::choose(wanted, request.console_socket.as_deref(), request.detach)?;
-    launch::before_exec(&state, &process)?;
+    let agreed = launch::before_exec(&state, &process)?;
     let signals = if request.detach { None } else { Some(Signals::block()?) };
     let options = ExecOptions {
         preserve_fds: request.preserve_fds,
@@ -50,7 +50,7 @@ pub fn run(id: &ContainerId, request: &Exec, globals: &Globals) -> Result<u8> {
         log: globals.report.log.clone(),
         log_is_json: globals.report.format == LogFormat::Json,
     };
-    let made = state.backend.exec(&state, process, &options)?;
+    let made = state.backend.exec(&state, process, agreed, &options)?;
     // our unreaped child: its number cannot be another's
     let pid = rustix::process::Pid::from_raw(made.pid).context("the process has no pid")?;
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).context("cannot open the process")?;

@@ -21,9 +21,9 @@ pub fn start(found: State) -> Result<()> {
         Status::Running => bail!("cannot start an already running container"),
         status => bail!("cannot start a container in the {status} state"),
     }
-    launch::before_start(&state)?;
+    let agreed = launch::before_start(&state)?;
     // before init goes on: a crash between the two leaves a container that cannot be started twice
     state.phase = Phase::Started;
     state.save()?;
-    state.backend.start(&state)
+    state.backend.start(&state, agreed)
 }
