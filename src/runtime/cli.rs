@@ -23,7 +23,7 @@ pub enum UsageError {
     Value { flag: String, value: String, why: String },
     #[error("attestrun: {verb:?} requires {count} argument(s)")]
     Count { verb: &'static str, count: &'static str },
-    #[error("{0}")]
+    #[error(transparent)]
     Id(#[from] verify::id::IdError),
     #[error("argument {0} is not valid UTF-8")]
     Encoding(usize),

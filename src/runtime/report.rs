@@ -53,6 +53,7 @@ pub fn words(verb: &str, error: &anyhow::Error) -> String {
         return format!("attestrun: {verb}: {refused}");
     }
     match verb {
+        _ if matches!(error.downcast_ref(), Some(usage) if !matches!(usage, UsageError::Id(_))) => error.to_string(),
         "create" | "run" => format!("attestrun {verb} failed: {error:#}"),
         "exec" => format!("exec failed: {error:#}"),
         _ => format!("{error:#}"),
@@ -97,6 +98,7 @@ mod tests {
         assert_eq!(words("create", &failed), "attestrun create failed: doing: cause");
         assert_eq!(words("exec", &failed), "exec failed: doing: cause");
         assert_eq!(words("state", &anyhow!("container does not exist")), "container does not exist");
+        assert_eq!(words("create", &UsageError::NoValue("x".into()).into()), "flag needs an argument: -x");
     }
 
     #[test]

@@ -41,7 +41,9 @@ fn myself_complaining_to(words: &[&str], channel: OwnedFd, complaints: Stdio) ->
 }
 
 /// A container's TPM: no privilege, a uid of its own, the current directory as its state.
-/// `arguments` name an inherited descriptor, which the caller opened without close-on-exec.
+/// `arguments` name an inherited descriptor, which the caller opened without close-on-exec. It dies with
+/// its guard: `--terminate` alone does not end an swtpm (0.7) whose client closes before an answer.
+/// (swtpm's own `--runas` would be quicker, but a change of uid forgets the parent-death signal.)
 pub fn swtpm(
     program: &Path,
     arguments: &[std::ffi::OsString],
@@ -53,14 +55,17 @@ pub fn swtpm(
         .append(true)
         .open(log)
         .context("cannot open the log of swtpm")?;
-    Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .env_clear()
         .uid(uid)
         .gid(uid)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
-        .stderr(log)
+        .stderr(log);
+    crate::sys::prepare_child(&mut command, true);
+    command
         .spawn()
         .with_context(|| format!("cannot start the vTPM {}", program.display()))
 }

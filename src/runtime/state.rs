@@ -225,27 +225,23 @@ impl State {
         Ok(())
     }
 
-    /// OCI runtime-spec, "State", in runc's spelling.
-    pub fn to_oci(&self) -> Result<serde_json::Value> {
+    pub fn to_oci(&self, owner: &str) -> Result<OciState<'_>> {
         let status = self.status()?;
         let pid = match (status, self.init) {
             (Status::Stopped | Status::Creating, _) | (_, None) => 0,
             (_, Some(init)) => init.pid,
         };
-        let mut state = serde_json::json!({
-            "ociVersion": oci_spec::runtime::VERSION,
-            "id": self.id,
-            "pid": pid,
-            "status": status,
-            "bundle": self.bundle,
-            "rootfs": self.rootfs,
-            "created": self.created,
-            "owner": "",
-        });
-        if !self.annotations.is_empty() {
-            state["annotations"] = serde_json::to_value(&self.annotations)?;
-        }
-        Ok(state)
+        Ok(OciState {
+            oci_version: oci_spec::runtime::VERSION,
+            id: &self.id,
+            pid,
+            status,
+            bundle: &self.bundle,
+            rootfs: &self.rootfs,
+            created: &self.created,
+            annotations: &self.annotations,
+            owner: owner.to_owned(),
+        })
     }
 
     pub fn save(&self) -> Result<()> {
@@ -307,6 +303,22 @@ impl State {
         states.sort_by(|a, b| (&a.created, &a.id).cmp(&(&b.created, &b.id)));
         Ok(states)
     }
+}
+
+/// OCI runtime-spec, "State", with runc's additions and in runc's order.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OciState<'a> {
+    oci_version: &'static str,
+    pub id: &'a ContainerId,
+    pub pid: i32,
+    pub status: Status,
+    pub bundle: &'a Path,
+    rootfs: &'a Path,
+    pub created: &'a str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: &'a BTreeMap<String, String>,
+    pub owner: String,
 }
 
 /// The private directory of one run, root's alone.
@@ -519,7 +531,7 @@ mod tests {
         state.phase = Phase::Started;
         state.init = Some(stranger);
         assert_eq!(state.status().unwrap(), Status::Stopped);
-        assert_eq!(state.to_oci().unwrap()["pid"], 0);
+        assert_eq!(state.to_oci("").unwrap().pid, 0);
     }
 
     #[test]
@@ -542,7 +554,8 @@ mod tests {
 
     #[test]
     fn the_oci_state_has_runcs_fields() {
-        let json = state().to_oci().unwrap();
+        let state = state();
+        let json = serde_json::to_value(state.to_oci("").unwrap()).unwrap();
         for key in ["ociVersion", "id", "pid", "status", "bundle", "rootfs", "created", "owner"] {
             assert!(json.get(key).is_some(), "{key}");
         }

@@ -34,8 +34,11 @@ use libcontainer::{
     validator::Validator,
 };
 use oci_spec::runtime::{
-    Capabilities as CapabilitySet, Capability, Hook, LinuxBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources, Process, Spec,
+    Capabilities as CapabilitySet, Capability, Hook, LinuxBuilder, LinuxNamespaceBuilder, LinuxNamespaceType,
+    LinuxResources, Mount, Process, Spec,
 };
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, mkdirat, openat2};
+use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, kill_process, set_dumpable_behavior, waitpid};
 use std::{
     collections::BTreeSet,
@@ -43,7 +46,7 @@ use std::{
     fs,
     io::Read,
     os::fd::{AsRawFd, OwnedFd},
-    path::PathBuf,
+    path::{Component, Path, PathBuf},
     rc::Rc,
 };
 
@@ -55,6 +58,7 @@ pub fn create(state: &State, sealed: &SealedBundle, options: Options, terminal: 
     let dir = state.run_dir().backend();
     fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let undo = Undo::new(Some(state));
+    make_cwd(sealed).context("cannot make the working directory in the rootfs")?;
     let container = Container { state: hook_state(state, ContainerStatus::Creating, None), root: dir.clone() };
     let launch = Launch {
         state,
@@ -363,6 +367,41 @@ fn tenant_spec(sealed: &Spec, mut process: Process, namespaces: &Namespaces) -> 
     let mut spec = sealed.clone();
     spec.set_linux(Some(builder.build()?)).set_process(Some(process)).set_hooks(None).set_mounts(None);
     Ok(spec)
+}
+
+/// runc makes a working directory that the image lacks; engines rely on it. Below a mount it is not
+/// made: what lies there is another file system's.
+fn make_cwd(sealed: &SealedBundle) -> Result<()> {
+    let spec = &sealed.spec;
+    let cwd = spec.process().as_ref().map(|p| p.cwd().clone()).unwrap_or_default();
+    let below_mount = |m: &Mount| cwd.starts_with(m.destination()) && m.destination() != Path::new("/");
+    if spec.mounts().iter().flatten().any(below_mount) {
+        return Ok(());
+    }
+    let owner = host_id(spec, 0);
+    // symbolic links of the image end inside the image
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let open = |path: &Path| {
+        let path = path.strip_prefix("/").ok().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        openat2(&sealed.rootfs_fd, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), resolve)
+    };
+    let mut parent = open(Path::new("/"))?;
+    let mut path = PathBuf::from("/");
+    for part in cwd.components() {
+        path.push(part);
+        let next = match (open(&path), part) {
+            (Err(Errno::NOENT), Component::Normal(name)) => {
+                let mode = Mode::from_raw_mode(0o755);
+                mkdirat(&parent, name, mode).with_context(|| format!("cannot make {}", path.display()))?;
+                let made = open(&path)?;
+                chownat(&made, "", Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)), AtFlags::EMPTY_PATH)?;
+                made
+            }
+            (result, _) => result.with_context(|| format!("cannot open {}", path.display()))?,
+        };
+        parent = next;
+    }
+    Ok(())
 }
 
 /// A uid of the container as the host sees it.

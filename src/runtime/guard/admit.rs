@@ -26,7 +26,7 @@ use verify::{
     image::Image,
     policy::{Admission, Material, Policy, decide, plain_text},
     profile::LaunchProfile,
-    rootfs::{CheckedRootfs, RootfsManifest, Stubs, compare, merge, summary},
+    rootfs::{CheckedRootfs, Kind, RootfsManifest, RootfsPath, Stubs, compare, merge, summary},
 };
 
 /// Everything that was found good, with the witnesses that say so.
@@ -84,7 +84,12 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
         rootfs,
         process,
     };
-    admitted.judge(&enter::find(&root, &admitted.process)?)?;
+    // the walk has just read every file; only what mounts will bring is not in it (judged at start)
+    let walked = |path: &[u8]| match &actual.get(&RootfsPath::parse(path).ok()?)?.kind {
+        Kind::File { digest, .. } => Some(*digest),
+        _ => None,
+    };
+    admitted.judge(&enter::find(&root, &admitted.process, &walked)?)?;
     Ok(admitted)
 }
 

@@ -5,7 +5,7 @@
 
 use super::{
     Guarded,
-    programs::{self, Program, Search},
+    programs::{self, Known, Program, Search},
 };
 use crate::{ending::Holdings, ipc::Refused};
 use anyhow::{Context, Result, bail};
@@ -25,7 +25,7 @@ impl Guarded {
     pub(super) fn start(&mut self, holdings: &Holdings) -> Result<()> {
         let process = self.admitted.process.clone();
         let root = root_of(holdings)?;
-        let programs = find(&root, &process)?;
+        let programs = find(&root, &process, &|_| None)?;
         self.judge(&programs)
             .inspect_err(|refused| self.deny("entrypoint", &refused.to_string()))?;
         self.journal.record(&Event::Start)?;
@@ -88,11 +88,11 @@ impl Guarded {
             ))
             .into()),
             EnterMode::Listed => {
-                let programs = find(&root, process)?;
+                let programs = find(&root, process, &|_| None)?;
                 self.judge(&programs)?;
                 Ok(programs)
             }
-            EnterMode::Any => find(&root, process),
+            EnterMode::Any => find(&root, process, &|_| None),
         }
     }
 
@@ -154,7 +154,7 @@ fn root_of(holdings: &Holdings) -> Result<OwnedFd> {
     Ok(root)
 }
 
-pub(super) fn find(root: &OwnedFd, process: &Process) -> Result<Vec<Program>> {
+pub(super) fn find(root: &OwnedFd, process: &Process, known: &Known<'_>) -> Result<Vec<Program>> {
     let args = process.args().as_deref().unwrap_or_default();
     let argument = args.first().map(String::as_str).unwrap_or_default();
     let env = process.env().as_deref().unwrap_or_default();
@@ -165,6 +165,7 @@ pub(super) fn find(root: &OwnedFd, process: &Process) -> Result<Vec<Program>> {
             cwd: process.cwd(),
             env,
         },
+        known,
     )
 }
 

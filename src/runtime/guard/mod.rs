@@ -176,9 +176,13 @@ impl Starting {
         let swtpm = swtpm::Swtpm::start(&config, run_dir, uid)?;
         let vtpm = swtpm.child.id();
         let outside_info: [u8; 32] = Sha256::digest(begin.container.as_str()).into();
-        let identity = thread::spawn(move || swtpm.identify(&outside_info));
-        slice::enter(begin.run_id.as_str())?;
-        slice::join(begin.run_id.as_str(), &[vtpm])?;
+        let run_id = begin.run_id.clone();
+        let identity = thread::spawn(move || {
+            // while swtpm gets ready to answer
+            slice::enter(run_id.as_str())?;
+            slice::join(run_id.as_str(), &[vtpm])?;
+            swtpm.identify(&outside_info)
+        });
         Ok(Self { config, identity })
     }
 

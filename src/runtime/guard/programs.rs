@@ -32,6 +32,9 @@ pub struct Program {
     pub digest: FileDigest,
 }
 
+/// The digest of a file that was hashed already, by its path inside the container.
+pub type Known<'a> = dyn Fn(&[u8]) -> Option<FileDigest> + 'a;
+
 /// Where a process looks for its program.
 pub struct Search<'a> {
     pub argument: &'a str,
@@ -43,7 +46,13 @@ pub struct Search<'a> {
 ///
 /// The caller's process may be replaced by another file between this and exec: without enforcement in
 /// the kernel (tier `none`) this is a check at the door, and evidence says so.
-pub fn resolve(root: BorrowedFd<'_>, search: &Search<'_>) -> Result<Vec<Program>> {
+///
+/// `known` spares reading a file again whose content this process has just hashed.
+pub fn resolve(
+    root: BorrowedFd<'_>,
+    search: &Search<'_>,
+    known: &Known<'_>,
+) -> Result<Vec<Program>> {
     let mut programs = Vec::new();
     let mut next = find(root, search)?;
     loop {
@@ -52,7 +61,7 @@ pub fn resolve(root: BorrowedFd<'_>, search: &Search<'_>) -> Result<Vec<Program>
             "{} is a chain of too many interpreters",
             search.argument
         );
-        let (program, interpreter) = read(root, &next)?;
+        let (program, interpreter) = read(root, &next, known)?;
         programs.push(program);
         match interpreter {
             Some(path) => next = path,
@@ -97,7 +106,11 @@ fn find(root: BorrowedFd<'_>, search: &Search<'_>) -> Result<PathBuf> {
     bail!("exec: \"{argument}\": executable file not found in $PATH")
 }
 
-fn read(root: BorrowedFd<'_>, path: &Path) -> Result<(Program, Option<PathBuf>)> {
+fn read(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    known: &Known<'_>,
+) -> Result<(Program, Option<PathBuf>)> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let fd = match openat2(root, path, flags, Mode::empty(), resolve) {
@@ -120,8 +133,11 @@ fn read(root: BorrowedFd<'_>, path: &Path) -> Result<(Program, Option<PathBuf>)>
     );
     let resolved = path_inside(root, &fd)?;
     let mut file = File::from(fd);
-    let digest = hash(&mut file)
-        .with_context(|| format!("cannot read {} in the container", path.display()))?;
+    let digest = match known(&resolved) {
+        Some(digest) => digest,
+        None => hash(&mut file)
+            .with_context(|| format!("cannot read {} in the container", path.display()))?,
+    };
     let mut head = [0; SCRIPT_HEAD];
     let n = file.read_at(&mut head, 0)?;
     let interpreter = interpreter(head.get(..n).unwrap_or_default());
@@ -223,6 +239,7 @@ mod tests {
                     cwd: Path::new("/"),
                     env: &env,
                 },
+                &|_| None,
             )
         };
         let paths = |argument: &str| {

@@ -3,7 +3,7 @@
 use super::say;
 use crate::{
     cli::{Globals, ListFormat},
-    state::State,
+    state::{OciState, State},
 };
 use anyhow::Result;
 
@@ -12,12 +12,7 @@ pub fn run(format: ListFormat, quiet: bool, globals: &Globals) -> Result<()> {
     if quiet {
         return say(&states.iter().map(|s| format!("{}\n", s.id)).collect::<String>());
     }
-    let mut rows = Vec::new();
-    for state in &states {
-        let mut row = state.to_oci()?;
-        row["owner"] = owner(state.owner).into();
-        rows.push(row);
-    }
+    let rows = states.iter().map(|s| s.to_oci(&owner(s.owner))).collect::<Result<Vec<_>>>()?;
     match format {
         // Go's nil slice
         ListFormat::Json if rows.is_empty() => say("null"),
@@ -31,21 +26,29 @@ fn owner(uid: u32) -> String {
 }
 
 /// Columns as wide as their widest cell and a gap, at least 12 (Go's tabwriter as runc sets it).
-fn table(rows: &[serde_json::Value]) -> String {
-    let cell = |row: &serde_json::Value, key: &str| match &row[key] {
-        serde_json::Value::String(text) => text.clone(),
-        other => other.to_string(),
+fn table(rows: &[OciState<'_>]) -> String {
+    let cells = |s: &OciState<'_>| {
+        [
+            s.id.to_string(),
+            s.pid.to_string(),
+            s.status.to_string(),
+            s.bundle.display().to_string(),
+            s.created.to_owned(),
+            s.owner.clone(),
+        ]
     };
-    let keys = ["id", "pid", "status", "bundle", "created", "owner"];
-    let mut lines = vec![keys.map(|k| k.to_uppercase())];
-    lines.extend(rows.iter().map(|row| keys.map(|k| cell(row, k))));
-    let width = |i: usize| lines.iter().map(|l| l[i].len() + 3).max().unwrap_or(0).max(12);
-    let widths: Vec<usize> = (0..keys.len()).map(width).collect();
-    let line = |l: &[String; 6]| {
-        let cells: String = l.iter().zip(&widths).map(|(c, w)| format!("{c:w$}")).collect();
+    lines(rows.iter().map(cells).collect())
+}
+
+fn lines(mut rows: Vec<[String; 6]>) -> String {
+    rows.insert(0, ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned));
+    let width = |i: usize| rows.iter().map(|r| r[i].len() + 3).max().unwrap_or(0).max(12);
+    let widths: Vec<usize> = (0..6).map(width).collect();
+    let line = |row: &[String; 6]| {
+        let cells: String = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         format!("{}\n", cells.trim_end())
     };
-    lines.iter().map(line).collect()
+    rows.iter().map(line).collect()
 }
 
 #[cfg(test)]
@@ -54,11 +57,10 @@ mod tests {
 
     #[test]
     fn the_table_has_runcs_columns() {
-        let row = serde_json::json!({"id": "a-long-container-id", "pid": 7, "status": "running", "bundle": "/b",
-                                     "created": "t", "owner": "root"});
-        let text = table(&[row]);
+        let row = ["a-long-container-id", "7", "running", "/b", "t", "root"].map(str::to_owned);
+        let text = lines(vec![row]);
         assert_eq!(text.lines().count(), 2);
         assert!(text.starts_with("ID                    PID"), "{text}");
-        assert_eq!(table(&[]).trim(), "ID          PID         STATUS      BUNDLE      CREATED     OWNER");
+        assert_eq!(lines(vec![]).trim(), "ID          PID         STATUS      BUNDLE      CREATED     OWNER");
     }
 }

@@ -16,7 +16,7 @@ mod state;
 mod update;
 
 use crate::{
-    cli::{self, Globals, Request},
+    cli::{self, Globals, Request, UsageError},
     report, sys,
 };
 use anyhow::{Context, Result, bail, ensure};
@@ -37,7 +37,10 @@ pub fn main() -> ExitCode {
     let result = match invocation.request {
         Ok(request) => hygiene(&request).and_then(|()| run(request, &globals)),
         Err(error) => {
-            say(&format!("Incorrect Usage: {error}\n\n{}", cli::usage(verb))).ok();
+            // a wrong id is a value, not a wrong use
+            if !matches!(error, UsageError::Id(_)) {
+                say(&format!("Incorrect Usage: {error}\n\n{}", cli::usage(verb))).ok();
+            }
             Err(error.into())
         }
     };
