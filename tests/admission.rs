@@ -26,23 +26,50 @@ pub const MODULE: Module = Module {
         crate::engines::warm(world)
     },
     tests: &[
-        Test::Ours("unsigned_image_is_refused_by_each_engine", unsigned_image_is_refused_by_each_engine),
-        Test::Once("a_signature_must_be_by_a_trusted_key_for_this_name", a_signature_must_be_by_a_trusted_key_for_this_name),
-        Test::Once("a_list_must_be_signed_current_and_for_this_image", a_list_must_be_signed_current_and_for_this_image),
-        Test::Once("a_list_signed_with_openssl_is_accepted", a_list_signed_with_openssl_is_accepted),
+        Test::Ours(
+            "unsigned_image_is_refused_by_each_engine",
+            unsigned_image_is_refused_by_each_engine,
+        ),
+        Test::Once(
+            "a_signature_must_be_by_a_trusted_key_for_this_name",
+            a_signature_must_be_by_a_trusted_key_for_this_name,
+        ),
+        Test::Once(
+            "a_list_must_be_signed_current_and_for_this_image",
+            a_list_must_be_signed_current_and_for_this_image,
+        ),
+        Test::Once(
+            "a_list_signed_with_openssl_is_accepted",
+            a_list_signed_with_openssl_is_accepted,
+        ),
         Test::Once("the_highest_serial_counts", the_highest_serial_counts),
-        Test::Ours("every_file_is_compared_with_the_layers", every_file_is_compared_with_the_layers),
-        Test::Once("what_was_put_into_a_container_beforehand_is_refused", what_was_put_into_a_container_beforehand_is_refused),
-        Test::Ours("an_unlisted_entry_point_is_refused", an_unlisted_entry_point_is_refused),
+        Test::Ours(
+            "every_file_is_compared_with_the_layers",
+            every_file_is_compared_with_the_layers,
+        ),
+        Test::Once(
+            "what_was_put_into_a_container_beforehand_is_refused",
+            what_was_put_into_a_container_beforehand_is_refused,
+        ),
+        Test::Ours(
+            "an_unlisted_entry_point_is_refused",
+            an_unlisted_entry_point_is_refused,
+        ),
         Test::Ours("an_unlisted_exec_is_refused", an_unlisted_exec_is_refused),
-        Test::Once("enter_deny_refuses_every_exec", enter_deny_refuses_every_exec),
+        Test::Once(
+            "enter_deny_refuses_every_exec",
+            enter_deny_refuses_every_exec,
+        ),
         Test::Once("the_launch_is_judged", the_launch_is_judged),
         Test::Once("no_image_no_container", no_image_no_container),
     ],
 };
 
 fn ours(world: &World) -> Result<Runtime> {
-    Ok(Runtime::attestrun(&world.program("attestrun")?, Backend::Libcontainer))
+    Ok(Runtime::attestrun(
+        &world.program("attestrun")?,
+        Backend::Libcontainer,
+    ))
 }
 
 fn demo_bundle(world: &World, args: &[&str]) -> Result<Bundle> {
@@ -61,7 +88,12 @@ fn runs(rt: &Runtime, bundle: &Bundle) -> Result<()> {
 /// A refusal says so, in words that engines do not take for a missing program.
 fn refusal(output: &Output, words: &str) -> Result<()> {
     output.says("refused")?.says(words)?;
-    for phrase in ["no such file", "permission denied", "operation not permitted", "executable file not found"] {
+    for phrase in [
+        "no such file",
+        "permission denied",
+        "operation not permitted",
+        "executable file not found",
+    ] {
         output.says_not(phrase)?;
     }
     Ok(())
@@ -80,16 +112,27 @@ fn restoring(path: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
 fn unsigned_image_is_refused_by_each_engine(world: &World, rt: &Runtime) -> Result<()> {
     let image = &world.images()?.unsigned;
     let name = image.name.as_str();
-    let podman = world.podman_run(rt, "run")?.args(["--rm", name, "/bin/true"]).output()?;
+    let podman = world
+        .podman_run(rt, "run")?
+        .args(["--rm", name, "/bin/true"])
+        .output()?;
     ensure!(![0, 127].contains(&podman.code()), "{podman}");
     refusal(&podman, name)?;
     podman.says(&image.manifest)?;
     let id = format!("e2e-unsigned-{}", rt.name.replace('+', "-"));
     world.note(&id);
-    let ctr = world.ctr()?.args(["run", "--rm", "--runc-binary"]).arg(&rt.path).args([name, &id, "/bin/true"]).fails()?;
+    let ctr = world
+        .ctr()?
+        .args(["run", "--rm", "--runc-binary"])
+        .arg(&rt.path)
+        .args([name, &id, "/bin/true"])
+        .fails()?;
     refusal(&ctr, name)?;
     let runtime = format!("--runtime=e2e-{}", rt.name);
-    let docker = world.docker()?.args(["run", "--rm", "--network=none", &runtime, name, "/bin/true"]).output()?;
+    let docker = world
+        .docker()?
+        .args(["run", "--rm", "--network=none", &runtime, name, "/bin/true"])
+        .output()?;
     ensure!(![0, 127].contains(&docker.code()), "{docker}");
     refusal(&docker, name)
 }
@@ -98,7 +141,10 @@ fn a_signature_must_be_by_a_trusted_key_for_this_name(world: &World) -> Result<(
     let (rt, owner) = (ours(world)?, &world.open_for_business()?.owner);
     let image = Image::make(
         &world.work.join("images"),
-        &Plan { name: "localhost/e2e/other:v1", text: "another image\n" },
+        &Plan {
+            name: "localhost/e2e/other:v1",
+            text: "another image\n",
+        },
     )?;
     world.with_rootfs(&image, |rootfs| {
         let bundle = Bundle::make(&world.work, rootfs, &["/bin/true"])?;
@@ -109,13 +155,24 @@ fn a_signature_must_be_by_a_trusted_key_for_this_name(world: &World) -> Result<(
             fs::write(POLICY, format!("{}{other}", policy("enforce")))?;
             restoring(STORE, || {
                 refused("sign")?; // no signature at all
-                let stranger = Publisher::make(&world.program("attestctl")?, world.work.join("stranger"))?;
+                let stranger =
+                    Publisher::make(&world.program("attestctl")?, world.work.join("stranger"))?;
                 stranger.sign(&image)?;
                 let list = owner.list(&image, 1)?;
                 owner.import(&list, &owner.sign_list(&list)?)?;
                 refused("key")?;
-                let sign = owner.ctl(&["image", "sign", "--reference", "localhost/e2e/elsewhere", "--store", STORE]);
-                sign.arg("--key").arg(owner.at("image.key")).arg(&image.layout).ok()?;
+                let sign = owner.ctl(&[
+                    "image",
+                    "sign",
+                    "--reference",
+                    "localhost/e2e/elsewhere",
+                    "--store",
+                    STORE,
+                ]);
+                sign.arg("--key")
+                    .arg(owner.at("image.key"))
+                    .arg(&image.layout)
+                    .ok()?;
                 refused("localhost/e2e/elsewhere")?;
                 owner.sign(&image)?;
                 runs(&rt, &bundle)
@@ -150,7 +207,10 @@ fn a_list_must_be_signed_current_and_for_this_image(world: &World) -> Result<()>
         Ok(Some((list.clone(), signature)))
     })?;
     with("an expired certificate", "ran out", &|| {
-        Ok(Some((list.clone(), owner.sign_with_openssl(&list, "expired.pem", "expired.key")?)))
+        Ok(Some((
+            list.clone(),
+            owner.sign_with_openssl(&list, "expired.pem", "expired.key")?,
+        )))
     })?;
     with("an expired list", "expire", &|| {
         let old = owner.changed(&list, "old.json", |statement| {
@@ -161,12 +221,16 @@ fn a_list_must_be_signed_current_and_for_this_image(world: &World) -> Result<()>
         Ok(Some((old, signature)))
     })?;
     with("a list of another name", "list", &|| {
-        let other = owner.changed(&list, "other.json", |statement| statement["predicate"]["name"] = json!("other"))?;
+        let other = owner.changed(&list, "other.json", |statement| {
+            statement["predicate"]["name"] = json!("other")
+        })?;
         let signature = by_owner(&other)?;
         Ok(Some((other, signature)))
     })?;
     with("a signature over another list", "list", &|| {
-        let other = owner.changed(&list, "swapped.json", |statement| statement["predicate"]["serial"] = json!(8))?;
+        let other = owner.changed(&list, "swapped.json", |statement| {
+            statement["predicate"]["serial"] = json!(8)
+        })?;
         Ok(Some((other, by_owner(&list)?)))
     })?;
     with("another digest for a program", "/bin/busybox", &|| {
@@ -187,7 +251,10 @@ fn a_list_signed_with_openssl_is_accepted(world: &World) -> Result<()> {
         crate::cmd!("rm", "-rf", STORE).ok()?;
         owner.sign(demo)?;
         let list = owner.list(demo, 3)?;
-        owner.import(&list, &owner.sign_with_openssl(&list, "user.pem", "user.key")?)?;
+        owner.import(
+            &list,
+            &owner.sign_with_openssl(&list, "user.pem", "user.key")?,
+        )?;
         runs(&rt, &bundle)
     })
 }
@@ -199,7 +266,16 @@ fn the_highest_serial_counts(world: &World) -> Result<()> {
     // The higher list names every program, so the entry point is on it.
     let wide = |serial: u64| -> Result<()> {
         let list = owner.at(&format!("wide-{serial}.json"));
-        let create = owner.ctl(&["list", "create", "--name", LIST, "--serial", &serial.to_string(), "--days", "30"]);
+        let create = owner.ctl(&[
+            "list",
+            "create",
+            "--name",
+            LIST,
+            "--serial",
+            &serial.to_string(),
+            "--days",
+            "30",
+        ]);
         create.arg("--output").arg(&list).arg(&demo.layout).ok()?;
         owner.import(&list, &owner.sign_list(&list)?)
     };
@@ -218,10 +294,22 @@ fn the_highest_serial_counts(world: &World) -> Result<()> {
 fn layer_with(rootfs: &Rootfs, inside: &str) -> Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     let place = rootfs.path.display().to_string();
-    let line = mounts.lines().find(|l| l.split(' ').nth(4) == Some(&place)).context("the rootfs is no mount")?;
-    let lower = line.split("lowerdir=").nth(1).and_then(|o| o.split([',', ' ']).next()).context("lowerdir")?;
-    let found = lower.split(':').map(|l| Path::new(l).join(inside)).find(|p| p.symlink_metadata().is_ok());
-    Ok(fs::canonicalize(found.with_context(|| format!("{inside} is in none of {lower}"))?)?)
+    let line = mounts
+        .lines()
+        .find(|l| l.split(' ').nth(4) == Some(&place))
+        .context("the rootfs is no mount")?;
+    let lower = line
+        .split("lowerdir=")
+        .nth(1)
+        .and_then(|o| o.split([',', ' ']).next())
+        .context("lowerdir")?;
+    let found = lower
+        .split(':')
+        .map(|l| Path::new(l).join(inside))
+        .find(|p| p.symlink_metadata().is_ok());
+    Ok(fs::canonicalize(found.with_context(|| {
+        format!("{inside} is in none of {lower}")
+    })?)?)
 }
 
 fn every_file_is_compared_with_the_layers(world: &World, rt: &Runtime) -> Result<()> {
@@ -273,7 +361,10 @@ fn an_unlisted_entry_point_is_refused(world: &World, rt: &Runtime) -> Result<()>
     let bundle = demo_bundle(world, &[UNLISTED, "hello"])?;
     refusal(&rt.run(&bundle)?, UNLISTED)?;
     let demo = world.images()?.demo.name.as_str();
-    let podman = world.podman_run(rt, "run")?.args(["--rm", demo, UNLISTED, "hello"]).fails()?;
+    let podman = world
+        .podman_run(rt, "run")?
+        .args(["--rm", demo, UNLISTED, "hello"])
+        .fails()?;
     refusal(&podman, UNLISTED)
 }
 
@@ -281,12 +372,21 @@ fn an_unlisted_exec_is_refused(world: &World, rt: &Runtime) -> Result<()> {
     let bundle = demo_bundle(world, &["/bin/sleep", "100"])?;
     rt.up(&bundle)?;
     let id = bundle.id.as_str();
-    refusal(&rt.cmd("exec").args([id, UNLISTED, "hello"]).exits(255)?, UNLISTED)?;
+    refusal(
+        &rt.cmd("exec").args([id, UNLISTED, "hello"]).exits(255)?,
+        UNLISTED,
+    )?;
     // By digest: under a listed name it is refused as well. (A link on the writable /tmp would need a
     // writable root; /proc leads to the same file.)
     let other_way = format!("/proc/1/root{UNLISTED}");
-    rt.cmd("exec").args([id, &other_way, "hello"]).fails()?.says_not("hello\n")?;
-    rt.cmd("exec").args([id, "/bin/echo", "listed"]).ok()?.says("listed")?;
+    rt.cmd("exec")
+        .args([id, &other_way, "hello"])
+        .fails()?
+        .says_not("hello\n")?;
+    rt.cmd("exec")
+        .args([id, "/bin/echo", "listed"])
+        .ok()?
+        .says("listed")?;
     rt.down(&bundle)
 }
 
@@ -294,9 +394,15 @@ fn enter_deny_refuses_every_exec(world: &World) -> Result<()> {
     let rt = ours(world)?;
     let bundle = demo_bundle(world, &["/bin/sleep", "100"])?;
     restoring(POLICY, || {
-        fs::write(POLICY, policy("enforce").replace("enter = \"listed\"", "enter = \"deny\""))?;
+        fs::write(
+            POLICY,
+            policy("enforce").replace("enter = \"listed\"", "enter = \"deny\""),
+        )?;
         rt.up(&bundle)?;
-        let denied = rt.cmd("exec").args([bundle.id.as_str(), "/bin/true"]).exits(255)?;
+        let denied = rt
+            .cmd("exec")
+            .args([bundle.id.as_str(), "/bin/true"])
+            .exits(255)?;
         refusal(&denied, "enter")?;
         rt.down(&bundle)
     })
@@ -304,24 +410,41 @@ fn enter_deny_refuses_every_exec(world: &World) -> Result<()> {
 
 fn the_launch_is_judged(world: &World) -> Result<()> {
     let rt = ours(world)?;
-    let refused = |what: &str, words: &str, pointer: &str, change: &dyn Fn(&Value) -> Value| -> Result<()> {
-        let mut bundle = demo_bundle(world, &["/bin/true"])?;
-        let old = bundle.config.pointer(pointer).cloned().unwrap_or(Value::Null);
-        bundle.set(pointer, change(&old))?;
-        refusal(&rt.run(&bundle)?, words).with_context(|| what.to_owned())
-    };
+    let refused =
+        |what: &str, words: &str, pointer: &str, change: &dyn Fn(&Value) -> Value| -> Result<()> {
+            let mut bundle = demo_bundle(world, &["/bin/true"])?;
+            let old = bundle
+                .config
+                .pointer(pointer)
+                .cloned()
+                .unwrap_or(Value::Null);
+            bundle.set(pointer, change(&old))?;
+            refusal(&rt.run(&bundle)?, words).with_context(|| what.to_owned())
+        };
     let push = |old: &Value, item: Value| {
         let mut items = old.as_array().cloned().unwrap_or_default();
         items.push(item);
         json!(items)
     };
-    for source in ["/run/attestrun", "/etc/attestrun", "/var/lib/attestrun", "/run", "/run/containerd/containerd.sock"] {
+    for source in [
+        "/run/attestrun",
+        "/etc/attestrun",
+        "/var/lib/attestrun",
+        "/run",
+        "/run/containerd/containerd.sock",
+    ] {
         refused(source, source, "/mounts", &|old| {
-            push(old, json!({ "destination": "/mnt", "type": "bind", "source": source, "options": ["rbind"] }))
+            push(
+                old,
+                json!({ "destination": "/mnt", "type": "bind", "source": source, "options": ["rbind"] }),
+            )
         })?;
     }
     refused("host TPM", "/dev/tpm0", "/linux/devices", &|old| {
-        push(old, json!({ "path": "/dev/tpm0", "type": "c", "major": 10, "minor": 224, "fileMode": 438 }))
+        push(
+            old,
+            json!({ "path": "/dev/tpm0", "type": "c", "major": 10, "minor": 224, "fileMode": 438 }),
+        )
     })?;
     for cap in ["CAP_SYS_MODULE", "CAP_BPF", "CAP_SYS_RAWIO"] {
         refused(cap, cap, "/process/capabilities", &|old| {

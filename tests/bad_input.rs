@@ -10,17 +10,8 @@ use crate::{
     world::World,
 };
 use anyhow::{Context, Result, ensure};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use serde_json::json;
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 pub const MODULE: Module = Module {
     name: "bad_input",
@@ -38,19 +29,18 @@ pub const MODULE: Module = Module {
         Test::Once("rootfs", rootfs),
         Test::Once("swtpm_missing_or_dying", swtpm_missing_or_dying),
         Test::Once("host_tpm_missing", host_tpm_missing),
-        Test::Once("host_service_on_demand", host_service_on_demand),
-        Test::Once("the_programs_say_what_is_wrong", the_programs_say_what_is_wrong),
-        Test::Ours("a_dead_guard_ends_the_container", a_dead_guard_ends_the_container),
-        Test::Ours("a_dead_keeper_ends_the_container", a_dead_keeper_ends_the_container),
-        Test::Ours("a_dead_vtpm_ends_the_container", a_dead_vtpm_ends_the_container),
-        Test::Ours("no_guard_no_start", no_guard_no_start),
-        Test::Ours("create_killed_at_any_moment", create_killed_at_any_moment),
-        Test::Ours("start_and_delete_killed_at_any_moment", start_and_delete_killed_at_any_moment),
+        Test::Once(
+            "the_programs_say_what_is_wrong",
+            the_programs_say_what_is_wrong,
+        ),
     ],
 };
 
 fn ours(world: &World) -> Result<Runtime> {
-    Ok(Runtime::attestrun(&world.program("attestrun")?, Backend::Libcontainer))
+    Ok(Runtime::attestrun(
+        &world.program("attestrun")?,
+        Backend::Libcontainer,
+    ))
 }
 
 fn demo(world: &World, args: &[&str]) -> Result<Bundle> {
@@ -60,7 +50,14 @@ fn demo(world: &World, args: &[&str]) -> Result<Bundle> {
 }
 
 /// One thing is wrong: create fails and says `words`; nothing is left; when it is right again, it runs.
-fn broken(world: &World, rt: &Runtime, what: &str, words: &str, path: &str, damage: Damage) -> Result<()> {
+fn broken(
+    world: &World,
+    rt: &Runtime,
+    what: &str,
+    words: &str,
+    path: &str,
+    damage: Damage,
+) -> Result<()> {
     let bundle = demo(world, &["/bin/true"])?;
     let before = world.snapshot()?;
     let kept = format!("{path}.kept");
@@ -75,14 +72,20 @@ fn broken(world: &World, rt: &Runtime, what: &str, words: &str, path: &str, dama
     sound(&output, words).with_context(|| what.to_owned())?;
     ensure!(left.is_empty(), "{what}: left behind: {left:#?}");
     let runs = rt.run(&bundle)?;
-    ensure!(runs.status.success(), "after {what}, everything in its place again: {runs}");
+    ensure!(
+        runs.status.success(),
+        "after {what}, everything in its place again: {runs}"
+    );
     Ok(())
 }
 
 /// A clear error: exit status 1, the words, no panic, one line for people.
 fn sound(output: &Output, words: &str) -> Result<()> {
     ensure!(output.code() == 1, "expected exit status 1: {output}");
-    output.says(words)?.says_not("panicked")?.says_not("RUST_BACKTRACE")?;
+    output
+        .says(words)?
+        .says_not("panicked")?
+        .says_not("RUST_BACKTRACE")?;
     Ok(())
 }
 
@@ -120,11 +123,26 @@ fn configuration(world: &World, rt: &Runtime) -> Result<()> {
     for (what, damage) in [
         ("no configuration", Damage::Missing),
         ("an empty configuration", Damage::Content(b"")),
-        ("a configuration that is no TOML", Damage::Content(b"\xff\x00[[")),
-        ("an unknown key", Damage::Replace("version = 1", "version = 1\nnonsense = true")),
-        ("another version", Damage::Replace("version = 1", "version = 99")),
-        ("an unknown backend", Damage::Replace("backend = \"", "backend = \"x")),
-        ("a relative path", Damage::Replace("swtpm = \"/", "swtpm = \"")),
+        (
+            "a configuration that is no TOML",
+            Damage::Content(b"\xff\x00[["),
+        ),
+        (
+            "an unknown key",
+            Damage::Replace("version = 1", "version = 1\nnonsense = true"),
+        ),
+        (
+            "another version",
+            Damage::Replace("version = 1", "version = 99"),
+        ),
+        (
+            "an unknown backend",
+            Damage::Replace("backend = \"", "backend = \"x"),
+        ),
+        (
+            "a relative path",
+            Damage::Replace("swtpm = \"/", "swtpm = \""),
+        ),
     ] {
         broken(world, rt, what, CONFIG, CONFIG, damage)?;
     }
@@ -141,13 +159,26 @@ fn policy(world: &World) -> Result<()> {
         ("no policy", Damage::Missing),
         ("an empty policy", Damage::Content(b"")),
         ("a policy that is no TOML", Damage::Half),
-        ("an unknown key", Damage::Replace("version = 1", "version = 1\nnonsense = true")),
-        ("no keys", Damage::Replace("keys = [", "keys = []\nother = [")),
+        (
+            "an unknown key",
+            Damage::Replace("version = 1", "version = 1\nnonsense = true"),
+        ),
+        (
+            "no keys",
+            Damage::Replace("keys = [", "keys = []\nother = ["),
+        ),
     ] {
         broken(world, &rt, what, POLICY, POLICY, damage)?;
     }
     let none = Damage::Content(b"version = 1\nmode = \"enforce\"\n");
-    broken(world, &rt, "a policy without rules", "no rule", POLICY, none)
+    broken(
+        world,
+        &rt,
+        "a policy without rules",
+        "no rule",
+        POLICY,
+        none,
+    )
 }
 
 fn keys_and_certificates(world: &World) -> Result<()> {
@@ -157,7 +188,10 @@ fn keys_and_certificates(world: &World) -> Result<()> {
         for (what, damage) in [
             ("missing", Damage::Missing),
             ("empty", Damage::Content(b"")),
-            ("garbage", Damage::Content(b"-----BEGIN NONSENSE-----\nAAAA\n-----END NONSENSE-----\n")),
+            (
+                "garbage",
+                Damage::Content(b"-----BEGIN NONSENSE-----\nAAAA\n-----END NONSENSE-----\n"),
+            ),
             ("half", Damage::Half),
         ] {
             broken(world, &rt, &format!("{name} {what}"), &path, &path, damage)?;
@@ -168,12 +202,28 @@ fn keys_and_certificates(world: &World) -> Result<()> {
 
 fn signature_store(world: &World) -> Result<()> {
     let rt = ours(world)?;
-    broken(world, &rt, "no store", "refused|signature", STORE, Damage::Missing)?;
+    broken(
+        world,
+        &rt,
+        "no store",
+        "refused|signature",
+        STORE,
+        Damage::Missing,
+    )?;
     let index = format!("{STORE}/index.json");
-    for (what, damage) in
-        [("no index", Damage::Missing), ("half an index", Damage::Half), ("an empty index", Damage::Content(b"{}"))]
-    {
-        broken(world, &rt, what, "refused|index.json|signature", &index, damage)?;
+    for (what, damage) in [
+        ("no index", Damage::Missing),
+        ("half an index", Damage::Half),
+        ("an empty index", Damage::Content(b"{}")),
+    ] {
+        broken(
+            world,
+            &rt,
+            what,
+            "refused|index.json|signature",
+            &index,
+            damage,
+        )?;
     }
     // Every blob, one after the other: manifest, configuration, signature, list, and what holds them.
     let mut harmful = 0;
@@ -202,11 +252,19 @@ fn bundle(world: &World, rt: &Runtime) -> Result<()> {
     let text = fs::read(&config)?;
     let fails = |what: &str, words: &str| -> Result<()> {
         sound(&rt.create(&good).output()?, words).with_context(|| what.to_owned())?;
-        rt.on("state", &good).exits(1)?.says("does not exist").map(|_| ())
+        rt.on("state", &good)
+            .exits(1)?
+            .says("does not exist")
+            .map(|_| ())
     };
     fs::remove_file(&config)?;
     fails("no config.json", "config.json")?;
-    for (what, bytes) in [("empty", &b""[..]), ("half", &text[..text.len() / 2]), ("not an object", b"[]"), ("an empty object", b"{}")] {
+    for (what, bytes) in [
+        ("empty", &b""[..]),
+        ("half", &text[..text.len() / 2]),
+        ("not an object", b"[]"),
+        ("an empty object", b"{}"),
+    ] {
         fs::write(&config, bytes)?;
         fails(what, "")?;
     }
@@ -222,7 +280,10 @@ fn bundle(world: &World, rt: &Runtime) -> Result<()> {
     changed.set("/mounts", json!([{ "destination": "/x", "type": "bind", "source": "/does/not/exist", "options": ["bind"] }]))?;
     fails("a mount without source", "/does/not/exist")?;
     fs::write(&config, &text)?;
-    let nowhere = rt.cmd("create").args(["--bundle", "/does/not/exist", &good.id]).output()?;
+    let nowhere = rt
+        .cmd("create")
+        .args(["--bundle", "/does/not/exist", &good.id])
+        .output()?;
     sound(&nowhere, "/does/not/exist")?;
     let runs = rt.run(&good)?;
     ensure!(runs.status.success(), "{runs}");
@@ -236,10 +297,31 @@ fn rootfs(world: &World) -> Result<()> {
     sound(&rt.create(&bundle).output()?, "/does/not/exist")?;
     // An engine's database that lies about the layers.
     let layers = "/var/lib/containers/storage/overlay-layers/layers.json";
-    broken(world, &rt, "no layer database", "layers.json", layers, Damage::Missing)?;
-    broken(world, &rt, "half a layer database", "layers.json", layers, Damage::Half)?;
+    broken(
+        world,
+        &rt,
+        "no layer database",
+        "layers.json",
+        layers,
+        Damage::Missing,
+    )?;
+    broken(
+        world,
+        &rt,
+        "half a layer database",
+        "layers.json",
+        layers,
+        Damage::Half,
+    )?;
     let images = "/var/lib/containers/storage/overlay-images/images.json";
-    broken(world, &rt, "half an image database", "images.json", images, Damage::Half)
+    broken(
+        world,
+        &rt,
+        "half an image database",
+        "images.json",
+        images,
+        Damage::Half,
+    )
 }
 
 fn swtpm_missing_or_dying(world: &World) -> Result<()> {
@@ -253,11 +335,27 @@ fn swtpm_missing_or_dying(world: &World) -> Result<()> {
     let packaged = "swtpm = \"/usr/bin/swtpm\"";
     for (what, line) in [
         ("no swtpm", "swtpm = \"/usr/bin/no-swtpm\"".to_owned()),
-        ("an swtpm that is no program", script("swtpm-text", "nonsense\n")?),
-        ("an swtpm that dies at once", script("swtpm-dies", "#!/bin/sh\nexit 1\n")?),
-        ("an swtpm that talks nonsense", script("swtpm-nonsense", "#!/bin/sh\nyes\n")?),
+        (
+            "an swtpm that is no program",
+            script("swtpm-text", "nonsense\n")?,
+        ),
+        (
+            "an swtpm that dies at once",
+            script("swtpm-dies", "#!/bin/sh\nexit 1\n")?,
+        ),
+        (
+            "an swtpm that talks nonsense",
+            script("swtpm-nonsense", "#!/bin/sh\nyes\n")?,
+        ),
     ] {
-        broken(world, &rt, what, "swtpm", CONFIG, Damage::Replace(packaged, &line))?;
+        broken(
+            world,
+            &rt,
+            what,
+            "swtpm",
+            CONFIG,
+            Damage::Replace(packaged, &line),
+        )?;
     }
     Ok(())
 }
@@ -286,165 +384,41 @@ fn host_tpm_missing(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// The first create of a boot starts the host service, where no service manager did.
-fn host_service_on_demand(world: &World) -> Result<()> {
-    let rt = ours(world)?;
-    for service in ["attestrun-agent", "attestrun-host"] {
-        world.stop(service)?;
-    }
-    let before = processes("host")?;
-    let image = world.images()?.demo.name.as_str();
-    let ran = world.podman_run(&rt, "run")?.args(["--rm", image, "/bin/true"]).output();
-    let new: Vec<_> = processes("host")?.into_iter().filter(|pid| !before.contains(pid)).collect();
-    let known = world.podman()?.args(["ps", "-aq", "--no-trunc"]).ok()?.stdout;
-    for pid in &new {
-        let _ = kill(Pid::from_raw(*pid), Signal::SIGTERM);
-    }
-    std::thread::sleep(Duration::from_millis(100));
-    world.start_services()?;
-    let ran = ran?;
-    ensure!(ran.status.success(), "{ran}");
-    ensure!(new.len() == 1, "one host service on demand, not {new:?}");
-    // conmon, a subreaper, inherits the service as a child and stays until it ends: the engine's own
-    // exit handling must not depend on that.
-    ensure!(known.lines().count() <= world.mounted(), "podman run --rm left its container: {known}");
-    Ok(())
-}
-
 fn the_programs_say_what_is_wrong(world: &World) -> Result<()> {
     let attestrun = world.program("attestrun")?;
-    for args in [&["nonsense"][..], &["create"], &["create", "--nonsense", "x"], &["kill"], &["--root"]] {
+    for args in [
+        &["nonsense"][..],
+        &["create"],
+        &["create", "--nonsense", "x"],
+        &["kill"],
+        &["--root"],
+    ] {
         let output = cmd!(&attestrun).args(args).fails()?;
         output.says_not("panicked")?;
         ensure!(!output.all().trim().is_empty(), "{args:?}: no word");
     }
-    for args in [&["nonsense"][..], &["challenge"], &["list", "create"], &["image", "sign", "--nonsense"]] {
+    for args in [
+        &["nonsense"][..],
+        &["challenge"],
+        &["list", "create"],
+        &["image", "sign", "--nonsense"],
+    ] {
         world.ctl()?.args(args).exits(64)?.says_not("panicked")?;
     }
     let agent = world.program("attestrun-agent")?;
     cmd!(&agent).fails()?.says("root")?; // needs no privilege, so it takes none
-    let somebody = || cmd!("setpriv", "--reuid=64999", "--regid=64999", "--clear-groups").arg(&agent);
-    somebody().args(["--socket", "/does/not/exist/s"]).fails()?.says("/does/not/exist/s")?;
-    Ok(())
-}
-
-/// Our processes with `word` among their arguments.
-fn processes(word: &str) -> Result<Vec<i32>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-        let argv = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let argv: Vec<_> = argv.split(|b| *b == 0).map(String::from_utf8_lossy).collect();
-        if argv.iter().any(|a| a == word) {
-            found.push(pid);
-        }
-    }
-    Ok(found)
-}
-
-/// The processes that `up` starts and that were not there before.
-fn new_processes(word: &str, up: impl FnOnce() -> Result<()>) -> Result<Vec<i32>> {
-    let before = processes(word)?;
-    up()?;
-    let new: Vec<_> = processes(word)?.into_iter().filter(|pid| !before.contains(pid)).collect();
-    ensure!(!new.is_empty(), "no process with the argument {word}");
-    Ok(new)
-}
-
-/// The container's init is gone within a moment, and the container can be deleted.
-fn ends_with(world: &World, rt: &Runtime, word: &str) -> Result<()> {
-    let bundle = demo(world, &["/bin/sleep", "1000"])?;
-    let pids = new_processes(word, || rt.up(&bundle))?;
-    let init = rt.state(&bundle)?["pid"].as_i64().context("pid")?;
-    for pid in pids {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-    }
-    let since = Instant::now();
-    while Path::new(&format!("/proc/{init}")).exists() {
-        ensure!(since.elapsed() < Duration::from_secs(5), "the container outlived its {word}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let exec = rt.cmd("exec").args([bundle.id.as_str(), "/bin/true"]).fails()?;
-    exec.says_not("panicked")?;
-    rt.wait_for(&bundle, "stopped")?;
-    rt.on("delete", &bundle).ok()?;
-    Ok(())
-}
-
-fn a_dead_guard_ends_the_container(world: &World, rt: &Runtime) -> Result<()> {
-    ends_with(world, rt, "guard")
-}
-
-fn a_dead_keeper_ends_the_container(world: &World, rt: &Runtime) -> Result<()> {
-    ends_with(world, rt, "keeper")
-}
-
-fn a_dead_vtpm_ends_the_container(world: &World, rt: &Runtime) -> Result<()> {
-    ends_with(world, rt, "--tpm2")
-}
-
-fn no_guard_no_start(world: &World, rt: &Runtime) -> Result<()> {
-    let bundle = demo(world, &["/bin/sleep", "1000"])?;
-    let pids = new_processes("guard", || rt.create(&bundle).ok().map(|_| ()))?;
-    for pid in pids {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-    }
-    rt.on("start", &bundle).exits(1)?.says_not("panicked")?;
-    rt.cmd("delete").arg("--force").arg(&bundle.id).ok()?;
-    Ok(())
-}
-
-/// Kills `verb` after ever longer times until it gets through; `delete --force` must leave nothing.
-fn killed(world: &World, what: &str, mut once: impl FnMut(Duration) -> Result<bool>, clean: impl Fn() -> Result<()>) -> Result<()> {
-    let before = world.snapshot()?;
-    let mut after = Duration::from_micros(300);
-    let mut kills = 0;
-    loop {
-        let finished = once(after)?;
-        clean()?;
-        let left = world.left_since(&before)?;
-        ensure!(left.is_empty(), "{what} killed after {after:?}, then delete --force: {left:#?}");
-        if finished {
-            ensure!(kills >= 3, "{what} was too quick to be killed");
-            return Ok(());
-        }
-        kills += 1;
-        ensure!(kills < 60, "{what} does not get through");
-        after = after * 5 / 4;
-    }
-}
-
-/// Starts `command` and kills it alone (not its children) after `delay`; whether it was done before.
-fn kill_after(command: &crate::spawn::Cmd, delay: Duration) -> Result<bool> {
-    let mut running = command.start()?;
-    std::thread::sleep(delay);
-    let done = !running.is_running()?;
-    if !done {
-        running.signal(Signal::SIGKILL)?;
-    }
-    let output = running.finish(Duration::from_secs(20))?;
-    Ok(done || output.status.success())
-}
-
-fn create_killed_at_any_moment(world: &World, rt: &Runtime) -> Result<()> {
-    let bundle = demo(world, &["/bin/sleep", "1000"])?;
-    let clean = || rt.cmd("delete").arg("--force").arg(&bundle.id).ok().map(|_| ());
-    killed(world, "create", |delay| kill_after(&rt.create(&bundle), delay), clean)?;
-    rt.up(&bundle).context("after all that")?;
-    rt.down(&bundle)
-}
-
-fn start_and_delete_killed_at_any_moment(world: &World, rt: &Runtime) -> Result<()> {
-    let bundle = demo(world, &["/bin/sleep", "1000"])?;
-    let clean = || rt.cmd("delete").arg("--force").arg(&bundle.id).ok().map(|_| ());
-    for (n, delay) in [500u64, 1000, 2000, 4000, 8000].into_iter().enumerate() {
-        let before = world.snapshot()?;
-        rt.create(&bundle).ok()?;
-        let verb = if n % 2 == 0 { rt.on("start", &bundle) } else { rt.cmd("delete").arg("--force").arg(&bundle.id) };
-        kill_after(&verb, Duration::from_micros(delay))?;
-        clean()?;
-        let left = world.left_since(&before)?;
-        ensure!(left.is_empty(), "killed after {delay} us, then delete --force: {left:#?}");
-    }
+    let somebody = || {
+        cmd!(
+            "setpriv",
+            "--reuid=64999",
+            "--regid=64999",
+            "--clear-groups"
+        )
+        .arg(&agent)
+    };
+    somebody()
+        .args(["--socket", "/does/not/exist/s"])
+        .fails()?
+        .says("/does/not/exist/s")?;
     Ok(())
 }

@@ -33,7 +33,11 @@ struct Wanted {
 
 impl Wanted {
     fn parse(args: &[String]) -> Result<Self> {
-        let mut wanted = Self { ids: Vec::new(), json: None, runs: RUNS };
+        let mut wanted = Self {
+            ids: Vec::new(),
+            json: None,
+            runs: RUNS,
+        };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             match arg.as_str() {
@@ -65,14 +69,21 @@ pub fn run(world: &World, args: &[String]) -> Result<()> {
     world.open_for_business()?;
     let mut sides = vec![Side::new(Runtime::runc())];
     if wanted.has("B1") {
-        sides.push(Side::new(Runtime::attestrun(&attestrun, Backend::Libcontainer)));
+        sides.push(Side::new(Runtime::attestrun(
+            &attestrun,
+            Backend::Libcontainer,
+        )));
     }
     if wanted.has("B2") {
         sides.push(Side::new(Runtime::attestrun(&attestrun, Backend::Runc)));
     }
     let mut docker = Vec::new();
     let bundle = Bundle::make(&world.work, &world.rootfs(0)?, &["/bin/true"])?;
-    println!("{} runs of each side, interleaved; {} on {}", wanted.runs, "create, start, exit, delete of /bin/true", machine());
+    println!(
+        "{} runs of each side, interleaved; create, start, exit, delete of /bin/true on {}",
+        wanted.runs,
+        machine()
+    );
     for round in 0..WARM_UP + wanted.runs {
         // The order turns, so that no side always follows the same other one.
         let shift = round % sides.len();
@@ -89,7 +100,9 @@ pub fn run(world: &World, args: &[String]) -> Result<()> {
             docker.push(docker_run(world)?);
         }
     }
-    let [runc, ours @ ..] = &sides[..] else { bail!("no side ran") };
+    let [runc, ours @ ..] = &sides[..] else {
+        bail!("no side ran")
+    };
     let mut results = Vec::new();
     for side in ours {
         results.push(match side.runtime.backend {
@@ -106,13 +119,18 @@ pub fn run(world: &World, args: &[String]) -> Result<()> {
             result["value"],
             result["unit"].as_str().unwrap_or_default(),
             result["goal"].as_str().unwrap_or_default(),
-            if result["met"] == true { "met" } else { "missed" },
+            if result["met"] == true {
+                "met"
+            } else {
+                "missed"
+            },
         );
     }
     if let Some(path) = wanted.json {
         // Relative to the project: where the caller stood is not known in here.
         let path = PathBuf::from(crate::namespace::SOURCES).join(path);
-        fs::write(&path, serde_json::to_vec_pretty(&results)?).with_context(|| path.display().to_string())?;
+        fs::write(&path, serde_json::to_vec_pretty(&results)?)
+            .with_context(|| path.display().to_string())?;
     }
     Ok(())
 }
@@ -129,7 +147,10 @@ fn b1(ours: &Side, runc: &Side) -> Value {
 
 fn b2(ours: &Side, runc: &Side, docker: &Spread) -> Value {
     let (o, r) = (ours.total(), runc.total());
-    let (cost, share) = (o.median - r.median, (o.median - r.median) / docker.median * 100.0);
+    let (cost, share) = (
+        o.median - r.median,
+        (o.median - r.median) / docker.median * 100.0,
+    );
     let mut anchor = runc.json();
     anchor["docker_run_ms"] = docker.json();
     anchor["share_of_docker_run_percent"] = json!(round(share));
@@ -149,10 +170,19 @@ struct Side {
 
 impl Side {
     fn new(runtime: Runtime) -> Self {
-        Self { runtime, times: Vec::new() }
+        Self {
+            runtime,
+            times: Vec::new(),
+        }
     }
     fn total(&self) -> Spread {
-        Spread::of(&self.times.iter().map(|t| t.iter().sum()).collect::<Vec<_>>())
+        Spread::of(
+            &self
+                .times
+                .iter()
+                .map(|t| t.iter().sum())
+                .collect::<Vec<_>>(),
+        )
     }
     fn step(&self, n: usize) -> Spread {
         Spread::of(&self.times.iter().map(|t| t[n]).collect::<Vec<_>>())
@@ -177,9 +207,16 @@ impl Spread {
     fn of(times: &[Duration]) -> Self {
         let mut ms: Vec<f64> = times.iter().map(|t| t.as_secs_f64() * 1e3).collect();
         ms.sort_by(f64::total_cmp);
-        let at = |share: f64| ms.get((ms.len().saturating_sub(1) as f64 * share).round() as usize).copied();
+        let at = |share: f64| {
+            ms.get((ms.len().saturating_sub(1) as f64 * share).round() as usize)
+                .copied()
+        };
         let at = |share| at(share).unwrap_or(f64::NAN);
-        Self { min: at(0.0), median: at(0.5), p90: at(0.9) }
+        Self {
+            min: at(0.0),
+            median: at(0.5),
+            p90: at(0.9),
+        }
     }
     fn json(&self) -> Value {
         json!({ "min": round(self.min), "median": round(self.median), "p90": round(self.p90) })
@@ -193,7 +230,12 @@ fn round(value: f64) -> f64 {
 /// One container's life, each step timed from its call to its end.
 fn cycle(runtime: &Runtime, bundle: &Bundle) -> Result<[Duration; STEPS.len()]> {
     let pid_file = bundle.dir.join("pid");
-    let create = runtime.cmd("create").arg("--bundle").arg(&bundle.dir).arg("--pid-file").arg(&pid_file);
+    let create = runtime
+        .cmd("create")
+        .arg("--bundle")
+        .arg(&bundle.dir)
+        .arg("--pid-file")
+        .arg(&pid_file);
     let created = create.arg(&bundle.id).timed()?;
     let pid: i32 = fs::read_to_string(&pid_file)?.parse()?;
     let init = pidfd_open(Pid::from_raw(pid).context("pid")?, PidfdFlags::empty())?;
@@ -207,7 +249,17 @@ fn cycle(runtime: &Runtime, bundle: &Bundle) -> Result<[Duration; STEPS.len()]> 
 
 fn docker_run(world: &World) -> Result<Duration> {
     let image = &world.images()?.demo.name;
-    world.docker()?.args(["run", "--rm", "--network=none", "--runtime=e2e-runc", image, "/bin/true"]).timed()
+    world
+        .docker()?
+        .args([
+            "run",
+            "--rm",
+            "--network=none",
+            "--runtime=e2e-runc",
+            image,
+            "/bin/true",
+        ])
+        .timed()
 }
 
 fn table(sides: &[Side], docker: &[Duration]) {
@@ -221,23 +273,42 @@ fn table(sides: &[Side], docker: &[Duration]) {
     for side in sides {
         print!("{:<16}", side.runtime.name);
         for spread in (0..STEPS.len()).map(|n| side.step(n)).chain([side.total()]) {
-            print!("{:>24}", format!("{:.1} ({:.1}, {:.1})", spread.median, spread.min, spread.p90));
+            print!(
+                "{:>24}",
+                format!(
+                    "{:.1} ({:.1}, {:.1})",
+                    spread.median, spread.min, spread.p90
+                )
+            );
         }
         println!("{:>10.2}", side.total().median / anchor);
     }
     if !docker.is_empty() {
         let spread = Spread::of(docker);
-        println!("docker run --rm with plain runc: {:.0} ({:.0}, {:.0})", spread.median, spread.min, spread.p90);
+        println!(
+            "docker run --rm with plain runc: {:.0} ({:.0}, {:.0})",
+            spread.median, spread.min, spread.p90
+        );
     }
     println!();
 }
 
 fn machine() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or("");
+    let model = info
+        .lines()
+        .find_map(|l| l.strip_prefix("model name"))
+        .unwrap_or("");
     let cores = info.lines().filter(|l| l.starts_with("processor")).count();
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let kernel = cmd!("uname", "-r").ok().map(|o| o.stdout).unwrap_or_default();
+    let kernel = cmd!("uname", "-r")
+        .ok()
+        .map(|o| o.stdout)
+        .unwrap_or_default();
     let load = load.split(' ').next().unwrap_or("?").to_owned();
-    format!("{cores} x{}, Linux {}, load {load}", model.trim_start_matches([' ', '\t', ':']), kernel.trim())
+    format!(
+        "{cores} x{}, Linux {}, load {load}",
+        model.trim_start_matches([' ', '\t', ':']),
+        kernel.trim()
+    )
 }

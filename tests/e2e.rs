@@ -8,6 +8,7 @@ mod admission; // what may not start
 mod attestation; // challenges accepted, tampering refused
 mod bad_input; // what is missing, corrupt or dies
 mod bench; // B1 and B2: attested start next to plain runc
+mod deaths; // whoever dies at whatever moment
 mod drop_in; // the verbs on the runtime itself: what runc does, and in runc's words
 mod engines; // podman, containerd, docker
 mod host; // the attested host, and its challenger
@@ -15,6 +16,7 @@ mod image; // test images
 mod leftover; // what a test may not leave behind
 mod namespace; // a machine of one's own
 mod packaging; // the .deb
+mod parity; // what a process sees, compared with runc
 mod publisher; // the owner: keys, signatures, lists
 mod runtime; // the runtime under test, bundles
 mod spawn; // starting processes
@@ -56,10 +58,12 @@ pub struct Module {
 const MODULES: &[Module] = &[
     tidy::MODULE,
     drop_in::MODULE,
+    parity::MODULE,
     engines::MODULE,
     admission::MODULE,
     attestation::MODULE,
     bad_input::MODULE,
+    deaths::MODULE,
     packaging::MODULE,
 ];
 
@@ -102,7 +106,12 @@ fn inner(args: &[String]) -> Result<ExitCode> {
     }
     leftover::sees_what_it_promises(&world.work)?;
     let filters: Vec<&String> = rest.iter().filter(|a| !a.starts_with('-')).collect();
-    let mut run = Run { world: &world, filters, tally: Tally::default(), watchdog: watchdog() };
+    let mut run = Run {
+        world: &world,
+        filters,
+        tally: Tally::default(),
+        watchdog: watchdog(),
+    };
     for module in MODULES {
         run.module(module)?;
     }
@@ -126,15 +135,19 @@ impl Tally {
             println!("ending the daemons: {error:#}");
         }
         let expected = expected_skips()?;
-        let unexpected: Vec<_> =
-            self.skipped.iter().filter(|(name, _)| !expected.iter().any(|e| name.starts_with(e))).collect();
+        let unexpected: Vec<_> = self
+            .skipped
+            .iter()
+            .filter(|(name, _)| !expected.iter().any(|e| name.starts_with(e)))
+            .collect();
         for (name, why) in &unexpected {
             println!("not in tests/expected-skips: {name}: {why}");
         }
         for name in &self.failed {
             println!("failed: {name}");
         }
-        let good = closed.is_ok() && self.failed.is_empty() && unexpected.is_empty() && self.passed > 0;
+        let good =
+            closed.is_ok() && self.failed.is_empty() && unexpected.is_empty() && self.passed > 0;
         let verdict = if good { "ok" } else { "FAILED" };
         let (passed, failed, skipped) = (self.passed, self.failed.len(), self.skipped.len());
         println!(
@@ -142,7 +155,11 @@ impl Tally {
             self.filtered
         );
         println!("{passed} passed, {failed} failed, {skipped} skipped");
-        Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if good {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 }
 
@@ -150,8 +167,13 @@ impl Tally {
 fn expected_skips() -> Result<Vec<String>> {
     let path = Path::new(namespace::SOURCES).join("tests/expected-skips");
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
-    Ok(lines.map(|l| l.split(": ").next().unwrap_or(l).to_owned()).collect())
+    let lines = text
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty() && !l.starts_with('#'));
+    Ok(lines
+        .map(|l| l.split(": ").next().unwrap_or(l).to_owned())
+        .collect())
 }
 
 struct Run<'a> {
@@ -171,41 +193,68 @@ impl Run<'_> {
                 Test::Each(name, _) | Test::Ours(name, _) => {
                     for runtime in world.runtimes() {
                         if runtime.backend.is_some() || matches!(test, Test::Each(..)) {
-                            tests.push((format!("{}::{name}::{}", module.name, runtime.name), Some(runtime), test));
+                            tests.push((
+                                format!("{}::{name}::{}", module.name, runtime.name),
+                                Some(runtime),
+                                test,
+                            ));
                         }
                     }
                 }
             }
         }
         let all = tests.len();
-        tests.retain(|(name, ..)| self.filters.is_empty() || self.filters.iter().any(|f| name.contains(f.as_str())));
+        tests.retain(|(name, ..)| {
+            self.filters.is_empty() || self.filters.iter().any(|f| name.contains(f.as_str()))
+        });
         self.tally.filtered += all - tests.len();
         if tests.is_empty() {
             return Ok(());
         }
         if let Err(error) = (module.prepare)(world) {
-            println!("test {}::prepare ... FAILED\n    {error:#}\n{}", module.name, world.logs());
-            self.tally.failed.push(format!("{}::prepare (and its {} tests)", module.name, tests.len()));
+            println!(
+                "test {}::prepare ... FAILED\n    {error:#}\n{}",
+                module.name,
+                world.logs()
+            );
+            self.tally.failed.push(format!(
+                "{}::prepare (and its {} tests)",
+                module.name,
+                tests.len()
+            ));
             return Ok(());
         }
         for (name, runtime, test) in tests {
-            self.one(&name, || match (test, &runtime) {
-                (Test::Once(_, run), _) => run(world),
-                (Test::Each(_, run) | Test::Ours(_, run), Some(runtime)) => run(world, runtime),
-                (Test::Each(..) | Test::Ours(..), None) => Ok(()),
-            }, runtime.as_ref())?;
+            self.one(
+                &name,
+                || match (test, &runtime) {
+                    (Test::Once(_, run), _) => run(world),
+                    (Test::Each(_, run) | Test::Ours(_, run), Some(runtime)) => run(world, runtime),
+                    (Test::Each(..) | Test::Ours(..), None) => Ok(()),
+                },
+                runtime.as_ref(),
+            )?;
         }
         Ok(())
     }
 
-    fn one(&mut self, name: &str, test: impl Fn() -> Result<()>, runtime: Option<&Runtime>) -> Result<()> {
+    fn one(
+        &mut self,
+        name: &str,
+        test: impl Fn() -> Result<()>,
+        runtime: Option<&Runtime>,
+    ) -> Result<()> {
         let since = Instant::now();
         self.watchdog.send(Some(name.to_owned()))?;
         let done = self.world.select(runtime).and_then(|()| {
             let before = self.world.snapshot()?;
             test()?;
             let left = self.world.left_since(&before)?;
-            ensure!(left.is_empty(), "left behind:\n      {}", left.join("\n      "));
+            ensure!(
+                left.is_empty(),
+                "left behind:\n      {}",
+                left.join("\n      ")
+            );
             Ok(())
         });
         self.watchdog.send(None)?;
@@ -221,7 +270,10 @@ impl Run<'_> {
                     self.tally.skipped.push((name.to_owned(), why.clone()));
                 }
                 None => {
-                    println!("test {name} ... FAILED ({took} ms)\n    {error:#}\n{}", self.world.logs());
+                    println!(
+                        "test {name} ... FAILED ({took} ms)\n    {error:#}\n{}",
+                        self.world.logs()
+                    );
                     self.tally.failed.push(name.to_owned());
                     self.world.sweep();
                 }
@@ -242,7 +294,10 @@ fn watchdog() -> mpsc::Sender<Option<String>> {
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     if let Some(name) = &current {
-                        println!("test {name} ... FAILED (no end within {} s; the run ends here)", TEST_LIMIT.as_secs());
+                        println!(
+                            "test {name} ... FAILED (no end within {} s; the run ends here)",
+                            TEST_LIMIT.as_secs()
+                        );
                         println!("\ntest result: FAILED. the watchdog ended the run");
                         std::process::exit(1);
                     }
@@ -252,4 +307,3 @@ fn watchdog() -> mpsc::Sender<Option<String>> {
     });
     sender
 }
-

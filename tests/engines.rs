@@ -33,9 +33,16 @@ pub const MODULE: Module = Module {
 pub fn warm(world: &World) -> Result<()> {
     let runc = Runtime::runc();
     let demo = world.images()?.demo.name.as_str();
-    world.podman_run(&runc, "run")?.args(["--rm", demo, "/bin/true"]).ok()?;
-    ctr(world, &runc, "e2e-warm", false)?.arg("/bin/true").ok()?;
-    docker(world, &runc, "run")?.args(["--rm", demo, "/bin/true"]).ok()?;
+    world
+        .podman_run(&runc, "run")?
+        .args(["--rm", demo, "/bin/true"])
+        .ok()?;
+    ctr(world, &runc, "e2e-warm", false)?
+        .arg("/bin/true")
+        .ok()?;
+    docker(world, &runc, "run")?
+        .args(["--rm", demo, "/bin/true"])
+        .ok()?;
     Ok(())
 }
 
@@ -46,7 +53,10 @@ fn name(world: &World, engine: &str, rt: &Runtime) -> String {
 }
 
 fn same(output: &Output, code: i32, stdout: &str) -> Result<()> {
-    ensure!(output.code() == code && output.stdout.replace('\r', "") == stdout, "expected {code}, {stdout:?}: {output}");
+    ensure!(
+        output.code() == code && output.stdout.replace('\r', "") == stdout,
+        "expected {code}, {stdout:?}: {output}"
+    );
     Ok(())
 }
 
@@ -54,8 +64,15 @@ const SPEAK: [&str; 3] = ["/bin/sh", "-c", "echo out; echo err >&2; exit 3"];
 
 fn podman_run(world: &World, rt: &Runtime) -> Result<()> {
     let demo = world.images()?.demo.name.as_str();
-    world.podman_run(rt, "run")?.args(["--rm", demo, "/bin/true"]).ok()?;
-    let output = world.podman_run(rt, "run")?.args(["--rm", demo]).args(SPEAK).output()?;
+    world
+        .podman_run(rt, "run")?
+        .args(["--rm", demo, "/bin/true"])
+        .ok()?;
+    let output = world
+        .podman_run(rt, "run")?
+        .args(["--rm", demo])
+        .args(SPEAK)
+        .output()?;
     same(&output, 3, "out\n")?;
     output.says("err")?;
     Ok(())
@@ -63,16 +80,36 @@ fn podman_run(world: &World, rt: &Runtime) -> Result<()> {
 
 fn podman_exec_stop_restart(world: &World, rt: &Runtime) -> Result<()> {
     let name = name(world, "podman", rt);
-    let on = |verb: &str| -> Result<Cmd> { Ok(world.podman()?.arg("--runtime").arg(&rt.path).arg(verb)) };
+    let on = |verb: &str| -> Result<Cmd> {
+        Ok(world.podman()?.arg("--runtime").arg(&rt.path).arg(verb))
+    };
     let demo = world.images()?.demo.name.as_str();
-    let id = world.podman_run(rt, "run")?.args(["-d", "--name", &name, demo, "/bin/sleep", "1000"]).ok()?.stdout;
+    let id = world
+        .podman_run(rt, "run")?
+        .args(["-d", "--name", &name, demo, "/bin/sleep", "1000"])
+        .ok()?
+        .stdout;
     world.note(id.trim());
-    same(&on("exec")?.args([&name, "/bin/echo", "inside"]).output()?, 0, "inside\n")?;
-    same(&on("exec")?.args([&name, "/bin/sh", "-c", "exit 5"]).output()?, 5, "")?;
+    same(
+        &on("exec")?.args([&name, "/bin/echo", "inside"]).output()?,
+        0,
+        "inside\n",
+    )?;
+    same(
+        &on("exec")?
+            .args([&name, "/bin/sh", "-c", "exit 5"])
+            .output()?,
+        5,
+        "",
+    )?;
     on("ps")?.ok()?.says(&name)?;
     on("stop")?.args(["-t", "0", &name]).ok()?;
     on("start")?.arg(&name).ok()?; // create is called afresh
-    same(&on("exec")?.args([&name, "/bin/echo", "again"]).output()?, 0, "again\n")?;
+    same(
+        &on("exec")?.args([&name, "/bin/echo", "again"]).output()?,
+        0,
+        "again\n",
+    )?;
     on("kill")?.arg(&name).ok()?;
     on("rm")?.args(["-f", "-t", "0", &name]).ok()?;
     Ok(())
@@ -80,25 +117,44 @@ fn podman_exec_stop_restart(world: &World, rt: &Runtime) -> Result<()> {
 
 fn podman_terminal(world: &World, rt: &Runtime) -> Result<()> {
     let demo = world.images()?.demo.name.as_str();
-    let run = world.podman_run(rt, "run")?.args(["--rm", "-t", demo, "/bin/sh", "-c", "test -t 1 && echo terminal"]);
+    let run = world.podman_run(rt, "run")?.args([
+        "--rm",
+        "-t",
+        demo,
+        "/bin/sh",
+        "-c",
+        "test -t 1 && echo terminal",
+    ]);
     same(&run.output()?, 0, "terminal\n")
 }
 
 fn podman_errors(world: &World, rt: &Runtime) -> Result<()> {
     let demo = world.images()?.demo.name.as_str();
-    let run = |program: &str| world.podman_run(rt, "run")?.args(["--rm", demo, program]).output();
+    let run = |program: &str| {
+        world
+            .podman_run(rt, "run")?
+            .args(["--rm", demo, program])
+            .output()
+    };
     let missing = run("/bin/nothing")?;
     ensure!(missing.code() == 127, "a missing program is 127: {missing}");
     let forbidden = run("/etc/passwd")?;
     // 126 with runc's words; attestrun refuses what is on no list before anybody tries to execute it.
     let refused = rt.backend.is_some() && forbidden.all().contains("refused: /etc/passwd");
-    ensure!(refused || forbidden.code() == 126, "a program that may not be executed is 126: {forbidden}");
+    ensure!(
+        refused || forbidden.code() == 126,
+        "a program that may not be executed is 126: {forbidden}"
+    );
     Ok(())
 }
 
 fn ctr(world: &World, rt: &Runtime, id: &str, detach: bool) -> Result<Cmd> {
     let demo = world.images()?.demo.name.as_str();
-    let run = world.ctr()?.args(["run", "--runc-binary"]).arg(&rt.path).arg(if detach { "-d" } else { "--rm" });
+    let run = world
+        .ctr()?
+        .args(["run", "--runc-binary"])
+        .arg(&rt.path)
+        .arg(if detach { "-d" } else { "--rm" });
     Ok(run.args([demo, id]))
 }
 
@@ -114,11 +170,17 @@ fn ctr_run(world: &World, rt: &Runtime) -> Result<()> {
 
 fn ctr_exec_and_kill(world: &World, rt: &Runtime) -> Result<()> {
     let id = name(world, "ctr", rt);
-    ctr(world, rt, &id, true)?.args(["/bin/sleep", "1000"]).ok()?;
+    ctr(world, rt, &id, true)?
+        .args(["/bin/sleep", "1000"])
+        .ok()?;
     let task = |args: &[&str]| -> Result<Cmd> { Ok(world.ctr()?.arg("task").args(args)) };
     let exec = task(&["exec", "--exec-id", "e1", &id, "/bin/echo", "inside"])?.output()?;
     same(&exec, 0, "inside\n")?;
-    same(&task(&["exec", "--exec-id", "e2", &id, "/bin/sh", "-c", "exit 5"])?.output()?, 5, "")?;
+    same(
+        &task(&["exec", "--exec-id", "e2", &id, "/bin/sh", "-c", "exit 5"])?.output()?,
+        5,
+        "",
+    )?;
     task(&["ps", &id])?.ok()?.says("PID")?;
     task(&["kill", "--signal", "KILL", &id])?.ok()?;
     let since = std::time::Instant::now();
@@ -132,13 +194,20 @@ fn ctr_exec_and_kill(world: &World, rt: &Runtime) -> Result<()> {
 
 fn docker(world: &World, rt: &Runtime, verb: &str) -> Result<Cmd> {
     let runtime = format!("e2e-{}", rt.name);
-    Ok(world.docker()?.args([verb, "--runtime", &runtime, "--network=none"]))
+    Ok(world
+        .docker()?
+        .args([verb, "--runtime", &runtime, "--network=none"]))
 }
 
 fn docker_run(world: &World, rt: &Runtime) -> Result<()> {
     let demo = world.images()?.demo.name.as_str();
-    docker(world, rt, "run")?.args(["--rm", demo, "/bin/true"]).ok()?;
-    let output = docker(world, rt, "run")?.args(["--rm", demo]).args(SPEAK).output()?;
+    docker(world, rt, "run")?
+        .args(["--rm", demo, "/bin/true"])
+        .ok()?;
+    let output = docker(world, rt, "run")?
+        .args(["--rm", demo])
+        .args(SPEAK)
+        .output()?;
     same(&output, 3, "out\n")?;
     output.says("err")?;
     Ok(())
@@ -147,33 +216,64 @@ fn docker_run(world: &World, rt: &Runtime) -> Result<()> {
 fn docker_exec_stop_restart(world: &World, rt: &Runtime) -> Result<()> {
     let name = name(world, "docker", rt);
     let demo = world.images()?.demo.name.as_str();
-    let id = docker(world, rt, "run")?.args(["-d", "--name", &name, demo, "/bin/sleep", "1000"]).ok()?.stdout;
+    let id = docker(world, rt, "run")?
+        .args(["-d", "--name", &name, demo, "/bin/sleep", "1000"])
+        .ok()?
+        .stdout;
     world.note(id.trim());
     let on = |verb: &str| -> Result<Cmd> { Ok(world.docker()?.arg(verb)) };
-    same(&on("exec")?.args([&name, "/bin/echo", "inside"]).output()?, 0, "inside\n")?;
-    same(&on("exec")?.args([&name, "/bin/sh", "-c", "exit 5"]).output()?, 5, "")?;
+    same(
+        &on("exec")?.args([&name, "/bin/echo", "inside"]).output()?,
+        0,
+        "inside\n",
+    )?;
+    same(
+        &on("exec")?
+            .args([&name, "/bin/sh", "-c", "exit 5"])
+            .output()?,
+        5,
+        "",
+    )?;
     on("top")?.arg(&name).ok()?.says("sleep")?;
     on("stop")?.args(["-t", "0", &name]).ok()?;
     on("start")?.arg(&name).ok()?;
-    same(&on("exec")?.args([&name, "/bin/echo", "again"]).output()?, 0, "again\n")?;
+    same(
+        &on("exec")?.args([&name, "/bin/echo", "again"]).output()?,
+        0,
+        "again\n",
+    )?;
     on("rm")?.args(["-f", &name]).ok()?;
     Ok(())
 }
 
 fn docker_terminal(world: &World, rt: &Runtime) -> Result<()> {
     let demo = world.images()?.demo.name.as_str();
-    let run = docker(world, rt, "run")?.args(["--rm", "-t", demo, "/bin/sh", "-c", "test -t 1 && echo terminal"]);
+    let run = docker(world, rt, "run")?.args([
+        "--rm",
+        "-t",
+        demo,
+        "/bin/sh",
+        "-c",
+        "test -t 1 && echo terminal",
+    ]);
     same(&run.output()?, 0, "terminal\n")
 }
 
 fn docker_errors(world: &World, rt: &Runtime) -> Result<()> {
     let demo = world.images()?.demo.name.as_str();
-    let run = |program: &str| docker(world, rt, "run")?.args(["--rm", demo, program]).output();
+    let run = |program: &str| {
+        docker(world, rt, "run")?
+            .args(["--rm", demo, program])
+            .output()
+    };
     let missing = run("/bin/nothing")?;
     ensure!(missing.code() == 127, "a missing program is 127: {missing}");
     let forbidden = run("/etc/passwd")?;
     // 126 with runc's words; attestrun refuses what is on no list before anybody tries to execute it.
     let refused = rt.backend.is_some() && forbidden.all().contains("refused: /etc/passwd");
-    ensure!(refused || forbidden.code() == 126, "a program that may not be executed is 126: {forbidden}");
+    ensure!(
+        refused || forbidden.code() == 126,
+        "a program that may not be executed is 126: {forbidden}"
+    );
     Ok(())
 }

@@ -36,7 +36,10 @@ impl World {
         if self.host.get().is_none() {
             self.configure(Backend::Libcontainer)?;
             add_line("/etc/group", "attestrun:x:64999:")?;
-            add_line("/etc/passwd", "attestrun:x:64999:64999::/nonexistent:/usr/sbin/nologin")?;
+            add_line(
+                "/etc/passwd",
+                "attestrun:x:64999:64999::/nonexistent:/usr/sbin/nologin",
+            )?;
             for dir in ["/run/attestrun-agent", "/run/attestrun-host"] {
                 fs::create_dir_all(dir)?;
             }
@@ -49,12 +52,18 @@ impl World {
             owner.publish(&self.images()?.demo, 1)?;
             self.start_software_root()?;
             let setup = Cmd::new(self.program("attestrun")?).arg("setup").ok()?;
-            ensure!(setup.stderr.contains("software root"), "a software root is named: {setup}");
+            ensure!(
+                setup.stderr.contains("software root"),
+                "a software root is named: {setup}"
+            );
             let facts = serde_json::from_str(&setup.stdout).with_context(|| format!("{setup}"))?;
             let again = Cmd::new(self.program("attestrun")?).arg("setup").ok()?;
             let mut first: Value = serde_json::from_str(&setup.stdout)?;
             first["fresh"] = Value::Bool(false);
-            ensure!(serde_json::from_str::<Value>(&again.stdout)? == first, "setup twice: {again}");
+            ensure!(
+                serde_json::from_str::<Value>(&again.stdout)? == first,
+                "setup twice: {again}"
+            );
             self.start_services()?;
             let _ = self.host.set(Host { owner, facts });
         }
@@ -64,20 +73,43 @@ impl World {
     pub fn start_software_root(&self) -> Result<()> {
         let state = self.work.join("host-tpm");
         fs::create_dir_all(&state)?;
-        let swtpm = cmd!("swtpm", "socket", "--tpm2", "--flags", "not-need-init,startup-clear")
-            .args(["--server", "type=tcp,port=2321,disconnect", "--ctrl", "type=tcp,port=2322"])
-            .arg("--tpmstate")
-            .arg(format!("dir={}", state.display()));
-        self.start("swtpm", swtpm, || Ok(std::net::TcpStream::connect(("127.0.0.1", 2322)).is_ok()))
+        let swtpm = cmd!(
+            "swtpm",
+            "socket",
+            "--tpm2",
+            "--flags",
+            "not-need-init,startup-clear"
+        )
+        .args([
+            "--server",
+            "type=tcp,port=2321,disconnect",
+            "--ctrl",
+            "type=tcp,port=2322",
+        ])
+        .arg("--tpmstate")
+        .arg(format!("dir={}", state.display()));
+        self.start("swtpm", swtpm, || {
+            Ok(std::net::TcpStream::connect(("127.0.0.1", 2322)).is_ok())
+        })
     }
 
     pub fn start_services(&self) -> Result<()> {
         let host = Cmd::new(self.program("attestrun")?).arg("host");
-        self.start("attestrun-host", host, || Ok(UnixStream::connect(CONTROL).is_ok()))?;
-        let agent = cmd!("setpriv", "--reuid=64999", "--regid=64999", "--clear-groups", "--no-new-privs")
-            .arg("--bounding-set=-all")
-            .arg(self.program("attestrun-agent")?);
-        self.start("attestrun-agent", agent, || Ok(UnixStream::connect(CHALLENGE).is_ok()))
+        self.start("attestrun-host", host, || {
+            Ok(UnixStream::connect(CONTROL).is_ok())
+        })?;
+        let agent = cmd!(
+            "setpriv",
+            "--reuid=64999",
+            "--regid=64999",
+            "--clear-groups",
+            "--no-new-privs"
+        )
+        .arg("--bounding-set=-all")
+        .arg(self.program("attestrun-agent")?);
+        self.start("attestrun-agent", agent, || {
+            Ok(UnixStream::connect(CHALLENGE).is_ok())
+        })
     }
 
     /// Writes the packaged configuration with a software root and this backend.
@@ -90,10 +122,16 @@ impl World {
         };
         for (from, to) in [
             ("backend = \"auto\"", format!("backend = \"{name}\"")),
-            ("tcti = \"device:/dev/tpmrm0\"", format!("tcti = \"{TCTI}\"")),
+            (
+                "tcti = \"device:/dev/tpmrm0\"",
+                format!("tcti = \"{TCTI}\""),
+            ),
             ("root = \"hardware\"", "root = \"software\"".to_owned()),
         ] {
-            ensure!(text.contains(from), "the packaged configuration has no `{from}`");
+            ensure!(
+                text.contains(from),
+                "the packaged configuration has no `{from}`"
+            );
             text = text.replacen(from, &to, 1);
         }
         fs::create_dir_all("/etc/attestrun")?;
@@ -104,10 +142,17 @@ impl World {
     pub fn expectations(&self, waive: &[&str]) -> Result<PathBuf> {
         let host = self.open_for_business()?;
         let demo = &self.images()?.demo;
-        let manifest = self.ctl()?.args(["image", "manifest", "--digest"]).arg(&demo.layout).ok()?;
+        let manifest = self
+            .ctl()?
+            .args(["image", "manifest", "--digest"])
+            .arg(&demo.layout)
+            .ok()?;
         let policy = crate::image::digest(&fs::read(POLICY)?);
-        let pin = self.ctl()?.args(["--json", "enroll", "--name", "e2e", "--inventory"]);
-        let pin: Value = serde_json::from_str(&pin.arg(self.work.join("inventory.toml")).ok()?.stdout)?;
+        let pin = self
+            .ctl()?
+            .args(["--json", "enroll", "--name", "e2e", "--inventory"]);
+        let pin: Value =
+            serde_json::from_str(&pin.arg(self.work.join("inventory.toml")).ok()?.stdout)?;
         let text = format!(
             "images = [\"{}\"]\nuser_ca = [\"{TRUST}/ca/ca.pem\"]\nrevocation = \"unchecked\"\ntenant = \"{TENANT}\"\n\
              policies = [\"{policy}\"]\nruntimes = [\"{}\"]\nswtpms = [\"{}\"]\nrootfs = [\"{}\"]\nenter = \"listed\"\n\
@@ -150,6 +195,10 @@ pub fn policy(mode: &str) -> String {
 fn add_line(file: &str, line: &str) -> Result<()> {
     let text = fs::read_to_string(file)?;
     let name = line.split(':').next();
-    let others: String = text.lines().filter(|l| l.split(':').next() != name).map(|l| format!("{l}\n")).collect();
+    let others: String = text
+        .lines()
+        .filter(|l| l.split(':').next() != name)
+        .map(|l| format!("{l}\n"))
+        .collect();
     Ok(fs::write(file, format!("{others}{line}\n"))?)
 }

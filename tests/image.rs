@@ -13,14 +13,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The program that signature lists name.
-pub const LISTED: &str = "/bin/busybox";
 /// The program that they do not name: it behaves as `echo`.
 pub const UNLISTED: &str = "/usr/local/bin/echo";
 const APPLETS: &[&str] = &[
-    "cat", "chmod", "dd", "echo", "env", "false", "grep", "head", "hostname", "id", "kill", "ls", "mkdir", "mount",
-    "pwd", "readlink", "rm", "sh", "sleep", "sort", "stat", "stty", "test", "touch", "tr", "true", "tty", "umount",
-    "wc",
+    "cat", "chmod", "dd", "echo", "env", "false", "grep", "head", "hostname", "id", "kill", "ls",
+    "mkdir", "mount", "pwd", "readlink", "rm", "sh", "sleep", "sort", "stat", "stty", "test",
+    "touch", "tr", "true", "tty", "umount", "wc",
 ];
 
 /// An image as a directory and as one file.
@@ -56,7 +54,11 @@ impl Image {
             let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
             gzip.write_all(layer)?;
             let blob = gzip.finish()?;
-            descriptors.push(put(&layout, &blob, "application/vnd.oci.image.layer.v1.tar+gzip")?);
+            descriptors.push(put(
+                &layout,
+                &blob,
+                "application/vnd.oci.image.layer.v1.tar+gzip",
+            )?);
         }
         let config = json!({
             "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
@@ -70,21 +72,32 @@ impl Image {
             "rootfs": { "type": "layers", "diff_ids": diff_ids },
             "history": [{ "created_by": "base" }, { "created_by": "second layer" }],
         });
-        let config = put(&layout, config.to_string().as_bytes(), "application/vnd.oci.image.config.v1+json")?;
+        let config = put(
+            &layout,
+            config.to_string().as_bytes(),
+            "application/vnd.oci.image.config.v1+json",
+        )?;
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "config": config,
             "layers": descriptors,
         });
-        let mut manifest = put(&layout, manifest.to_string().as_bytes(), "application/vnd.oci.image.manifest.v1+json")?;
+        let mut manifest = put(
+            &layout,
+            manifest.to_string().as_bytes(),
+            "application/vnd.oci.image.manifest.v1+json",
+        )?;
         let manifest_digest = text(&manifest["digest"]);
-        manifest["annotations"] =
-            json!({ "org.opencontainers.image.ref.name": plan.name, "io.containerd.image.name": plan.name });
+        manifest["annotations"] = json!({ "org.opencontainers.image.ref.name": plan.name, "io.containerd.image.name": plan.name });
         let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
         fs::write(layout.join("index.json"), index.to_string())?;
-        fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
-        let path = |descriptor: &Value| format!("blobs/{}", text(&descriptor["digest"]).replace(':', "/"));
+        fs::write(
+            layout.join("oci-layout"),
+            r#"{"imageLayoutVersion":"1.0.0"}"#,
+        )?;
+        let path =
+            |descriptor: &Value| format!("blobs/{}", text(&descriptor["digest"]).replace(':', "/"));
         let docker = json!([{
             "Config": path(&config),
             "RepoTags": [plan.name],
@@ -96,12 +109,19 @@ impl Image {
         tar.append_dir_all(".", &layout)?;
         tar.finish()?;
         fs::remove_file(layout.join("manifest.json"))?; // docker's alone; a plain layout has none
-        Ok(Self { name: plan.name.to_owned(), layout, archive, manifest: manifest_digest })
+        Ok(Self {
+            name: plan.name.to_owned(),
+            layout,
+            archive,
+            manifest: manifest_digest,
+        })
     }
 
     /// The repository, as rules and signatures name it.
     pub fn repository(&self) -> &str {
-        self.name.rsplit_once(':').map_or(self.name.as_str(), |(repository, _)| repository)
+        self.name
+            .rsplit_once(':')
+            .map_or(self.name.as_str(), |(repository, _)| repository)
     }
 }
 
@@ -120,28 +140,70 @@ fn base_layer(busybox: &[u8]) -> Result<Vec<u8>> {
         ("usr/local/bin", 0o755),
         ("var", 0o755),
     ] {
-        layer.add(tar::EntryType::Directory, &format!("{dir}/"), mode, b"", None)?;
+        layer.add(
+            tar::EntryType::Directory,
+            &format!("{dir}/"),
+            mode,
+            b"",
+            None,
+        )?;
     }
     layer.add(tar::EntryType::Regular, "bin/busybox", 0o755, busybox, None)?;
     for applet in APPLETS {
-        layer.add(tar::EntryType::Symlink, &format!("bin/{applet}"), 0o777, b"", Some("busybox"))?;
+        layer.add(
+            tar::EntryType::Symlink,
+            &format!("bin/{applet}"),
+            0o777,
+            b"",
+            Some("busybox"),
+        )?;
     }
     let passwd = b"root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/tmp:/bin/sh\n";
     layer.add(tar::EntryType::Regular, "etc/passwd", 0o644, passwd, None)?;
-    layer.add(tar::EntryType::Regular, "etc/group", 0o644, b"root:x:0:\nuser:x:1000:\n", None)?;
-    layer.add(tar::EntryType::Regular, "etc/removed", 0o644, b"the second layer deletes this\n", None)?;
+    layer.add(
+        tar::EntryType::Regular,
+        "etc/group",
+        0o644,
+        b"root:x:0:\nuser:x:1000:\n",
+        None,
+    )?;
+    layer.add(
+        tar::EntryType::Regular,
+        "etc/removed",
+        0o644,
+        b"the second layer deletes this\n",
+        None,
+    )?;
     // Not a program: starting it must fail as under runc, not be handed to a shell.
-    layer.add(tar::EntryType::Regular, "bin/garbage", 0o755, b"this is no program\n", None)?;
+    layer.add(
+        tar::EntryType::Regular,
+        "bin/garbage",
+        0o755,
+        b"this is no program\n",
+        None,
+    )?;
     layer.finish()
 }
 
 fn upper_layer(busybox: &[u8], text: &str) -> Result<Vec<u8>> {
     let mut layer = Layer::new();
     layer.add(tar::EntryType::Directory, "etc/", 0o755, b"", None)?;
-    layer.add(tar::EntryType::Regular, "etc/layer2", 0o644, text.as_bytes(), None)?;
+    layer.add(
+        tar::EntryType::Regular,
+        "etc/layer2",
+        0o644,
+        text.as_bytes(),
+        None,
+    )?;
     layer.add(tar::EntryType::Regular, "etc/.wh.removed", 0o644, b"", None)?;
     let second = [busybox, b"\na second program\n"].concat();
-    layer.add(tar::EntryType::Regular, UNLISTED.trim_start_matches('/'), 0o755, &second, None)?;
+    layer.add(
+        tar::EntryType::Regular,
+        UNLISTED.trim_start_matches('/'),
+        0o755,
+        &second,
+        None,
+    )?;
     layer.finish()
 }
 
@@ -152,7 +214,14 @@ impl Layer {
     fn new() -> Self {
         Self(tar::Builder::new(Vec::new()))
     }
-    fn add(&mut self, kind: tar::EntryType, path: &str, mode: u32, data: &[u8], link: Option<&str>) -> Result<()> {
+    fn add(
+        &mut self,
+        kind: tar::EntryType,
+        path: &str,
+        mode: u32,
+        data: &[u8],
+        link: Option<&str>,
+    ) -> Result<()> {
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(kind);
         header.set_path(path)?;

@@ -51,7 +51,17 @@ const STAYS: &[&str] = &[
 ];
 
 /// Cgroups that engines make once, as parents of their containers' own.
-const PARENTS: &[&str] = &["/libpod_parent", "/libpod_parent/conmon", "/docker", "/default", "/e2e", "/attestrun.slice", "/attestrun.slice/host", "/machine.slice", "/moby"];
+const PARENTS: &[&str] = &[
+    "/libpod_parent",
+    "/libpod_parent/conmon",
+    "/docker",
+    "/default",
+    "/e2e",
+    "/attestrun.slice",
+    "/attestrun.slice/host",
+    "/machine.slice",
+    "/moby",
+];
 
 /// One listing.
 #[derive(Clone, Default)]
@@ -66,7 +76,10 @@ impl Snapshot {
         for line in fs::read_to_string("/proc/self/mountinfo")?.lines() {
             let (left, right) = line.split_once(" - ").unwrap_or((line, ""));
             let place = left.split(' ').nth(4).unwrap_or(left);
-            all.insert(format!("mount {place} ({})", right.split(' ').next().unwrap_or("")));
+            all.insert(format!(
+                "mount {place} ({})",
+                right.split(' ').next().unwrap_or("")
+            ));
         }
         for root in namespace::hierarchies()? {
             cgroups(&root, &root, &mut all);
@@ -115,21 +128,40 @@ fn processes(daemons: &[i32], all: &mut BTreeSet<String>) -> Result<()> {
             Ok(pid) if !daemons.contains(&pid) => {}
             _ => continue,
         }
-        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else {
+            continue;
+        };
         // proc(5): fields after the command's closing parenthesis start with the third, the state.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-        let (state, started) = (fields.first().unwrap_or(&"?"), fields.get(19).unwrap_or(&"?"));
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or("")
+            .split_whitespace()
+            .collect();
+        let (state, started) = (
+            fields.first().unwrap_or(&"?"),
+            fields.get(19).unwrap_or(&"?"),
+        );
         let argv = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let argv = String::from_utf8_lossy(&argv).replace('\0', " ");
         let zombie = if *state == "Z" { " (zombie)" } else { "" };
-        let command = stat.split('(').nth(1).and_then(|s| s.split(')').next()).unwrap_or("?");
-        all.insert(format!("process {name} since {started}: {command}: {}{zombie}", argv.trim()));
+        let command = stat
+            .split('(')
+            .nth(1)
+            .and_then(|s| s.split(')').next())
+            .unwrap_or("?");
+        all.insert(format!(
+            "process {name} since {started}: {command}: {}{zombie}",
+            argv.trim()
+        ));
     }
     Ok(())
 }
 
 fn cgroups(root: &Path, dir: &Path, all: &mut BTreeSet<String>) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
+    let Ok(entries) = fs::read_dir(dir) else {
+        return;
+    };
     for entry in entries.flatten() {
         let path = entry.path();
         if entry.file_type().is_ok_and(|t| t.is_dir()) {
@@ -143,7 +175,9 @@ fn cgroups(root: &Path, dir: &Path, all: &mut BTreeSet<String>) {
 }
 
 fn files(dir: &Path, all: &mut BTreeSet<String>) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
+    let Ok(entries) = fs::read_dir(dir) else {
+        return;
+    };
     for entry in entries.flatten() {
         let path = entry.path();
         if !stays(&path) {
@@ -192,7 +226,10 @@ pub fn sees_what_it_promises(work: &Path) -> Result<()> {
     drop(sleeper);
     fs::remove_dir(&place)?;
     for kind in ["process ", "mount ", "cgroup ", "file ", "socket "] {
-        ensure!(found.iter().any(|l| l.starts_with(kind)), "the leftover checker missed a {kind}: {found:?}");
+        ensure!(
+            found.iter().any(|l| l.starts_with(kind)),
+            "the leftover checker missed a {kind}: {found:?}"
+        );
     }
     let left = settle(&before, &ids, &[])?;
     ensure!(left.is_empty(), "the probe's own clean-up: {left:?}");

@@ -30,29 +30,61 @@ const OVERLAYFS_SUPER_MAGIC: FsType = FsType(0x794c_7630);
 
 /// Runs `args` of this program inside; ends with its exit code, or kills it all after `limit`.
 pub fn enter(args: &[String], limit: Duration) -> Result<ExitCode> {
-    ensure!(geteuid().is_root(), "the end-to-end tests run containers: run them as root");
+    ensure!(
+        geteuid().is_root(),
+        "the end-to-end tests run containers: run them as root"
+    );
     let outside = Outside::make()?;
     let me = std::env::current_exe()?;
     // The shell joins the cgroups first: a cgroup namespace's root is where its creator is.
     let join = "for c in $1; do echo $$ >\"$c/cgroup.procs\" || exit 1; done; shift; exec \"$@\"";
-    let cgroups: Vec<_> = outside.cgroups.iter().map(|c| c.display().to_string()).collect();
-    let mut child = cmd!("setpriv", "--pdeathsig", "KILL", "/bin/sh", "-c", join, "join", cgroups.join(" "))
-        .args(["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"])
-        .args(["--mount-proc", "--net", "--ipc", "--uts", "--cgroup"])
-        .arg(&me)
-        .arg("--reaper")
-        .arg(&outside.work)
-        .args(args)
-        .passthrough()?;
+    let cgroups: Vec<_> = outside
+        .cgroups
+        .iter()
+        .map(|c| c.display().to_string())
+        .collect();
+    let mut child = cmd!(
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        "/bin/sh",
+        "-c",
+        join,
+        "join",
+        cgroups.join(" ")
+    )
+    .args([
+        "unshare",
+        "--mount",
+        "--propagation",
+        "private",
+        "--pid",
+        "--fork",
+        "--kill-child",
+    ])
+    .args(["--mount-proc", "--net", "--ipc", "--uts", "--cgroup"])
+    .arg(&me)
+    .arg("--reaper")
+    .arg(&outside.work)
+    .args(args)
+    .passthrough()?;
     let since = Instant::now();
     loop {
         if let Some(status) = child.try_wait()? {
-            return Ok(ExitCode::from(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1)));
+            return Ok(ExitCode::from(
+                status
+                    .code()
+                    .and_then(|c| u8::try_from(c).ok())
+                    .unwrap_or(1),
+            ));
         }
         if since.elapsed() > limit {
             child.kill()?; // unshare, whose --kill-child takes pid 1 along
             child.wait()?;
-            bail!("the tests did not end within {} s and were killed", limit.as_secs());
+            bail!(
+                "the tests did not end within {} s and were killed",
+                limit.as_secs()
+            );
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -69,7 +101,10 @@ impl Outside {
         let name = format!("attestrun-e2e-{}", getpid());
         let work = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&name);
         fs::create_dir_all(&work).with_context(|| work.display().to_string())?;
-        let mut made = Self { work, cgroups: Vec::new() };
+        let mut made = Self {
+            work,
+            cgroups: Vec::new(),
+        };
         for root in hierarchies()? {
             let dir = root.join(&name);
             fs::create_dir(&dir).with_context(|| dir.display().to_string())?;
@@ -118,12 +153,17 @@ pub fn hierarchies() -> Result<Vec<PathBuf>> {
         .lines()
         .filter_map(|line| {
             let (left, right) = line.split_once(" - ")?;
-            right.starts_with("cgroup").then(|| PathBuf::from(left.split(' ').nth(4).unwrap_or("/")))
+            right
+                .starts_with("cgroup")
+                .then(|| PathBuf::from(left.split(' ').nth(4).unwrap_or("/")))
         })
         .collect();
     found.sort();
     found.dedup();
-    ensure!(!found.is_empty(), "no cgroup file system is mounted on this machine");
+    ensure!(
+        !found.is_empty(),
+        "no cgroup file system is mounted on this machine"
+    );
     Ok(found)
 }
 
@@ -137,7 +177,9 @@ pub fn reap(args: &[String]) -> Result<ExitCode> {
             Ok(WaitStatus::Exited(pid, code)) if pid == inner => {
                 return Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)));
             }
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == inner => bail!("the tests were killed by {signal}"),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == inner => {
+                bail!("the tests were killed by {signal}")
+            }
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -146,15 +188,25 @@ pub fn reap(args: &[String]) -> Result<ExitCode> {
 
 /// Lays the private file systems; `work` is the directory that `Outside` made.
 pub fn furnish(work: &Path) -> Result<()> {
-    ensure!(getpid().as_raw() < 10 && Path::new("/proc/1").exists(), "not in a pid namespace of our own");
+    ensure!(
+        getpid().as_raw() < 10 && Path::new("/proc/1").exists(),
+        "not in a pid namespace of our own"
+    );
     bind(work, Path::new(WORK))?;
     if statfs(WORK)?.filesystem_type() == OVERLAYFS_SUPER_MAGIC {
         tmpfs(WORK, "mode=0755")?; // an overlay cannot lie on another one
     }
     fs::create_dir_all(SOURCES)?;
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the project's root")?;
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("the project's root")?;
     bind(sources, Path::new(SOURCES))?;
-    for (place, mode) in [("/tmp", "1777"), ("/var/tmp", "1777"), ("/dev/shm", "1777"), ("/run", "0755")] {
+    for (place, mode) in [
+        ("/tmp", "1777"),
+        ("/var/tmp", "1777"),
+        ("/dev/shm", "1777"),
+        ("/run", "0755"),
+    ] {
         tmpfs(place, &format!("mode={mode}"))?;
     }
     fs::create_dir("/run/lock")?;
@@ -163,7 +215,10 @@ pub fn furnish(work: &Path) -> Result<()> {
     }
     // Engines keep overlays' upper directories here, so these must not be overlays themselves.
     for store in ["containers", "containerd", "docker", "attestrun"] {
-        let (inside, place) = (Path::new(WORK).join("lib").join(store), Path::new("/var/lib").join(store));
+        let (inside, place) = (
+            Path::new(WORK).join("lib").join(store),
+            Path::new("/var/lib").join(store),
+        );
         fs::create_dir_all(&inside)?;
         fs::create_dir_all(&place)?;
         bind(&inside, &place)?;
@@ -193,8 +248,13 @@ fn cgroups() -> Result<()> {
         for pid in fs::read_to_string(Path::new(CGROUPS).join("cgroup.procs"))?.lines() {
             fs::write(leaf.join("cgroup.procs"), pid)?;
         }
-        for controller in fs::read_to_string(Path::new(CGROUPS).join("cgroup.controllers"))?.split_whitespace() {
-            fs::write(Path::new(CGROUPS).join("cgroup.subtree_control"), format!("+{controller}"))?;
+        for controller in
+            fs::read_to_string(Path::new(CGROUPS).join("cgroup.controllers"))?.split_whitespace()
+        {
+            fs::write(
+                Path::new(CGROUPS).join("cgroup.subtree_control"),
+                format!("+{controller}"),
+            )?;
         }
         return Ok(());
     }
@@ -202,12 +262,23 @@ fn cgroups() -> Result<()> {
     let options: Vec<(PathBuf, &str, String)> = hierarchies
         .into_iter()
         .filter_map(|place| {
-            let line = mounts.lines().find(|l| l.split(' ').nth(4) == place.to_str())?;
+            let line = mounts
+                .lines()
+                .find(|l| l.split(' ').nth(4) == place.to_str())?;
             let (_, right) = line.split_once(" - ")?;
             let mut fields = right.split(' ');
-            let kind = if fields.next()? == "cgroup2" { "cgroup2" } else { "cgroup" };
-            let controllers = fields.nth(1)?.split(',').filter(|o| !matches!(*o, "rw" | "ro" | "xattr"));
-            let controllers: Vec<_> = controllers.filter(|o| !o.starts_with("release_agent")).collect();
+            let kind = if fields.next()? == "cgroup2" {
+                "cgroup2"
+            } else {
+                "cgroup"
+            };
+            let controllers = fields
+                .nth(1)?
+                .split(',')
+                .filter(|o| !matches!(*o, "rw" | "ro" | "xattr"));
+            let controllers: Vec<_> = controllers
+                .filter(|o| !o.starts_with("release_agent"))
+                .collect();
             Some((place, kind, controllers.join(",")))
         })
         .collect();
@@ -230,8 +301,14 @@ pub fn tmpfs(place: impl AsRef<Path>, options: &str) -> Result<()> {
 }
 
 fn mount_fs(kind: &str, place: &str, options: &str) -> Result<()> {
-    mount(Some(kind), place, Some(kind), MsFlags::empty(), Some(options))
-        .with_context(|| format!("cannot mount {kind} ({options}) on {place}"))
+    mount(
+        Some(kind),
+        place,
+        Some(kind),
+        MsFlags::empty(),
+        Some(options),
+    )
+    .with_context(|| format!("cannot mount {kind} ({options}) on {place}"))
 }
 
 pub fn bind(from: &Path, to: &Path) -> Result<()> {
@@ -241,9 +318,19 @@ pub fn bind(from: &Path, to: &Path) -> Result<()> {
 
 /// A private, writable view of `place`.
 fn overlay(place: &str) -> Result<()> {
-    let base = Path::new(WORK).join("overlay").join(place.trim_start_matches('/').replace('/', "-"));
+    let base = Path::new(WORK)
+        .join("overlay")
+        .join(place.trim_start_matches('/').replace('/', "-"));
     let (upper, work) = (base.join("upper"), base.join("work"));
     fs::create_dir_all(&upper)?;
     fs::create_dir_all(&work)?;
-    mount_fs("overlay", place, &format!("lowerdir={place},upperdir={},workdir={}", upper.display(), work.display()))
+    mount_fs(
+        "overlay",
+        place,
+        &format!(
+            "lowerdir={place},upperdir={},workdir={}",
+            upper.display(),
+            work.display()
+        ),
+    )
 }

@@ -4,7 +4,7 @@
 use crate::{
     Module, Test, cmd, namespace,
     spawn::{Cmd, Output},
-    world::World,
+    world::{Skip, World},
 };
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -19,7 +19,10 @@ pub const MODULE: Module = Module {
     name: "packaging",
     prepare: |world| world.program("attestrun").map(|_| ()),
     tests: &[
-        Test::Once("deb_installs_runs_upgrades_and_purges", deb_installs_runs_upgrades_and_purges),
+        Test::Once(
+            "deb_installs_runs_upgrades_and_purges",
+            deb_installs_runs_upgrades_and_purges,
+        ),
         Test::Once("engines_read_their_snippets", engines_read_their_snippets),
     ],
 };
@@ -43,11 +46,26 @@ impl Machine {
             fs::create_dir(base.join(dir))?;
         }
         let root = base.join("root");
-        let options = format!("lowerdir=/,upperdir={0}/upper,workdir={0}/work", base.display());
-        mount(Some("overlay"), &root, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
-            .context("cannot lay an overlay over /")?;
+        let options = format!(
+            "lowerdir=/,upperdir={0}/upper,workdir={0}/work",
+            base.display()
+        );
+        mount(
+            Some("overlay"),
+            &root,
+            Some("overlay"),
+            MsFlags::empty(),
+            Some(options.as_str()),
+        )
+        .context("cannot lay an overlay over /")?;
         let machine = Self { base, root };
-        mount(Some("proc"), &machine.root.join("proc"), Some("proc"), MsFlags::empty(), None::<&str>)?;
+        mount(
+            Some("proc"),
+            &machine.root.join("proc"),
+            Some("proc"),
+            MsFlags::empty(),
+            None::<&str>,
+        )?;
         namespace::bind(Path::new("/dev"), &machine.root.join("dev"))?;
         // No /run/systemd/system here: the package must not talk to this machine's service manager.
         namespace::tmpfs(machine.root.join("run"), "mode=0755")?;
@@ -55,12 +73,22 @@ impl Machine {
         Ok(machine)
     }
     fn run(&self, args: &[&str]) -> Cmd {
-        cmd!("chroot", &self.root).args(args).limit(Duration::from_secs(120))
+        cmd!("chroot", &self.root)
+            .args(args)
+            .limit(Duration::from_secs(120))
     }
     /// Files that were written since, but for what dpkg and passwd keep about themselves.
     fn written(&self) -> Result<Vec<String>> {
-        const OWN: [&str; 8] =
-            ["var/lib/dpkg/", "var/log/", "var/cache/", "etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/sub"];
+        const OWN: [&str; 8] = [
+            "var/lib/dpkg/",
+            "var/log/",
+            "var/cache/",
+            "etc/passwd",
+            "etc/group",
+            "etc/shadow",
+            "etc/gshadow",
+            "etc/sub",
+        ];
         let mut found = Vec::new();
         walk(&self.base.join("upper"), Path::new(""), &mut found)?;
         found.retain(|p| !OWN.iter().any(|own| p.starts_with(own)) && p != "etc/.pwd.lock");
@@ -99,9 +127,18 @@ fn walk(top: &Path, below: &Path, found: &mut Vec<String>) -> Result<()> {
 }
 
 fn build(world: &World) -> Result<PathBuf> {
+    if crate::spawn::which("dpkg").is_none() {
+        return Err(Skip("this is no Debian system: there is no dpkg".to_owned()).into());
+    }
     let binaries = world.program("attestrun")?;
     let binaries = binaries.parent().context("directory")?;
-    let built = cmd!(packaging("build-deb"), "--binaries", binaries, world.work.join("deb")).ok()?;
+    let built = cmd!(
+        packaging("build-deb"),
+        "--binaries",
+        binaries,
+        world.work.join("deb")
+    )
+    .ok()?;
     Ok(PathBuf::from(built.stdout.trim()))
 }
 
@@ -121,15 +158,25 @@ fn deb_installs_runs_upgrades_and_purges(world: &World) -> Result<()> {
     good(dpkg(&["--install", "/tmp/attestrun.deb"])?)?;
     good(dpkg(&["--verify", "attestrun"])?)?;
     for program in ["attestrun", "attestrun-agent", "attestctl"] {
-        machine.run(&[program, "--version"]).ok()?.says(env!("CARGO_PKG_VERSION"))?;
+        machine
+            .run(&[program, "--version"])
+            .ok()?
+            .says(env!("CARGO_PKG_VERSION"))?;
     }
     // As shipped: hardware root, and this machine's overlay has no TPM that it could use.
     let denied = machine.run(&["attestrun", "setup"]).fails()?;
     denied.says("/dev/tpmrm0")?.says_not("panicked")?;
-    machine.run(&["getent", "passwd", "attestrun"]).ok()?.says("nologin")?;
+    machine
+        .run(&["getent", "passwd", "attestrun"])
+        .ok()?
+        .says("nologin")?;
     if crate::spawn::which("systemd-analyze").is_some() {
         let units = ["attestrun-host.service", "attestrun-agent.service"];
-        machine.run(&["systemd-analyze", "verify"]).args(units).ok()?.says_not("attestrun-")?;
+        machine
+            .run(&["systemd-analyze", "verify"])
+            .args(units)
+            .ok()?
+            .says_not("attestrun-")?;
     }
 
     // An administrator's change survives an upgrade.
@@ -137,14 +184,23 @@ fn deb_installs_runs_upgrades_and_purges(world: &World) -> Result<()> {
     let changed = format!("{}# mine\n", fs::read_to_string(&policy)?);
     fs::write(&policy, &changed)?;
     good(dpkg(&["--install", "/tmp/attestrun.deb"])?)?;
-    ensure!(fs::read_to_string(&policy)? == changed, "an upgrade overwrote the policy");
+    ensure!(
+        fs::read_to_string(&policy)? == changed,
+        "an upgrade overwrote the policy"
+    );
 
     // Running containers hold the package.
     let run = machine.root.join("run/attestrun/containers/0123");
     fs::create_dir_all(&run)?;
     let held = dpkg(&["--remove", "attestrun"])?;
-    ensure!(!held.status.success() && held.all().contains("still run"), "{held}");
-    ensure!(machine.root.join("usr/bin/attestrun").exists(), "the refused removal removed something");
+    ensure!(
+        !held.status.success() && held.all().contains("still run"),
+        "{held}"
+    );
+    ensure!(
+        machine.root.join("usr/bin/attestrun").exists(),
+        "the refused removal removed something"
+    );
     fs::remove_dir(&run)?;
 
     good(dpkg(&["--remove", "attestrun"])?)?;
@@ -159,7 +215,14 @@ fn deb_installs_runs_upgrades_and_purges(world: &World) -> Result<()> {
 
 fn engines_read_their_snippets(world: &World) -> Result<()> {
     let engines = packaging("engines");
-    let dump = cmd!("containerd", "--config", engines.join("containerd.toml"), "config", "dump").ok()?;
+    let dump = cmd!(
+        "containerd",
+        "--config",
+        engines.join("containerd.toml"),
+        "config",
+        "dump"
+    )
+    .ok()?;
     dump.says("/usr/bin/attestrun")?;
     serde_json::from_slice::<serde_json::Value>(&fs::read(engines.join("docker-daemon.json"))?)?;
     let place = Path::new("/etc/containers/containers.conf.d");
@@ -168,8 +231,14 @@ fn engines_read_their_snippets(world: &World) -> Result<()> {
     let installed = place.join("attestrun.conf");
     let ours = world.program("attestrun")?.display().to_string();
     // The program is not installed here: the snippet names the one under test instead.
-    fs::write(&installed, fs::read_to_string(engines.join("containers.conf"))?.replace("/usr/bin/attestrun", &ours))?;
-    let info = world.podman()?.args(["--runtime", "attestrun", "info"]).output()?;
+    fs::write(
+        &installed,
+        fs::read_to_string(engines.join("containers.conf"))?.replace("/usr/bin/attestrun", &ours),
+    )?;
+    let info = world
+        .podman()?
+        .args(["--runtime", "attestrun", "info"])
+        .output()?;
     fs::remove_file(&installed)?;
     if fresh {
         fs::remove_dir(place)?;

@@ -25,7 +25,10 @@ impl Publisher {
     /// A fresh image key, CA and certificate.
     pub fn make(ctl: &Path, dir: PathBuf) -> Result<Self> {
         fs::create_dir_all(&dir)?;
-        let publisher = Self { ctl: ctl.to_owned(), dir };
+        let publisher = Self {
+            ctl: ctl.to_owned(),
+            dir,
+        };
         let at = |name: &str| publisher.at(name);
         publisher
             .ctl(&["image", "keygen"])
@@ -34,7 +37,11 @@ impl Publisher {
             .arg("--out-pub")
             .arg(at("image.pub"))
             .ok()?;
-        publisher.ctl(&["ca", "init", "--name", "e2e user CA"]).arg("--dir").arg(at("ca")).ok()?;
+        publisher
+            .ctl(&["ca", "init", "--name", "e2e user CA"])
+            .arg("--dir")
+            .arg(at("ca"))
+            .ok()?;
         publisher
             .ctl(&["ca", "issue", "--tenant", TENANT, "--name", "e2e owner"])
             .arg("--dir")
@@ -56,22 +63,38 @@ impl Publisher {
 
     /// Signs `image` into the host's store.
     pub fn sign(&self, image: &Image) -> Result<()> {
-        self.ctl(&["image", "sign", "--reference", image.repository(), "--store", STORE])
-            .arg("--key")
-            .arg(self.at("image.key"))
-            .arg(&image.layout)
-            .ok()?;
+        self.ctl(&[
+            "image",
+            "sign",
+            "--reference",
+            image.repository(),
+            "--store",
+            STORE,
+        ])
+        .arg("--key")
+        .arg(self.at("image.key"))
+        .arg(&image.layout)
+        .ok()?;
         Ok(())
     }
 
     /// A list of `image`'s programs but the one that shall not run; its file.
     pub fn list(&self, image: &Image, serial: u64) -> Result<PathBuf> {
         let list = self.at(&format!("list-{serial}.json"));
-        self.ctl(&["list", "create", "--name", LIST, "--serial", &serial.to_string(), "--days", "30"])
-            .args(["--exclude", image::UNLISTED, "--output"])
-            .arg(&list)
-            .arg(&image.layout)
-            .ok()?;
+        self.ctl(&[
+            "list",
+            "create",
+            "--name",
+            LIST,
+            "--serial",
+            &serial.to_string(),
+            "--days",
+            "30",
+        ])
+        .args(["--exclude", image::UNLISTED, "--output"])
+        .arg(&list)
+        .arg(&image.layout)
+        .ok()?;
         Ok(list)
     }
 
@@ -105,7 +128,12 @@ impl Publisher {
     }
 
     /// Writes a changed copy of a list: `change` edits the parsed statement.
-    pub fn changed(&self, list: &Path, name: &str, change: impl FnOnce(&mut Value)) -> Result<PathBuf> {
+    pub fn changed(
+        &self,
+        list: &Path,
+        name: &str,
+        change: impl FnOnce(&mut Value),
+    ) -> Result<PathBuf> {
         let mut statement: Value = serde_json::from_slice(&fs::read(list)?)?;
         change(&mut statement);
         let path = self.at(name);
@@ -117,14 +145,16 @@ impl Publisher {
     /// A CMS signature by openssl over `list` with the certificate of that name.
     pub fn sign_with_openssl(&self, list: &Path, certificate: &str, key: &str) -> Result<PathBuf> {
         let signature = list.with_extension(format!("{certificate}.p7s"));
-        cmd!("openssl", "cms", "-sign", "-binary", "-md", "sha256", "-outform", "DER", "-in", list)
-            .arg("-signer")
-            .arg(self.at(certificate))
-            .arg("-inkey")
-            .arg(self.at(key))
-            .arg("-out")
-            .arg(&signature)
-            .ok()?;
+        cmd!(
+            "openssl", "cms", "-sign", "-binary", "-md", "sha256", "-outform", "DER", "-in", list
+        )
+        .arg("-signer")
+        .arg(self.at(certificate))
+        .arg("-inkey")
+        .arg(self.at(key))
+        .arg("-out")
+        .arg(&signature)
+        .ok()?;
         Ok(signature)
     }
 
@@ -145,16 +175,42 @@ impl Publisher {
             self.at("ca").display(),
         );
         fs::write(&config, text)?;
-        cmd!("openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-            .args(["-subj", "/CN=e2e owner", "-keyout"])
-            .arg(self.at("expired.key"))
-            .arg("-out")
-            .arg(dir.join("csr"))
-            .ok()?;
-        cmd!("openssl", "ca", "-batch", "-notext", "-extensions", "leaf", "-config", &config, "-in", dir.join("csr"))
-            .args(["-startdate", "20200101000000Z", "-enddate", "20200102000000Z", "-out"])
-            .arg(self.at("expired.pem"))
-            .ok()?;
+        cmd!(
+            "openssl",
+            "req",
+            "-new",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes"
+        )
+        .args(["-subj", "/CN=e2e owner", "-keyout"])
+        .arg(self.at("expired.key"))
+        .arg("-out")
+        .arg(dir.join("csr"))
+        .ok()?;
+        cmd!(
+            "openssl",
+            "ca",
+            "-batch",
+            "-notext",
+            "-extensions",
+            "leaf",
+            "-config",
+            &config,
+            "-in",
+            dir.join("csr")
+        )
+        .args([
+            "-startdate",
+            "20200101000000Z",
+            "-enddate",
+            "20200102000000Z",
+            "-out",
+        ])
+        .arg(self.at("expired.pem"))
+        .ok()?;
         Ok(())
     }
 }
@@ -162,8 +218,11 @@ impl Publisher {
 /// What a launch may have beyond the default rules: dockerd has itself called as a prestart hook
 /// (libnetwork), so host and challenger name that program by its digest.
 pub fn relaxations() -> String {
-    let dockerd = fs::read("/usr/sbin/dockerd").map(|bytes| format!("hook:{}", image::digest(&bytes)));
-    dockerd.map(|hook| strings(&[&hook])).unwrap_or("[]".to_owned())
+    let dockerd =
+        fs::read("/usr/sbin/dockerd").map(|bytes| format!("hook:{}", image::digest(&bytes)));
+    dockerd
+        .map(|hook| strings(&[&hook]))
+        .unwrap_or("[]".to_owned())
 }
 
 /// A rule of the host's policy that admits the owner's images of this repository.
@@ -179,7 +238,10 @@ pub fn rule(name: &str, scope: &str, trust: &Path) -> String {
 
 /// The facts that `attestrun setup` printed.
 pub fn fact(facts: &Value, key: &str) -> Result<String> {
-    facts[key].as_str().map(str::to_owned).with_context(|| format!("no {key} in {facts}"))
+    facts[key]
+        .as_str()
+        .map(str::to_owned)
+        .with_context(|| format!("no {key} in {facts}"))
 }
 
 /// A TOML list of strings.

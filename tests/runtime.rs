@@ -33,23 +33,37 @@ pub struct Runtime {
 
 impl Runtime {
     pub fn runc() -> Self {
-        Self { name: "runc", path: "/usr/sbin/runc".into(), backend: None }
+        Self {
+            name: "runc",
+            path: "/usr/sbin/runc".into(),
+            backend: None,
+        }
     }
     pub fn attestrun(path: &Path, backend: Backend) -> Self {
         let name = match backend {
             Backend::Libcontainer => "attestrun",
             Backend::Runc => "attestrun+runc",
         };
-        Self { name, path: path.to_owned(), backend: Some(backend) }
+        Self {
+            name,
+            path: path.to_owned(),
+            backend: Some(backend),
+        }
     }
 
     /// `<runtime> --root … <verb>`
     pub fn cmd(&self, verb: &str) -> Cmd {
-        Cmd::new(&self.path).arg("--root").arg(Path::new(ROOTS).join(self.name)).arg(verb)
+        Cmd::new(&self.path)
+            .arg("--root")
+            .arg(Path::new(ROOTS).join(self.name))
+            .arg(verb)
     }
 
     pub fn create(&self, bundle: &Bundle) -> Cmd {
-        self.cmd("create").arg("--bundle").arg(&bundle.dir).arg(&bundle.id)
+        self.cmd("create")
+            .arg("--bundle")
+            .arg(&bundle.dir)
+            .arg(&bundle.id)
     }
     /// `verb` on the bundle's container, nothing more.
     pub fn on(&self, verb: &str, bundle: &Bundle) -> Cmd {
@@ -60,7 +74,10 @@ impl Runtime {
         serde_json::from_str(&output.stdout).with_context(|| format!("state is not JSON: {output}"))
     }
     pub fn status(&self, bundle: &Bundle) -> Result<String> {
-        Ok(self.state(bundle)?["status"].as_str().unwrap_or("none").to_owned())
+        Ok(self.state(bundle)?["status"]
+            .as_str()
+            .unwrap_or("none")
+            .to_owned())
     }
     pub fn wait_for(&self, bundle: &Bundle, status: &str) -> Result<()> {
         let since = Instant::now();
@@ -69,7 +86,11 @@ impl Runtime {
             if is == status {
                 return Ok(());
             }
-            ensure!(since.elapsed() < Duration::from_secs(20), "{} is {is}, not {status}", bundle.id);
+            ensure!(
+                since.elapsed() < Duration::from_secs(20),
+                "{} is {is}, not {status}",
+                bundle.id
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -89,15 +110,23 @@ impl Runtime {
         Ok(())
     }
     pub fn run(&self, bundle: &Bundle) -> Result<Output> {
-        self.cmd("run").arg("--bundle").arg(&bundle.dir).arg(&bundle.id).output()
+        self.cmd("run")
+            .arg("--bundle")
+            .arg(&bundle.dir)
+            .arg(&bundle.id)
+            .output()
     }
     /// The last error line of a `--log` file in JSON: its message.
     pub fn logged(log: &Path) -> Result<String> {
         let text = fs::read_to_string(log).with_context(|| log.display().to_string())?;
         let mut last = None;
         for line in text.lines() {
-            let line: Value = serde_json::from_str(line).with_context(|| format!("not a JSON line: {line}"))?;
-            ensure!(line["time"].is_string() && line["msg"].is_string(), "a log line without time or msg: {line}");
+            let line: Value =
+                serde_json::from_str(line).with_context(|| format!("not a JSON line: {line}"))?;
+            ensure!(
+                line["time"].is_string() && line["msg"].is_string(),
+                "a log line without time or msg: {line}"
+            );
             if line["level"] == "error" {
                 last = line["msg"].as_str().map(str::to_owned);
             }
@@ -124,7 +153,11 @@ impl Bundle {
         config["root"]["path"] = json!(rootfs.path);
         config["process"]["terminal"] = json!(false);
         config["process"]["env"] = json!(["PATH=/usr/local/bin:/bin", "DEMO=1"]);
-        let mut bundle = Self { id: rootfs.id.clone(), dir, config };
+        let mut bundle = Self {
+            id: rootfs.id.clone(),
+            dir,
+            config,
+        };
         bundle.args(args)?;
         Ok(bundle)
     }
@@ -135,11 +168,17 @@ impl Bundle {
     /// Sets one value by JSON pointer (RFC 6901); the parent must be there.
     pub fn set(&mut self, pointer: &str, value: Value) -> Result<()> {
         let (parent, key) = pointer.rsplit_once('/').context("pointer")?;
-        let parent = self.config.pointer_mut(parent).with_context(|| format!("no {parent} in config.json"))?;
+        let parent = self
+            .config
+            .pointer_mut(parent)
+            .with_context(|| format!("no {parent} in config.json"))?;
         parent[key] = value;
         self.write()
     }
     pub fn write(&self) -> Result<()> {
-        Ok(fs::write(self.dir.join("config.json"), serde_json::to_vec(&self.config)?)?)
+        Ok(fs::write(
+            self.dir.join("config.json"),
+            serde_json::to_vec(&self.config)?,
+        )?)
     }
 }

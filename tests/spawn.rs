@@ -40,14 +40,20 @@ macro_rules! cmd {
 
 impl Cmd {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
-        Self { args: vec![program.as_ref().to_owned()], cwd: None, stdin: None, limit: LIMIT }
+        Self {
+            args: vec![program.as_ref().to_owned()],
+            cwd: None,
+            stdin: None,
+            limit: LIMIT,
+        }
     }
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.args.push(arg.as_ref().to_owned());
         self
     }
     pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
-        self.args.extend(args.into_iter().map(|a| a.as_ref().to_owned()));
+        self.args
+            .extend(args.into_iter().map(|a| a.as_ref().to_owned()));
         self
     }
     pub fn cwd(mut self, dir: impl AsRef<Path>) -> Self {
@@ -72,7 +78,12 @@ impl Cmd {
             which(program).with_context(|| format!("{} is not installed", program.display()))?
         };
         let mut command = Command::new(program);
-        command.args(&self.args[1..]).env_clear().env("PATH", PATH).env("HOME", "/root").env("LC_ALL", "C");
+        command
+            .args(&self.args[1..])
+            .env_clear()
+            .env("PATH", PATH)
+            .env("HOME", "/root")
+            .env("LC_ALL", "C");
         command.current_dir(self.cwd.as_deref().unwrap_or(Path::new("/")));
         command.stdin(match &self.stdin {
             Some(path) => Stdio::from(File::open(path)?),
@@ -93,7 +104,14 @@ impl Cmd {
             .stderr(File::create(&err)?)
             .spawn()
             .with_context(|| format!("cannot start {self}"))?;
-        Ok(Running { child, what: self.to_string(), out, err, since: Instant::now(), reaped: false })
+        Ok(Running {
+            child,
+            what: self.to_string(),
+            out,
+            err,
+            since: Instant::now(),
+            reaped: false,
+        })
     }
 
     /// Runs it to its end, whatever that is.
@@ -111,14 +129,20 @@ impl Cmd {
     /// Runs it; success is an error.
     pub fn fails(&self) -> Result<Output> {
         let output = self.output()?;
-        ensure!(!output.status.success(), "this should have failed: {output}");
+        ensure!(
+            !output.status.success(),
+            "this should have failed: {output}"
+        );
         Ok(output)
     }
 
     /// Runs it; it must end with `code` (128 + n for a signal).
     pub fn exits(&self, code: i32) -> Result<Output> {
         let output = self.output()?;
-        ensure!(output.code() == code, "expected exit status {code}: {output}");
+        ensure!(
+            output.code() == code,
+            "expected exit status {code}: {output}"
+        );
         Ok(output)
     }
 
@@ -128,15 +152,23 @@ impl Cmd {
         let mut command = self.command()?;
         command.stdout(Stdio::null()).stderr(File::create(&errors)?);
         let since = Instant::now();
-        let status = command.status().with_context(|| format!("cannot start {self}"))?;
+        let status = command
+            .status()
+            .with_context(|| format!("cannot start {self}"))?;
         let took = since.elapsed();
-        ensure!(status.success(), "`{self}` ended with {status}: {}", text(&errors));
+        ensure!(
+            status.success(),
+            "`{self}` ended with {status}: {}",
+            text(&errors)
+        );
         Ok(took)
     }
 
     /// Runs it and forwards its output: the outer shell of this program.
     pub fn passthrough(&self) -> Result<Child> {
-        self.command()?.spawn().with_context(|| format!("cannot start {self}"))
+        self.command()?
+            .spawn()
+            .with_context(|| format!("cannot start {self}"))
     }
 }
 
@@ -169,7 +201,8 @@ impl Running {
     }
     pub fn signal(&self, signal: Signal) -> Result<()> {
         if !self.reaped {
-            kill(Pid::from_raw(self.pid()), signal).with_context(|| format!("{signal} to {}", self.what))?;
+            kill(Pid::from_raw(self.pid()), signal)
+                .with_context(|| format!("{signal} to {}", self.what))?;
         }
         Ok(())
     }
@@ -202,7 +235,11 @@ impl Running {
             }
             if self.since.elapsed() > limit {
                 let written = self.written();
-                bail!("`{}` did not end within {} s; so far: {written}", self.what, limit.as_secs());
+                bail!(
+                    "`{}` did not end within {} s; so far: {written}",
+                    self.what,
+                    limit.as_secs()
+                );
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(10));
@@ -252,7 +289,9 @@ pub struct Output {
 impl Output {
     /// As a shell reports it: 128 + n for a signal.
     pub fn code(&self) -> i32 {
-        self.status.code().unwrap_or_else(|| 128 + self.status.signal().unwrap_or(0))
+        self.status
+            .code()
+            .unwrap_or_else(|| 128 + self.status.signal().unwrap_or(0))
     }
     /// Both streams.
     pub fn all(&self) -> String {
@@ -261,11 +300,17 @@ impl Output {
     /// One of `words` (or all their alternatives, separated by `|`) is in the output.
     pub fn says(&self, words: &str) -> Result<&Self> {
         let all = self.all();
-        ensure!(words.split('|').any(|w| all.contains(w)), "expected the words `{words}`: {self}");
+        ensure!(
+            words.split('|').any(|w| all.contains(w)),
+            "expected the words `{words}`: {self}"
+        );
         Ok(self)
     }
     pub fn says_not(&self, words: &str) -> Result<&Self> {
-        ensure!(!self.all().contains(words), "unexpected words `{words}`: {self}");
+        ensure!(
+            !self.all().contains(words),
+            "unexpected words `{words}`: {self}"
+        );
         Ok(self)
     }
 }
@@ -284,9 +329,13 @@ impl fmt::Display for Output {
 
 /// The program of this name in [`PATH`].
 pub fn which(name: impl AsRef<Path>) -> Option<PathBuf> {
-    PATH.split(':').map(|dir| Path::new(dir).join(&name)).find(|p| p.is_file())
+    PATH.split(':')
+        .map(|dir| Path::new(dir).join(&name))
+        .find(|p| p.is_file())
 }
 
 fn text(path: &Path) -> String {
-    std::fs::read(path).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default()
+    std::fs::read(path)
+        .map(|b| String::from_utf8_lossy(&b).into_owned())
+        .unwrap_or_default()
 }

@@ -11,7 +11,10 @@ pub const MODULE: Module = Module {
     name: "tidy",
     prepare: |_| Ok(()),
     tests: &[
-        Test::Once("files_are_short_and_say_what_they_are", files_are_short_and_say_what_they_are),
+        Test::Once(
+            "files_are_short_and_say_what_they_are",
+            files_are_short_and_say_what_they_are,
+        ),
         Test::Once("hazards_have_one_home", hazards_have_one_home),
         Test::Once("no_private_key_is_kept", no_private_key_is_kept),
         Test::Once("scripts_are_sound", scripts_are_sound),
@@ -29,30 +32,53 @@ fn project_files() -> Result<Vec<PathBuf>> {
     fn walk(dir: &Path, all: &mut Vec<PathBuf>) -> Result<()> {
         for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
             let path = entry?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             if (name.starts_with('.') && name != ".ci") || name == "target" {
                 continue;
             }
-            if path.is_dir() { walk(&path, all)? } else { all.push(path) }
+            if path.is_dir() {
+                walk(&path, all)?
+            } else {
+                all.push(path)
+            }
         }
         Ok(())
     }
     let mut all = Vec::new();
     walk(root(), &mut all)?;
     all.sort();
-    ensure!(all.len() > 30, "{} is not the project's root", root().display());
+    ensure!(
+        all.len() > 30,
+        "{} is not the project's root",
+        root().display()
+    );
     Ok(all)
 }
 
 fn rust_files() -> Result<Vec<(String, String)>> {
-    let files = project_files()?.into_iter().filter(|p| p.extension().is_some_and(|e| e == "rs"));
+    let files = project_files()?
+        .into_iter()
+        .filter(|p| p.extension().is_some_and(|e| e == "rs"));
     files
-        .map(|p| Ok((p.strip_prefix(root())?.display().to_string(), fs::read_to_string(&p)?)))
+        .map(|p| {
+            Ok((
+                p.strip_prefix(root())?.display().to_string(),
+                fs::read_to_string(&p)?,
+            ))
+        })
         .collect()
 }
 
 fn none(what: &str, found: Vec<String>) -> Result<()> {
-    ensure!(found.is_empty(), "{what}:\n      {}", found.join("\n      "));
+    ensure!(
+        found.is_empty(),
+        "{what}:\n      {}",
+        found.join("\n      ")
+    );
     Ok(())
 }
 
@@ -81,7 +107,10 @@ fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
 fn hazards_have_one_home(_: &World) -> Result<()> {
     // In two parts each, so that this file does not find itself. clippy.toml bans Command::new; what is
     // looked for here is who lifts the ban.
-    let hazards = [(concat!("unsa", "fe "), "sys.rs"), (concat!("allow(clippy::disallowed", "_methods"), "spawn.rs")];
+    let hazards = [
+        (concat!("unsa", "fe "), "sys.rs"),
+        (concat!("allow(clippy::disallowed", "_methods"), "spawn.rs"),
+    ];
     let mut found = Vec::new();
     for (name, text) in rust_files()? {
         for (hazard, home) in hazards {
@@ -101,7 +130,11 @@ fn no_private_key_is_kept(_: &World) -> Result<()> {
         let bytes = fs::read(&path)?;
         let text = String::from_utf8_lossy(&bytes);
         // A key is more than its header, which code and tests may name.
-        if text.contains(mark) && text.lines().any(|l| l.len() > 60 && l.bytes().all(is_base64)) {
+        if text.contains(mark)
+            && text
+                .lines()
+                .any(|l| l.len() > 60 && l.bytes().all(is_base64))
+        {
             found.push(path.display().to_string());
         }
     }

@@ -24,10 +24,6 @@ use std::{
 #[error("{0}")]
 pub struct Skip(pub String);
 
-pub fn skip<T>(why: impl Into<String>) -> Result<T> {
-    Err(Skip(why.into()).into())
-}
-
 pub struct World {
     pub work: PathBuf,
     /// Where the three binaries lie; `None` until they are built.
@@ -60,7 +56,8 @@ impl World {
     /// Inside the namespaces: lays the file systems, copies the binaries.
     pub fn make(work: &Path, binaries: &Path) -> Result<Self> {
         // Read before anything is mounted over their place.
-        let programs = ["attestrun", "attestrun-agent", "attestctl"].map(|p| (p, fs::read(binaries.join(p)).ok()));
+        let programs = ["attestrun", "attestrun-agent", "attestctl"]
+            .map(|p| (p, fs::read(binaries.join(p)).ok()));
         namespace::furnish(work)?;
         let work = PathBuf::from(namespace::WORK);
         let bin = work.join("bin");
@@ -120,8 +117,14 @@ impl World {
         }
         if self.podman_ready.get().is_some() {
             let keep: Vec<_> = self.rootfs.borrow().iter().map(|r| r.id.clone()).collect();
-            let Ok(all) = podman().args(["ps", "-aq", "--no-trunc"]).output() else { return };
-            for id in all.stdout.lines().filter(|id| !keep.iter().any(|k| k == id)) {
+            let Ok(all) = podman().args(["ps", "-aq", "--no-trunc"]).output() else {
+                return;
+            };
+            for id in all
+                .stdout
+                .lines()
+                .filter(|id| !keep.iter().any(|k| k == id))
+            {
                 let _ = podman().args(["rm", "-f", "-t", "0", id]).output();
             }
         }
@@ -170,7 +173,10 @@ impl World {
         if self.podman_ready.get().is_none() {
             let images = self.images()?;
             for image in [&images.demo, &images.unsigned] {
-                podman().args(["load", "--quiet", "--input"]).arg(&image.archive).ok()?;
+                podman()
+                    .args(["load", "--quiet", "--input"])
+                    .arg(&image.archive)
+                    .ok()?;
             }
             let _ = self.podman_ready.set(());
         }
@@ -185,14 +191,23 @@ impl World {
             .arg(&runtime.path)
             .arg(verb)
             // Without CAP_SYS_RESOURCE podman's own limits cannot be set.
-            .args(["--network=none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]))
+            .args([
+                "--network=none",
+                "--ulimit",
+                "nofile=1024:1024",
+                "--ulimit",
+                "nproc=1024:1024",
+            ]))
     }
 
     /// The `n`th mounted root file system of the demo image; all tests of a run share them.
     pub fn rootfs(&self, n: usize) -> Result<Rootfs> {
         while self.rootfs.borrow().len() <= n {
             let image = &self.images()?.demo;
-            let made = self.podman()?.args(["create", "--network=none", &image.name, "/bin/true"]).ok()?;
+            let made = self
+                .podman()?
+                .args(["create", "--network=none", &image.name, "/bin/true"])
+                .ok()?;
             let id = made.stdout.trim().to_owned();
             let path = podman().args(["mount", &id]).ok()?.stdout.trim().into();
             self.rootfs.borrow_mut().push(Rootfs { id, path });
@@ -207,12 +222,27 @@ impl World {
     }
 
     /// A mounted root file system of its own for `body`, gone afterwards.
-    pub fn with_rootfs(&self, image: &Image, body: impl FnOnce(&Rootfs) -> Result<()>) -> Result<()> {
-        self.podman()?.args(["load", "--quiet", "--input"]).arg(&image.archive).ok()?;
-        let id = podman().args(["create", "--network=none", &image.name, "/bin/true"]).ok()?.stdout.trim().to_owned();
+    pub fn with_rootfs(
+        &self,
+        image: &Image,
+        body: impl FnOnce(&Rootfs) -> Result<()>,
+    ) -> Result<()> {
+        self.podman()?
+            .args(["load", "--quiet", "--input"])
+            .arg(&image.archive)
+            .ok()?;
+        let id = podman()
+            .args(["create", "--network=none", &image.name, "/bin/true"])
+            .ok()?
+            .stdout
+            .trim()
+            .to_owned();
         self.note(&id);
         let path = podman().args(["mount", &id]).ok()?.stdout.trim().into();
-        let done = body(&Rootfs { id: id.clone(), path });
+        let done = body(&Rootfs {
+            id: id.clone(),
+            path,
+        });
         podman().args(["rm", "-f", "-t", "0", &id]).ok()?;
         done
     }
@@ -222,9 +252,11 @@ impl World {
         if !self.has_daemon("containerd") {
             let config = self.work.join("containerd.toml");
             fs::write(&config, CONTAINERD)?;
-            self.start("containerd", cmd!("containerd", "--config", &config), || {
-                Ok(cmd!("ctr", "version").output()?.status.success())
-            })?;
+            self.start(
+                "containerd",
+                cmd!("containerd", "--config", &config),
+                || Ok(cmd!("ctr", "version").output()?.status.success()),
+            )?;
             let images = self.images()?;
             for image in [&images.demo, &images.unsigned] {
                 cmd!("ctr", "image", "import", &image.archive).ok()?;
@@ -238,13 +270,24 @@ impl World {
         if !self.has_daemon("dockerd") {
             self.ctr()?; // dockerd uses the containerd that is there
             let mut dockerd = Cmd::new("dockerd")
-                .args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=overlay2"])
+                .args([
+                    "--iptables=false",
+                    "--ip6tables=false",
+                    "--bridge=none",
+                    "--storage-driver=overlay2",
+                ])
                 .args(["--exec-opt", "native.cgroupdriver=cgroupfs"])
                 .args(["--containerd", "/run/containerd/containerd.sock"]);
             for runtime in self.runtimes() {
-                dockerd = dockerd.arg(format!("--add-runtime=e2e-{}={}", runtime.name, runtime.path.display()));
+                dockerd = dockerd.arg(format!(
+                    "--add-runtime=e2e-{}={}",
+                    runtime.name,
+                    runtime.path.display()
+                ));
             }
-            self.start("dockerd", dockerd, || Ok(cmd!("docker", "version").output()?.status.success()))?;
+            self.start("dockerd", dockerd, || {
+                Ok(cmd!("docker", "version").output()?.status.success())
+            })?;
             let images = self.images()?;
             for image in [&images.demo, &images.unsigned] {
                 cmd!("docker", "load", "--input", &image.archive).ok()?;
@@ -256,7 +299,11 @@ impl World {
     // --- daemons ---
 
     fn daemon_pids(&self) -> Vec<i32> {
-        self.daemons.borrow().iter().map(|(_, daemon)| daemon.pid()).collect()
+        self.daemons
+            .borrow()
+            .iter()
+            .map(|(_, daemon)| daemon.pid())
+            .collect()
     }
 
     fn has_daemon(&self, name: &str) -> bool {
@@ -264,12 +311,25 @@ impl World {
     }
 
     /// Starts a daemon and waits until `ready` says so.
-    pub fn start(&self, name: &'static str, command: Cmd, ready: impl Fn() -> Result<bool>) -> Result<()> {
+    pub fn start(
+        &self,
+        name: &'static str,
+        command: Cmd,
+        ready: impl Fn() -> Result<bool>,
+    ) -> Result<()> {
         let mut daemon = command.start()?;
         let since = Instant::now();
         while !ready()? {
-            ensure!(daemon.is_running()?, "{name} ended at once: {}", daemon.written());
-            ensure!(since.elapsed() < Duration::from_secs(60), "{name} is not ready: {}", daemon.written());
+            ensure!(
+                daemon.is_running()?,
+                "{name} ended at once: {}",
+                daemon.written()
+            );
+            ensure!(
+                since.elapsed() < Duration::from_secs(60),
+                "{name} is not ready: {}",
+                daemon.written()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         self.daemons.borrow_mut().push((name, daemon));
@@ -306,9 +366,15 @@ impl World {
     pub fn logs(&self) -> String {
         let mut all = String::new();
         for (name, daemon) in self.daemons.borrow_mut().iter_mut() {
-            let ended = daemon.ended().map(|how| format!(", which has ended ({how})")).unwrap_or_default();
+            let ended = daemon
+                .ended()
+                .map(|how| format!(", which has ended ({how})"))
+                .unwrap_or_default();
             let written = daemon.written();
-            let lines: Vec<_> = written.lines().map(|l| l.chars().take(300).collect::<String>()).collect();
+            let lines: Vec<_> = written
+                .lines()
+                .map(|l| l.chars().take(300).collect::<String>())
+                .collect();
             // containerd and dockerd chat about each container.
             let last = if name.ends_with('d') { 2 } else { 8 };
             let tail = lines[lines.len().saturating_sub(last)..].join("\n      ");
@@ -322,7 +388,12 @@ impl World {
 
 /// podman without network, systemd or journal.
 fn podman() -> Cmd {
-    cmd!("podman", "--cgroup-manager=cgroupfs", "--events-backend=file", "--storage-driver=overlay")
+    cmd!(
+        "podman",
+        "--cgroup-manager=cgroupfs",
+        "--events-backend=file",
+        "--storage-driver=overlay"
+    )
 }
 
 const CONTAINERD: &str = r#"version = 2

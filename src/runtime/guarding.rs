@@ -12,14 +12,16 @@ use crate::{
     state::RunDir,
 };
 use anyhow::{Context, Result};
+use rustix::fs::{FlockOperation, flock};
 use std::{
-    fs,
+    fs::{self, File},
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
     process::Child,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 use verify::id::{ContainerId, RunId};
 
@@ -51,7 +53,12 @@ impl Guarding {
         let (to_keeper, keepers) = Channel::pair()?;
         let (to_guard, guards) = Channel::pair()?;
         let (for_host, hosts) = Channel::pair()?;
-        let keeper = spawn::myself_logging(&["keeper"], keepers.into_fd(), &log_of(run_dir))?;
+        let log = log_of(run_dir);
+        let file = File::options().create(true).append(true).open(&log);
+        let file = file.with_context(|| format!("cannot open {}", log.display()))?;
+        // keeper and guard alone keep it open, as their standard error: see `wait_for_end`
+        flock(&file, FlockOperation::LockShared)?;
+        let keeper = spawn::myself_logging(&["keeper"], keepers.into_fd(), file)?;
         let this = Self {
             run_id: run_id.clone(),
             run_dir: run_dir.clone(),
@@ -139,6 +146,23 @@ impl Drop for Guarding {
         }
     }
 }
+
+/// Waits until keeper and guard of a run are gone, also those of a killed create, which may only just
+/// be starting; not for ever, since a container must always be deletable.
+pub fn wait_for_end(run_dir: &RunDir) {
+    let Ok(file) = File::open(log_of(run_dir)) else {
+        return; // there never were any
+    };
+    let deadline = Instant::now() + ENDING;
+    while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
+        && Instant::now() < deadline
+    {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Keeper and guard see the container's end, or create's, within milliseconds.
+const ENDING: Duration = Duration::from_secs(5);
 
 /// The guard agreed to this one start or exec, and has recorded it. Only [`ask`] makes one.
 pub struct Agreed(());

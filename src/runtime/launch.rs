@@ -149,6 +149,7 @@ pub fn before_exec(state: &State, process: &Process) -> Result<Agreed> {
 /// Told when the container's processes and cgroups are gone, before its run directory is: keeper,
 /// guard and vTPM have ended with it.
 pub fn deleted(state: &State) -> Result<()> {
+    guarding::wait_for_end(&state.run_dir());
     slice::remove(&state.run_id)?;
     VtpmUid::release(state.run_dir().path())
 }
@@ -156,6 +157,8 @@ pub fn deleted(state: &State) -> Result<()> {
 /// A run that is being made: dropped before [`Launch::keep`], it leaves nothing behind.
 struct Launch {
     state: State,
+    /// See [`RunDir::hold_making`].
+    _making: File,
     kept: bool,
 }
 
@@ -166,7 +169,7 @@ impl Launch {
         bundle: &Bundle,
         backend: Backend,
     ) -> Result<Self> {
-        let (dir, run_id) = RunDir::create()?;
+        let run_id = Index::claim(&globals.root, &request.id)?;
         let birth = Birth {
             id: request.id.clone(),
             state_root: globals.root.clone(),
@@ -183,15 +186,19 @@ impl Launch {
                 .into_iter()
                 .collect(),
         };
-        let claimed = State::new(run_id, birth).and_then(|state| {
-            state.save()?; // whoever finds the index entry finds a record
-            Index::claim(&state.state_root, &state.id, &state.run_id)?;
-            Ok(state)
+        let made = RunDir::create(&run_id).and_then(|dir| {
+            let state = State::new(run_id.clone(), birth)?;
+            state.save()?;
+            Ok((state, dir.hold_making()?))
         });
-        match claimed {
-            Ok(state) => Ok(Self { state, kept: false }),
+        match made {
+            Ok((state, making)) => Ok(Self {
+                state,
+                _making: making,
+                kept: false,
+            }),
             Err(error) => {
-                dir.remove().ok();
+                Index::forget(&globals.root, &request.id).ok();
                 Err(error)
             }
         }

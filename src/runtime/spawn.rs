@@ -20,10 +20,7 @@ pub fn myself(words: &[&str], channel: OwnedFd) -> Result<Child> {
 
 /// The same with its own file for complaints: our standard error is the container's, or the engine
 /// waits for its end.
-pub fn myself_logging(words: &[&str], channel: OwnedFd, log: &Path) -> Result<Child> {
-    let log = File::options().create(true).append(true).open(log);
-    let log =
-        log.with_context(|| format!("cannot open the log of `attestrun {}`", words.join(" ")))?;
+pub fn myself_logging(words: &[&str], channel: OwnedFd, log: File) -> Result<Child> {
     myself_complaining_to(words, channel, log.into())
 }
 

@@ -5,7 +5,7 @@
 //! may start or enter the container is asked of the guard, not of this file.
 
 use crate::backend::{cgroup::Cgroup, Backend};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -18,7 +18,7 @@ use std::{
     fs::{self, File},
     io::{ErrorKind, Write},
     os::{
-        fd::OwnedFd,
+        fd::{AsRawFd, OwnedFd},
         unix::{ffi::OsStrExt, fs::{DirBuilderExt, OpenOptionsExt}},
     },
     path::{Path, PathBuf},
@@ -214,7 +214,8 @@ impl State {
         })
     }
 
-    /// Ends a `create` that is under way, so that it does not go on with what is being removed.
+    /// Ends a `create` that is under way, and what it forked, so that nothing goes on with what is
+    /// being removed.
     pub fn end_creator(&self) -> Result<()> {
         if let Some(creator) = self.creator.pidfd()? {
             rustix::process::pidfd_send_signal(&creator, rustix::process::Signal::KILL).ok();
@@ -222,7 +223,7 @@ impl State {
             let patience = Timespec { tv_sec: 5, tv_nsec: 0 };
             poll(&mut ended, Some(&patience)).context("cannot wait for the creator's end")?;
         }
-        Ok(())
+        self.run_dir().end_makers()
     }
 
     pub fn to_oci(&self, owner: &str) -> Result<OciState<'_>> {
@@ -333,14 +334,10 @@ impl RunDir {
         Self(Path::new(BASE).join("containers").join(run_id.as_str()))
     }
 
-    /// A new, empty directory under a random name.
-    pub fn create() -> Result<(Self, RunId)> {
-        let mut random = [0u8; 16];
-        File::open("/dev/urandom")
-            .and_then(|mut f| std::io::Read::read_exact(&mut f, &mut random))
-            .context("cannot read /dev/urandom")?;
-        let run_id = RunId::from_random(random);
-        let dir = Self::of(&run_id);
+    /// A new, empty directory. The index entry of `run_id` stands already, so that whatever becomes of
+    /// this process, the directory is found and removed by the container's id.
+    pub fn create(run_id: &RunId) -> Result<Self> {
+        let dir = Self::of(run_id);
         make_private(dir.0.parent().unwrap_or(Path::new(BASE)))?;
         fs::DirBuilder::new()
             .mode(0o700)
@@ -351,7 +348,7 @@ impl RunDir {
         mount("attestrun", &dir.0, "tmpfs", flags, Self::TMPFS)
             .with_context(|| format!("cannot mount a tmpfs at {}", dir.0.display()))
             .inspect_err(|_| drop(fs::remove_dir(&dir.0)))?;
-        Ok((dir, run_id))
+        Ok(dir)
     }
 
     pub fn path(&self) -> &Path {
@@ -367,6 +364,36 @@ impl RunDir {
     }
     fn record(&self) -> PathBuf {
         self.0.join("state.json")
+    }
+
+    fn making(&self) -> PathBuf {
+        self.0.join("making")
+    }
+
+    /// Open in this process and in all that it forks, until they execute another program: by this file
+    /// the backend's half-made init is found when its creator was killed.
+    pub fn hold_making(&self) -> Result<File> {
+        let path = self.making();
+        let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        rustix::fs::flock(&file, FlockOperation::LockShared)?;
+        Ok(file)
+    }
+
+    /// Kills whoever still holds that file; a fork may fork once more while it is looked for.
+    fn end_makers(&self) -> Result<()> {
+        let path = self.making();
+        let Ok(file) = File::open(&path) else { return Ok(()) };
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            ensure!(Instant::now() < deadline, "processes of a killed create do not end (they hold {})", path.display());
+            for pid in holders(&path)? {
+                if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) {
+                    rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).ok();
+                }
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Removes the directory and all it holds; one that is gone already is no error.
@@ -385,6 +412,30 @@ impl RunDir {
     }
 }
 
+fn random_run_id() -> Result<RunId> {
+    let mut random = [0u8; 16];
+    File::open("/dev/urandom")
+        .and_then(|mut f| std::io::Read::read_exact(&mut f, &mut random))
+        .context("cannot read /dev/urandom")?;
+    Ok(RunId::from_random(random))
+}
+
+/// Processes with an open descriptor of `path`, this one excepted.
+fn holders(path: &Path) -> Result<Vec<Pid>> {
+    let mut holders = Vec::new();
+    for entry in fs::read_dir("/proc").context("cannot read /proc")? {
+        let entry = entry?;
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+        let Some(pid) = pid.filter(|pid| *pid != rustix::process::getpid()) else { continue };
+        // a process that ends meanwhile has no descriptors any more
+        let Ok(fds) = fs::read_dir(entry.path().join("fd")) else { continue };
+        if fds.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == path)) {
+            holders.push(pid);
+        }
+    }
+    Ok(holders)
+}
+
 /// Finds a run by state root and container id. An entry appears and vanishes whole.
 pub struct Index;
 
@@ -398,16 +449,24 @@ impl Index {
         Path::new(BASE).join("index").join(hex::encode(hasher.finalize()))
     }
 
-    /// Claims the id for this run: link(2) of a complete file fails if the name is taken.
-    pub fn claim(state_root: &Path, id: &ContainerId, run_id: &RunId) -> Result<()> {
+    /// Claims the id for a new run: a file without a name gets its content first and its name then, so
+    /// an entry is never seen half-written and never left under another name.
+    pub fn claim(state_root: &Path, id: &ContainerId) -> Result<RunId> {
+        let run_id = random_run_id()?;
         let entry = Self::entry(state_root, id);
-        make_private(&Path::new(BASE).join("index"))?;
-        let new = entry.with_extension(run_id.as_str());
-        let result = write_private(&new, run_id.as_str().as_bytes()).and_then(|()| fs::hard_link(&new, &entry));
-        fs::remove_file(&new).ok();
-        match result {
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => bail!(Exists),
-            result => result.with_context(|| format!("cannot write the index entry {}", entry.display())),
+        let directory = Path::new(BASE).join("index");
+        make_private(&directory)?;
+        let doing = || format!("cannot write the index entry {}", entry.display());
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let mut file = File::from(rustix::fs::open(&directory, flags, mode).with_context(doing)?);
+        file.write_all(run_id.as_str().as_bytes()).with_context(doing)?;
+        let nameless = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let follow = rustix::fs::AtFlags::SYMLINK_FOLLOW;
+        match rustix::fs::linkat(rustix::fs::CWD, &nameless, rustix::fs::CWD, &entry, follow) {
+            Ok(()) => Ok(run_id),
+            Err(rustix::io::Errno::EXIST) => bail!(Exists),
+            Err(error) => Err(error).with_context(doing),
         }
     }
 

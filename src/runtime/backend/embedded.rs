@@ -241,6 +241,12 @@ impl Launch<'_> {
         let linux = self.spec.linux_mut().as_mut().context("linux must be specified")?;
         let filter = linux.seccomp().as_ref().map(seccomp::compile).transpose()?;
         linux.set_seccomp(None);
+        // libcontainer applies the flag recursively anyhow, and knows it by its short name only
+        let propagation = linux.rootfs_propagation().as_ref().map(|flag| match flag.as_str() {
+            "rslave" | "rprivate" | "rshared" | "runbindable" => flag[1..].to_owned(),
+            _ => flag.clone(),
+        });
+        linux.set_rootfs_propagation(propagation);
         let mut lent = process.clone();
         let no_new_privileges = process.no_new_privileges() == Some(true);
         let own = lend(&mut lent, filter.is_some() && !no_new_privileges)?;

@@ -12,6 +12,8 @@ pub fn beyond_libcontainer(spec: &Spec, systemd_cgroup: bool) -> Vec<String> {
     if systemd_cgroup && !unified {
         needs.push("systemd's cgroup driver on cgroup v1".to_owned());
     }
+    needs.sort();
+    needs.dedup();
     needs
 }
 

@@ -231,7 +231,7 @@ mod tests {
     fn resolves_inside_the_root_only() {
         let (dir, root) = rootfs();
         let env = vec!["PATH=/sbin:/bin".to_owned()];
-        let go = |argument| {
+        let go = |argument: &'static str| {
             resolve(
                 root.as_fd(),
                 &Search {
@@ -242,7 +242,7 @@ mod tests {
                 &|_| None,
             )
         };
-        let paths = |argument: &str| {
+        let paths = |argument: &'static str| {
             go(argument)
                 .unwrap()
                 .into_iter()

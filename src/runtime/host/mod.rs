@@ -283,7 +283,9 @@ fn start() -> Result<UnixStream> {
         .with_context(|| format!("cannot make {DIR}"))?;
     let log = Path::new(DIR).join("host.log");
     let null = File::open("/dev/null")?;
-    let mut service = crate::spawn::myself_logging(&["host", ON_DEMAND], null.into(), &log)?;
+    let file = File::options().create(true).append(true).open(&log);
+    let file = file.with_context(|| format!("cannot open {}", log.display()))?;
+    let mut service = crate::spawn::myself_logging(&["host", ON_DEMAND], null.into(), file)?;
     for _ in 0..ATTEMPTS {
         if let Ok(stream) = UnixStream::connect(CONTROL) {
             return Ok(stream);
