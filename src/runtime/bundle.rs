@@ -18,7 +18,7 @@ use std::{
     },
     path::{Path, PathBuf},
 };
-use verify::{digest::BundleDigest, id::ContainerId};
+use verify::id::ContainerId;
 
 /// The largest config.json that is read; engines write tens of kilobytes.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
@@ -37,34 +37,62 @@ pub struct Bundle {
 
 impl Bundle {
     pub fn open(path: &Path) -> Result<Self> {
-        let dir = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .with_context(|| format!("cannot open the bundle {}", path.display()))?;
-        let spec = parse(&read_config(&dir, path)?).with_context(|| format!("{}/config.json", path.display()))?;
+        let dir = rustix::fs::open(
+            path,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .with_context(|| format!("cannot open the bundle {}", path.display()))?;
+        let spec = parse(&read_config(&dir, path)?)
+            .with_context(|| format!("{}/config.json", path.display()))?;
         let root = spec.root().as_ref().context("Root must be specified")?;
         let named = path.join(root.path());
         let rootfs = match fs::canonicalize(&named) {
             Ok(rootfs) => rootfs,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => bail!("rootfs ({}) does not exist", named.display()),
-            Err(e) => return Err(e).with_context(|| format!("cannot resolve the rootfs {}", named.display())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                bail!("rootfs ({}) does not exist", named.display())
+            }
+            Err(e) => {
+                return Err(e)
+                    .with_context(|| format!("cannot resolve the rootfs {}", named.display()));
+            }
         };
-        ensure!(rootfs != Path::new("/"), "the host's root directory cannot be a container's rootfs");
+        ensure!(
+            rootfs != Path::new("/"),
+            "the host's root directory cannot be a container's rootfs"
+        );
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let rootfs_fd = rustix::fs::open(&rootfs, flags, Mode::empty())
             .with_context(|| format!("cannot open the rootfs {}", rootfs.display()))?;
-        Ok(Self { path: path.to_owned(), spec, rootfs, rootfs_fd })
+        Ok(Self {
+            path: path.to_owned(),
+            spec,
+            rootfs,
+            rootfs_fd,
+        })
     }
 
     /// Normalises the configuration for `backend` and writes it into the run directory.
-    pub fn seal(mut self, run_dir: &RunDir, id: &ContainerId, backend: &Backend, systemd_cgroup: bool) -> Result<SealedBundle> {
+    pub fn seal(
+        mut self,
+        run_dir: &RunDir,
+        id: &ContainerId,
+        backend: &Backend,
+        systemd_cgroup: bool,
+    ) -> Result<SealedBundle> {
         self.normalise(id, systemd_cgroup)?;
         if *backend == Backend::Libcontainer {
             read_only_cgroup_v1(&mut self.spec, &host_cgroup_v1_mounts()?)?;
         }
         // through a Value: its maps are sorted, so equal configurations have equal bytes
         let bytes = serde_json::to_vec(&serde_json::to_value(&self.spec)?)?;
-        let spec = serde_json::from_slice(&bytes).context("the sealed config.json does not read back")?;
+        let spec =
+            serde_json::from_slice(&bytes).context("the sealed config.json does not read back")?;
         let dir = run_dir.bundle();
-        fs::DirBuilder::new().mode(0o700).create(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&dir)
+            .with_context(|| format!("cannot make {}", dir.display()))?;
         let config = dir.join("config.json");
         File::options()
             .write(true)
@@ -74,11 +102,8 @@ impl Bundle {
             .and_then(|mut f| f.write_all(&bytes))
             .with_context(|| format!("cannot write {}", config.display()))?;
         Ok(SealedBundle {
-            dir,
-            digest: BundleDigest::of(&bytes),
             bytes,
             spec,
-            caller_path: self.path,
             rootfs: self.rootfs,
             rootfs_fd: self.rootfs_fd,
         })
@@ -89,14 +114,25 @@ impl Bundle {
         let mut root = spec.root().clone().context("Root must be specified")?;
         root.set_path(self.rootfs.clone());
         spec.set_root(Some(root));
-        let mut process = spec.process().clone().context("Process must be specified")?;
+        let mut process = spec
+            .process()
+            .clone()
+            .context("Process must be specified")?;
         check_process(&process)?;
         normalise_process(&mut process);
         spec.set_process(Some(process));
         let mut linux = spec.linux().clone().context("linux must be specified")?;
-        if linux.cgroups_path().as_ref().is_none_or(|p| p.as_os_str().is_empty()) {
+        if linux
+            .cgroups_path()
+            .as_ref()
+            .is_none_or(|p| p.as_os_str().is_empty())
+        {
             // runc's own defaults, made explicit so that both backends agree (cgroups, "getCgroupPath")
-            let path = if systemd_cgroup { format!(":attestrun:{id}") } else { format!("/{id}") };
+            let path = if systemd_cgroup {
+                format!(":attestrun:{id}")
+            } else {
+                format!("/{id}")
+            };
             linux.set_cgroups_path(Some(path.into()));
         }
         spec.set_linux(Some(linux));
@@ -107,38 +143,49 @@ impl Bundle {
 /// The private bundle of a run: no caller can change it any more.
 #[derive(Debug)]
 pub struct SealedBundle {
-    pub dir: PathBuf,
     /// The whole config.json; [`Self::spec`] is its parse.
     pub bytes: Vec<u8>,
-    pub digest: BundleDigest,
     pub spec: Spec,
-    pub caller_path: PathBuf,
     pub rootfs: PathBuf,
     pub rootfs_fd: OwnedFd,
 }
 
 impl SealedBundle {
     pub fn cgroups_path(&self) -> PathBuf {
-        self.spec.linux().as_ref().and_then(|l| l.cgroups_path().clone()).unwrap_or_default()
+        self.spec
+            .linux()
+            .as_ref()
+            .and_then(|l| l.cgroups_path().clone())
+            .unwrap_or_default()
     }
 
     /// The sealed configuration of an existing run, for exec and hooks.
     pub fn read_spec(run_dir: &RunDir) -> Result<Spec> {
         let path = run_dir.bundle().join("config.json");
         let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_slice(&bytes).with_context(|| format!("sealed configuration {}", path.display()))
+        serde_json::from_slice(&bytes)
+            .with_context(|| format!("sealed configuration {}", path.display()))
     }
 }
 
 /// What runc says of a process that it does not run (utils_linux.go, validateProcessSpec).
 pub fn check_process(process: &Process) -> Result<()> {
     let cwd = process.cwd();
-    ensure!(!cwd.as_os_str().is_empty(), "Cwd property must not be empty");
+    ensure!(
+        !cwd.as_os_str().is_empty(),
+        "Cwd property must not be empty"
+    );
     ensure!(cwd.is_absolute(), "Cwd must be an absolute path");
-    ensure!(process.args().as_ref().is_some_and(|a| !a.is_empty()), "args must not be empty");
+    ensure!(
+        process.args().as_ref().is_some_and(|a| !a.is_empty()),
+        "args must not be empty"
+    );
     let strings = process.args().iter().chain(process.env()).flatten();
     for text in strings {
-        ensure!(!text.contains('\0'), "process args and env must not hold a NUL byte");
+        ensure!(
+            !text.contains('\0'),
+            "process args and env must not hold a NUL byte"
+        );
     }
     Ok(())
 }
@@ -150,7 +197,10 @@ pub fn normalise_process(process: &mut Process) {
         process.set_no_new_privileges(None);
     }
     // absent sets are empty sets; libcontainer would leave the caller's, that is root's
-    let mut caps = process.capabilities().clone().unwrap_or_else(no_capabilities);
+    let mut caps = process
+        .capabilities()
+        .clone()
+        .unwrap_or_else(no_capabilities);
     let or_empty = |set: &Option<Capabilities>| Some(set.clone().unwrap_or_default());
     caps.set_bounding(or_empty(caps.bounding()));
     caps.set_effective(or_empty(caps.effective()));
@@ -176,14 +226,28 @@ fn no_capabilities() -> LinuxCapabilities {
 
 fn read_config(dir: &OwnedFd, path: &Path) -> Result<Vec<u8>> {
     // NONBLOCK: a fifo in place of the file must not hold us
-    let fd = match openat(dir, "config.json", OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()) {
+    let fd = match openat(
+        dir,
+        "config.json",
+        OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
+        Mode::empty(),
+    ) {
         Ok(fd) => fd,
-        Err(rustix::io::Errno::NOENT) => bail!("JSON specification file {}/config.json not found", path.display()),
-        Err(e) => return Err(e).with_context(|| format!("cannot open {}/config.json", path.display())),
+        Err(rustix::io::Errno::NOENT) => bail!(
+            "JSON specification file {}/config.json not found",
+            path.display()
+        ),
+        Err(e) => {
+            return Err(e).with_context(|| format!("cannot open {}/config.json", path.display()));
+        }
     };
     let file = File::from(fd);
     let meta = file.metadata()?;
-    ensure!(meta.is_file(), "{}/config.json is not a regular file", path.display());
+    ensure!(
+        meta.is_file(),
+        "{}/config.json is not a regular file",
+        path.display()
+    );
     let mut bytes = Vec::new();
     file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut bytes)?;
     ensure!(
@@ -208,7 +272,9 @@ fn parse(bytes: &[u8]) -> Result<Spec> {
 fn host_cgroup_v1_mounts() -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-    let Ok(entries) = fs::read_dir("/sys/fs/cgroup") else { return Ok(names) };
+    let Ok(entries) = fs::read_dir("/sys/fs/cgroup") else {
+        return Ok(names);
+    };
     for entry in entries {
         let entry = entry.context("cannot read /sys/fs/cgroup")?;
         // a hierarchy, or a link to one (cpu -> cpu,cpuacct)
@@ -225,14 +291,21 @@ fn read_only_cgroup_v1(spec: &mut Spec, hierarchies: &BTreeSet<String>) -> Resul
     let read_only = |m: &oci_spec::runtime::Mount| {
         m.typ().as_deref() == Some("cgroup") && m.options().iter().flatten().any(|o| o == "ro")
     };
-    let mounts: Vec<PathBuf> =
-        spec.mounts().iter().flatten().filter(|m| read_only(m)).map(|m| m.destination().clone()).collect();
+    let mounts: Vec<PathBuf> = spec
+        .mounts()
+        .iter()
+        .flatten()
+        .filter(|m| read_only(m))
+        .map(|m| m.destination().clone())
+        .collect();
     let mut linux = spec.linux().clone().context("linux must be specified")?;
     let mut paths = linux.readonly_paths().clone().unwrap_or_default();
     for mount in mounts {
         for name in hierarchies {
             let path = mount.join(name);
-            let path = path.to_str().context("a mount's destination is not valid UTF-8")?;
+            let path = path
+                .to_str()
+                .context("a mount's destination is not valid UTF-8")?;
             if !paths.iter().any(|p| p == path) {
                 paths.push(path.to_owned());
             }
@@ -259,24 +332,42 @@ mod tests {
 
     #[test]
     fn an_explicit_false_is_an_absent_one() {
-        let mut p = spec(r#","noNewPrivileges":false"#, "").process().clone().unwrap();
+        let mut p = spec(r#","noNewPrivileges":false"#, "")
+            .process()
+            .clone()
+            .unwrap();
         normalise_process(&mut p);
         assert_eq!(p.no_new_privileges(), None);
-        let mut p = spec(r#","noNewPrivileges":true"#, "").process().clone().unwrap();
+        let mut p = spec(r#","noNewPrivileges":true"#, "")
+            .process()
+            .clone()
+            .unwrap();
         normalise_process(&mut p);
         assert_eq!(p.no_new_privileges(), Some(true));
     }
 
     #[test]
     fn absent_capabilities_are_none() {
-        for text in ["", r#","capabilities":{}"#, r#","capabilities":{"bounding":["CAP_KILL"]}"#] {
+        for text in [
+            "",
+            r#","capabilities":{}"#,
+            r#","capabilities":{"bounding":["CAP_KILL"]}"#,
+        ] {
             let mut p = spec(text, "").process().clone().unwrap();
             normalise_process(&mut p);
             let caps = p.capabilities().clone().unwrap();
-            for set in [caps.effective(), caps.permitted(), caps.inheritable(), caps.ambient()] {
+            for set in [
+                caps.effective(),
+                caps.permitted(),
+                caps.inheritable(),
+                caps.ambient(),
+            ] {
                 assert!(set.as_ref().is_some_and(|s| s.is_empty()), "{text}");
             }
-            assert_eq!(caps.bounding().as_ref().unwrap().len(), usize::from(text.contains("KILL")));
+            assert_eq!(
+                caps.bounding().as_ref().unwrap().len(),
+                usize::from(text.contains("KILL"))
+            );
         }
     }
 
@@ -287,9 +378,17 @@ mod tests {
         let paths = |options: &str| {
             let mut s = spec("", &mounts.replace("[\"ro\"]", options));
             read_only_cgroup_v1(&mut s, &names).unwrap();
-            s.linux().as_ref().unwrap().readonly_paths().clone().unwrap_or_default()
+            s.linux()
+                .as_ref()
+                .unwrap()
+                .readonly_paths()
+                .clone()
+                .unwrap_or_default()
         };
-        assert_eq!(paths("[\"ro\"]"), ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/memory"]);
+        assert_eq!(
+            paths("[\"ro\"]"),
+            ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/memory"]
+        );
         assert!(paths("[\"rw\"]").is_empty());
     }
 
@@ -297,7 +396,12 @@ mod tests {
     fn refuse_processes_that_runc_refuses() {
         let good = spec("", "").process().clone().unwrap();
         assert!(check_process(&good).is_ok());
-        for (cwd, args) in [("", vec!["sh"]), ("rel", vec!["sh"]), ("/", vec![]), ("/", vec!["a\0b"])] {
+        for (cwd, args) in [
+            ("", vec!["sh"]),
+            ("rel", vec!["sh"]),
+            ("/", vec![]),
+            ("/", vec!["a\0b"]),
+        ] {
             let mut p = good.clone();
             p.set_cwd(cwd.into());
             p.set_args(Some(args.iter().map(|a| (*a).to_owned()).collect()));

@@ -20,9 +20,16 @@ pub enum UsageError {
     #[error("flag needs an argument: -{0}")]
     NoValue(String),
     #[error("invalid value {value:?} for flag -{flag}: {why}")]
-    Value { flag: String, value: String, why: String },
+    Value {
+        flag: String,
+        value: String,
+        why: String,
+    },
     #[error("attestrun: {verb:?} requires {count} argument(s)")]
-    Count { verb: &'static str, count: &'static str },
+    Count {
+        verb: &'static str,
+        count: &'static str,
+    },
     #[error(transparent)]
     Id(#[from] verify::id::IdError),
     #[error("argument {0} is not valid UTF-8")]
@@ -44,8 +51,15 @@ pub struct Globals {
 
 impl Default for Globals {
     fn default() -> Self {
-        let report = Report { log: None, format: LogFormat::Text };
-        Self { root: "/run/attestrun".into(), report, systemd_cgroup: false }
+        let report = Report {
+            log: None,
+            format: LogFormat::Text,
+        };
+        Self {
+            root: "/run/attestrun".into(),
+            report,
+            systemd_cgroup: false,
+        }
     }
 }
 
@@ -122,17 +136,38 @@ pub enum Request {
     Run(Run),
     Start(ContainerId),
     State(ContainerId),
-    Kill { id: ContainerId, signal: String, all: bool },
-    Delete { id: ContainerId, force: bool },
+    Kill {
+        id: ContainerId,
+        signal: String,
+        all: bool,
+    },
+    Delete {
+        id: ContainerId,
+        force: bool,
+    },
     Exec(ContainerId, Box<Exec>),
-    List { format: ListFormat, quiet: bool },
-    Ps { id: ContainerId, format: ListFormat, options: Vec<String> },
+    List {
+        format: ListFormat,
+        quiet: bool,
+    },
+    Ps {
+        id: ContainerId,
+        format: ListFormat,
+        options: Vec<String>,
+    },
     Pause(ContainerId),
     Resume(ContainerId),
     Update(ContainerId, Box<Update>),
-    Events { id: ContainerId, stats: bool, interval: std::time::Duration },
+    Events {
+        id: ContainerId,
+        stats: bool,
+        interval: std::time::Duration,
+    },
     Features,
-    Spec { bundle: PathBuf, rootless: bool },
+    Spec {
+        bundle: PathBuf,
+        rootless: bool,
+    },
     Version,
     Help(Option<&'static str>),
     /// A verb of runc that attestrun refuses by name.
@@ -140,13 +175,22 @@ pub enum Request {
 }
 
 const fn switch(names: &'static [&'static str]) -> Flag {
-    Flag { names, takes: Takes::Nothing }
+    Flag {
+        names,
+        takes: Takes::Nothing,
+    }
 }
 const fn value(names: &'static [&'static str]) -> Flag {
-    Flag { names, takes: Takes::Value }
+    Flag {
+        names,
+        takes: Takes::Value,
+    }
 }
 const fn list(names: &'static [&'static str]) -> Flag {
-    Flag { names, takes: Takes::Values }
+    Flag {
+        names,
+        takes: Takes::Values,
+    }
 }
 
 const GLOBAL: &[Flag] = &[
@@ -169,7 +213,11 @@ const CREATE: &[Flag] = &[
     switch(&["no-pivot"]),
     switch(&["no-new-keyring"]),
 ];
-const RUN: &[Flag] = &[switch(&["detach", "d"]), switch(&["keep"]), switch(&["no-subreaper"])];
+const RUN: &[Flag] = &[
+    switch(&["detach", "d"]),
+    switch(&["keep"]),
+    switch(&["no-subreaper"]),
+];
 const EXEC: &[Flag] = &[
     value(&["process", "p"]),
     value(&["pid-file"]),
@@ -215,22 +263,47 @@ struct Verb {
     usage: &'static str,
 }
 const fn verb(name: &'static str, flags: &'static [&'static [Flag]], usage: &'static str) -> Verb {
-    Verb { name, flags, order: Order::Anywhere, usage }
+    Verb {
+        name,
+        flags,
+        order: Order::Anywhere,
+        usage,
+    }
 }
 const VERBS: &[Verb] = &[
-    verb("create", &[CREATE], "[--bundle DIR] [--pid-file FILE] [--console-socket SOCKET] <container-id>"),
-    verb("run", &[CREATE, RUN], "[--bundle DIR] [--detach] [--keep] [--pid-file FILE] <container-id>"),
+    verb(
+        "create",
+        &[CREATE],
+        "[--bundle DIR] [--pid-file FILE] [--console-socket SOCKET] <container-id>",
+    ),
+    verb(
+        "run",
+        &[CREATE, RUN],
+        "[--bundle DIR] [--detach] [--keep] [--pid-file FILE] <container-id>",
+    ),
     verb("start", &[], "<container-id>"),
     verb("state", &[], "<container-id>"),
-    verb("kill", &[&[switch(&["all", "a"])]], "[--all] <container-id> [signal]"),
-    verb("delete", &[&[switch(&["force", "f"])]], "[--force] <container-id>"),
+    verb(
+        "kill",
+        &[&[switch(&["all", "a"])]],
+        "[--all] <container-id> [signal]",
+    ),
+    verb(
+        "delete",
+        &[&[switch(&["force", "f"])]],
+        "[--force] <container-id>",
+    ),
     Verb {
         name: "exec",
         flags: &[EXEC],
         order: Order::BeforeArguments,
         usage: "[--process FILE] [--tty] [--detach] [--user UID[:GID]] [--env K=V] <container-id> <command> [argument...]",
     },
-    verb("list", &[&[FORMAT, switch(&["quiet", "q"])]], "[--format table|json] [--quiet]"),
+    verb(
+        "list",
+        &[&[FORMAT, switch(&["quiet", "q"])]],
+        "[--format table|json] [--quiet]",
+    ),
     Verb {
         name: "ps",
         flags: &[&[FORMAT]],
@@ -239,10 +312,22 @@ const VERBS: &[Verb] = &[
     },
     verb("pause", &[], "<container-id>"),
     verb("resume", &[], "<container-id>"),
-    verb("update", &[UPDATE], "[--resources FILE|-] [limits] <container-id>"),
-    verb("events", &[&[switch(&["stats"]), value(&["interval"])]], "[--stats] [--interval 5s] <container-id>"),
+    verb(
+        "update",
+        &[UPDATE],
+        "[--resources FILE|-] [limits] <container-id>",
+    ),
+    verb(
+        "events",
+        &[&[switch(&["stats"]), value(&["interval"])]],
+        "[--stats] [--interval 5s] <container-id>",
+    ),
     verb("features", &[], ""),
-    verb("spec", &[&[value(&["bundle", "b"]), switch(&["rootless"])]], "[--bundle DIR] [--rootless]"),
+    verb(
+        "spec",
+        &[&[value(&["bundle", "b"]), switch(&["rootless"])]],
+        "[--bundle DIR] [--rootless]",
+    ),
 ];
 
 /// Parsed far enough to know where an error is to be reported.
@@ -258,15 +343,28 @@ pub fn parse(args: &[std::ffi::OsString], cwd: &Path) -> Invocation {
     let mut globals = Globals::default();
     let mut verb = "";
     let request = utf8(args).and_then(|args| request(&args, cwd, &mut globals, &mut verb));
-    Invocation { globals, verb, request }
+    Invocation {
+        globals,
+        verb,
+        request,
+    }
 }
 
 fn utf8(args: &[std::ffi::OsString]) -> Result<Vec<String>> {
-    let one = |(i, a): (usize, &std::ffi::OsString)| a.to_str().map(str::to_owned).ok_or(UsageError::Encoding(i + 1));
+    let one = |(i, a): (usize, &std::ffi::OsString)| {
+        a.to_str()
+            .map(str::to_owned)
+            .ok_or(UsageError::Encoding(i + 1))
+    };
     args.iter().enumerate().map(one).collect()
 }
 
-fn request(args: &[String], cwd: &Path, globals: &mut Globals, name: &mut &'static str) -> Result<Request> {
+fn request(
+    args: &[String],
+    cwd: &Path,
+    globals: &mut Globals,
+    name: &mut &'static str,
+) -> Result<Request> {
     let parsed = grammar::parse(&[GLOBAL], Order::BeforeArguments, args)?;
     let path = |p: Option<&str>| p.filter(|p| !p.is_empty()).map(|p| absolute(cwd, p));
     if let Some(root) = path(parsed.one("root")) {
@@ -286,7 +384,14 @@ fn request(args: &[String], cwd: &Path, globals: &mut Globals, name: &mut &'stat
         return Ok(Request::Help(None));
     };
     match first.as_str() {
-        "help" => return Ok(Request::Help(VERBS.iter().find(|v| rest.first().is_some_and(|r| r == v.name)).map(|v| v.name))),
+        "help" => {
+            return Ok(Request::Help(
+                VERBS
+                    .iter()
+                    .find(|v| rest.first().is_some_and(|r| r == v.name))
+                    .map(|v| v.name),
+            ));
+        }
         "checkpoint" => return Ok(Request::Unsupported("checkpoint")),
         "restore" => return Ok(Request::Unsupported("restore")),
         _ => {}
@@ -294,7 +399,10 @@ fn request(args: &[String], cwd: &Path, globals: &mut Globals, name: &mut &'stat
     if parsed.is_set("help")? {
         return Ok(Request::Help(None));
     }
-    let verb = VERBS.iter().find(|v| v.name == first).ok_or_else(|| UsageError::UnknownVerb(first.clone()))?;
+    let verb = VERBS
+        .iter()
+        .find(|v| v.name == first)
+        .ok_or_else(|| UsageError::UnknownVerb(first.clone()))?;
     *name = verb.name;
     let mut flags = verb.flags.to_vec();
     flags.push(const { &[switch(&["help", "h"])] });
@@ -306,7 +414,11 @@ fn request(args: &[String], cwd: &Path, globals: &mut Globals, name: &mut &'stat
 }
 
 fn build(verb: &'static str, p: &Parsed, cwd: &Path) -> Result<Request> {
-    let path = |name| p.one(name).filter(|v: &&str| !v.is_empty()).map(|v| absolute(cwd, v));
+    let path = |name| {
+        p.one(name)
+            .filter(|v: &&str| !v.is_empty())
+            .map(|v| absolute(cwd, v))
+    };
     let create = || -> Result<Create> {
         Ok(Create {
             id: only_id(verb, p)?,
@@ -335,18 +447,39 @@ fn build(verb: &'static str, p: &Parsed, cwd: &Path) -> Result<Request> {
         "start" => Request::Start(only_id(verb, p)?),
         "state" => Request::State(only_id(verb, p)?),
         "kill" => match p.arguments.as_slice() {
-            [id] => Request::Kill { id: ContainerId::parse(id)?, signal: "TERM".into(), all: p.is_set("all")? },
-            [id, signal] => {
-                Request::Kill { id: ContainerId::parse(id)?, signal: signal.clone(), all: p.is_set("all")? }
+            [id] => Request::Kill {
+                id: ContainerId::parse(id)?,
+                signal: "TERM".into(),
+                all: p.is_set("all")?,
+            },
+            [id, signal] => Request::Kill {
+                id: ContainerId::parse(id)?,
+                signal: signal.clone(),
+                all: p.is_set("all")?,
+            },
+            _ => {
+                return Err(UsageError::Count {
+                    verb,
+                    count: "a minimum of 1 and a maximum of 2",
+                });
             }
-            _ => return Err(UsageError::Count { verb, count: "a minimum of 1 and a maximum of 2" }),
         },
-        "delete" => Request::Delete { id: only_id(verb, p)?, force: p.is_set("force")? },
+        "delete" => Request::Delete {
+            id: only_id(verb, p)?,
+            force: p.is_set("force")?,
+        },
         "exec" => exec(p, path)?,
-        "list" => Request::List { format: format()?, quiet: p.is_set("quiet")? },
+        "list" => Request::List {
+            format: format()?,
+            quiet: p.is_set("quiet")?,
+        },
         "ps" => {
             let (id, options) = first_id(verb, p)?;
-            Request::Ps { id, format: format()?, options }
+            Request::Ps {
+                id,
+                format: format()?,
+                options,
+            }
         }
         "pause" => Request::Pause(only_id(verb, p)?),
         "resume" => Request::Resume(only_id(verb, p)?),
@@ -357,7 +490,10 @@ fn build(verb: &'static str, p: &Parsed, cwd: &Path) -> Result<Request> {
             interval: grammar::duration("interval", p.one("interval").unwrap_or("5s"))?,
         },
         "features" => Request::Features,
-        _ => Request::Spec { bundle: path("bundle").unwrap_or_else(|| cwd.to_owned()), rootless: p.is_set("rootless")? },
+        _ => Request::Spec {
+            bundle: path("bundle").unwrap_or_else(|| cwd.to_owned()),
+            rootless: p.is_set("rootless")?,
+        },
     })
 }
 
@@ -367,11 +503,19 @@ fn exec(p: &Parsed, path: impl Fn(&'static str) -> Option<PathBuf>) -> Result<Re
         return Err(UsageError::Combination("process args cannot be empty"));
     }
     let user = p.one("user").filter(|u| !u.is_empty()).map(|user| {
-        let (uid, gid) = user.split_once(':').map_or((user, None), |(u, g)| (u, Some(g)));
-        let number = |text: &str| text.parse().map_err(|_| bad("user", user, "UID or UID:GID in decimal"));
+        let (uid, gid) = user
+            .split_once(':')
+            .map_or((user, None), |(u, g)| (u, Some(g)));
+        let number = |text: &str| {
+            text.parse()
+                .map_err(|_| bad("user", user, "UID or UID:GID in decimal"))
+        };
         Result::Ok((number(uid)?, gid.map(number).transpose()?))
     });
-    let gids = p.all("additional-gids").map(|g| g.parse().map_err(|_| bad("additional-gids", g, "a decimal gid")));
+    let gids = p.all("additional-gids").map(|g| {
+        g.parse()
+            .map_err(|_| bad("additional-gids", g, "a decimal gid"))
+    });
     let text = |name| p.one(name).filter(|v| !v.is_empty()).map(str::to_owned);
     let exec = Exec {
         command,
@@ -418,19 +562,29 @@ fn update(p: &Parsed) -> Result<Update> {
 fn only_id(verb: &'static str, p: &Parsed) -> Result<ContainerId> {
     match p.arguments.as_slice() {
         [id] => Ok(ContainerId::parse(id)?),
-        _ => Err(UsageError::Count { verb, count: "exactly 1" }),
+        _ => Err(UsageError::Count {
+            verb,
+            count: "exactly 1",
+        }),
     }
 }
 
 fn first_id(verb: &'static str, p: &Parsed) -> Result<(ContainerId, Vec<String>)> {
     match p.arguments.split_first() {
         Some((id, rest)) => Ok((ContainerId::parse(id)?, rest.to_vec())),
-        None => Err(UsageError::Count { verb, count: "a minimum of 1" }),
+        None => Err(UsageError::Count {
+            verb,
+            count: "a minimum of 1",
+        }),
     }
 }
 
 fn bad(flag: &str, value: &str, why: &str) -> UsageError {
-    UsageError::Value { flag: flag.into(), value: value.into(), why: format!("must be {why}") }
+    UsageError::Value {
+        flag: flag.into(),
+        value: value.into(),
+        why: format!("must be {why}"),
+    }
 }
 
 /// Joined to `cwd` and without `.`, `..` and doubled slashes; symbolic links are left alone.
@@ -451,11 +605,23 @@ fn absolute(cwd: &Path, path: &str) -> PathBuf {
 /// The usage text, for `--help` and for errors of usage.
 pub fn usage(verb: &str) -> String {
     if let Some(v) = VERBS.iter().find(|v| v.name == verb) {
-        let flags: Vec<_> = v.flags.iter().flat_map(|f| f.iter()).map(Flag::describe).collect();
-        let options = if flags.is_empty() { String::new() } else { format!("\n\nOPTIONS:\n   {}", flags.join("\n   ")) };
+        let flags: Vec<_> = v
+            .flags
+            .iter()
+            .flat_map(|f| f.iter())
+            .map(Flag::describe)
+            .collect();
+        let options = if flags.is_empty() {
+            String::new()
+        } else {
+            format!("\n\nOPTIONS:\n   {}", flags.join("\n   "))
+        };
         return format!("USAGE:\n   attestrun {} {}{options}\n", v.name, v.usage);
     }
-    let verbs: Vec<_> = VERBS.iter().map(|v| format!("   {:<9}{}", v.name, v.usage)).collect();
+    let verbs: Vec<_> = VERBS
+        .iter()
+        .map(|v| format!("   {:<9}{}", v.name, v.usage))
+        .collect();
     let flags: Vec<_> = GLOBAL.iter().map(Flag::describe).collect();
     format!(
         "NAME:\n   attestrun - a drop-in OCI runtime that makes containers provable\n\n\

@@ -75,7 +75,9 @@ pub fn create(
         preserve_fds: request.preserve_fds,
         detached,
     };
-    let made = state.backend.create(state, &sealed, &bound, options, terminal)?;
+    let made = state
+        .backend
+        .create(state, &sealed, &bound, options, terminal)?;
     let init = Init::of(made.pid)?;
     state.init = Some(init);
     state.cgroup = Cgroup::of_container(made.pid)?;

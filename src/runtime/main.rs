@@ -28,7 +28,11 @@ use std::{ffi::OsString, process::ExitCode};
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     let verb = args.next().unwrap_or_default();
-    let rest = || args.map(OsString::into_string).collect::<Result<Vec<_>, _>>().unwrap_or_default();
+    let rest = || {
+        args.map(OsString::into_string)
+            .collect::<Result<Vec<_>, _>>()
+            .unwrap_or_default()
+    };
     match verb.to_str() {
         // attestrun's own processes and its administration; everything else is runc's
         Some("keeper") => verbs::own(&verb, keeper::run),

@@ -32,7 +32,11 @@ impl Report {
         });
         let mut stderr = stderr().lock();
         // with nobody to tell there is nothing left to do
-        let _ = if written { writeln!(stderr, "{message}") } else { stderr.write_all(line.as_bytes()) };
+        let _ = if written {
+            writeln!(stderr, "{message}")
+        } else {
+            stderr.write_all(line.as_bytes())
+        };
     }
 
     fn line(&self, message: &str, now: chrono::DateTime<chrono::Utc>) -> String {
@@ -49,11 +53,16 @@ impl Report {
 
 /// The words for an error of `verb`: refusals keep their own, failures name the verb as runc does.
 pub fn words(verb: &str, error: &anyhow::Error) -> String {
-    if let Some(refused) = error.chain().find_map(|cause| cause.downcast_ref::<Refused>()) {
+    if let Some(refused) = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<Refused>())
+    {
         return format!("attestrun: {verb}: {refused}");
     }
     match verb {
-        _ if matches!(error.downcast_ref(), Some(usage) if !matches!(usage, UsageError::Id(_))) => error.to_string(),
+        _ if matches!(error.downcast_ref(), Some(usage) if !matches!(usage, UsageError::Id(_))) => {
+            error.to_string()
+        }
         "create" | "run" => format!("attestrun {verb} failed: {error:#}"),
         "exec" => format!("exec failed: {error:#}"),
         _ => format!("{error:#}"),
@@ -78,34 +87,61 @@ mod tests {
 
     #[test]
     fn the_line_is_what_engines_parse() {
-        let now = chrono::Utc.with_ymd_and_hms(2026, 11, 23, 15, 0, 0).unwrap();
-        let report = Report { log: None, format: LogFormat::Json };
+        let now = chrono::Utc
+            .with_ymd_and_hms(2026, 11, 23, 15, 0, 0)
+            .unwrap();
+        let report = Report {
+            log: None,
+            format: LogFormat::Json,
+        };
         let line = report.line("a \"b\"\nc", now);
         assert_eq!(line.matches('\n').count(), 1);
         let json: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(json["level"], "error");
         assert_eq!(json["msg"], "a \"b\"\nc");
         assert_eq!(json["time"], "2026-11-23T15:00:00Z");
-        let text = Report { log: None, format: LogFormat::Text }.line("a \"b\"", now);
-        assert_eq!(text, "time=\"2026-11-23T15:00:00Z\" level=error msg=\"a \\\"b\\\"\"\n");
+        let text = Report {
+            log: None,
+            format: LogFormat::Text,
+        }
+        .line("a \"b\"", now);
+        assert_eq!(
+            text,
+            "time=\"2026-11-23T15:00:00Z\" level=error msg=\"a \\\"b\\\"\"\n"
+        );
     }
 
     #[test]
     fn refused_is_not_failed() {
         let refused = anyhow::Error::from(Refused("refused: image x".into())).context("deciding");
-        assert_eq!(words("create", &refused), "attestrun: create: refused: image x");
+        assert_eq!(
+            words("create", &refused),
+            "attestrun: create: refused: image x"
+        );
         let failed = anyhow!("cause").context("doing");
-        assert_eq!(words("create", &failed), "attestrun create failed: doing: cause");
+        assert_eq!(
+            words("create", &failed),
+            "attestrun create failed: doing: cause"
+        );
         assert_eq!(words("exec", &failed), "exec failed: doing: cause");
-        assert_eq!(words("state", &anyhow!("container does not exist")), "container does not exist");
-        assert_eq!(words("create", &UsageError::NoValue("x".into()).into()), "flag needs an argument: -x");
+        assert_eq!(
+            words("state", &anyhow!("container does not exist")),
+            "container does not exist"
+        );
+        assert_eq!(
+            words("create", &UsageError::NoValue("x".into()).into()),
+            "flag needs an argument: -x"
+        );
     }
 
     #[test]
     fn exit_codes_are_runcs() {
         assert_eq!(exit_code("exec", &anyhow!("x")), 255);
         assert_eq!(exit_code("create", &anyhow!("x")), 1);
-        assert_eq!(exit_code("nosuch", &UsageError::UnknownVerb("nosuch".into()).into()), 3);
+        assert_eq!(
+            exit_code("nosuch", &UsageError::UnknownVerb("nosuch".into()).into()),
+            3
+        );
         assert_eq!(exit_code("exec", &UsageError::Flag("x".into()).into()), 1);
     }
 }

@@ -4,7 +4,7 @@
 //! Only root can write below [`BASE`]; the record tells humans and later verbs where things are. Who
 //! may start or enter the container is asked of the guard, not of this file.
 
-use crate::backend::{cgroup::Cgroup, Backend};
+use crate::backend::{Backend, cgroup::Cgroup};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -19,7 +19,10 @@ use std::{
     io::{ErrorKind, Write},
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::{ffi::OsStrExt, fs::{DirBuilderExt, OpenOptionsExt}},
+        unix::{
+            ffi::OsStrExt,
+            fs::{DirBuilderExt, OpenOptionsExt},
+        },
     },
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -74,12 +77,16 @@ pub struct Init {
 impl Init {
     pub fn of(pid: i32) -> Result<Self> {
         let stat = Stat::read(pid)?.with_context(|| format!("process {pid} has ended"))?;
-        Ok(Self { pid, start_time: stat.start_time })
+        Ok(Self {
+            pid,
+            start_time: stat.start_time,
+        })
     }
 
     /// Neither gone, nor a zombie, nor another process with the same number.
     pub fn is_alive(&self) -> Result<bool> {
-        Ok(Stat::read(self.pid)?.is_some_and(|s| s.start_time == self.start_time && !matches!(s.state, 'Z' | 'X')))
+        Ok(Stat::read(self.pid)?
+            .is_some_and(|s| s.start_time == self.start_time && !matches!(s.state, 'Z' | 'X')))
     }
 
     /// A descriptor of exactly this process: opened first, then compared.
@@ -103,10 +110,14 @@ impl Stat {
         let path = format!("/proc/{pid}/stat");
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(e) if e.kind() == ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+            Err(e) if e.kind() == ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => {
+                return Ok(None);
+            }
             Err(e) => return Err(e).with_context(|| format!("cannot read {path}")),
         };
-        Self::parse(&text).map(Some).with_context(|| format!("cannot understand {path}"))
+        Self::parse(&text)
+            .map(Some)
+            .with_context(|| format!("cannot understand {path}"))
     }
 
     /// The command name, in parentheses, may hold anything: the last `)` ends it.
@@ -114,7 +125,10 @@ impl Stat {
         let rest = &text[text.rfind(')')? + 1..];
         let mut fields = rest.split_ascii_whitespace();
         let state = fields.next()?.chars().next()?;
-        Some(Self { state, start_time: fields.nth(18)?.parse().ok()? })
+        Some(Self {
+            state,
+            start_time: fields.nth(18)?.parse().ok()?,
+        })
     }
 }
 
@@ -199,7 +213,11 @@ impl State {
 
     pub fn status(&self) -> Result<Status> {
         let Some(init) = self.init else {
-            return Ok(if self.creator.is_alive()? { Status::Creating } else { Status::Stopped });
+            return Ok(if self.creator.is_alive()? {
+                Status::Creating
+            } else {
+                Status::Stopped
+            });
         };
         if !init.is_alive()? {
             return Ok(Status::Stopped);
@@ -220,7 +238,10 @@ impl State {
         if let Some(creator) = self.creator.pidfd()? {
             rustix::process::pidfd_send_signal(&creator, rustix::process::Signal::KILL).ok();
             let mut ended = [PollFd::new(&creator, PollFlags::IN)];
-            let patience = Timespec { tv_sec: 5, tv_nsec: 0 };
+            let patience = Timespec {
+                tv_sec: 5,
+                tv_nsec: 0,
+            };
             poll(&mut ended, Some(&patience)).context("cannot wait for the creator's end")?;
         }
         self.run_dir().end_makers()
@@ -249,20 +270,26 @@ impl State {
         let dir = self.run_dir();
         let path = dir.record();
         let bytes = serde_json::to_vec(self)?;
-        write_new(&path, &bytes).with_context(|| format!("cannot write the record {}", path.display()))
+        write_new(&path, &bytes)
+            .with_context(|| format!("cannot write the record {}", path.display()))
     }
 
     /// The record of the container `id` under `state_root`.
     pub fn find(state_root: &Path, id: &ContainerId) -> Result<Self> {
         let entry = Index::entry(state_root, id);
         let run_id = match fs::read_to_string(&entry) {
-            Ok(text) => RunId::parse(&text).with_context(|| format!("index entry {}", entry.display()))?,
+            Ok(text) => {
+                RunId::parse(&text).with_context(|| format!("index entry {}", entry.display()))?
+            }
             Err(e) if e.kind() == ErrorKind::NotFound => bail!(NotFound),
             Err(e) => return Err(e).with_context(|| format!("cannot read {}", entry.display())),
         };
         let state = Self::load(&RunDir::of(&run_id))?;
         if state.id != *id || state.state_root != state_root || state.run_id != run_id {
-            bail!("the index entry {} and the record of run {run_id} disagree", entry.display());
+            bail!(
+                "the index entry {} and the record of run {run_id} disagree",
+                entry.display()
+            );
         }
         Ok(state)
     }
@@ -274,9 +301,15 @@ impl State {
             Err(e) if e.kind() == ErrorKind::NotFound => bail!(NotFound),
             Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
         };
-        let state: Self = serde_json::from_slice(&bytes).with_context(|| format!("record {}", path.display()))?;
+        let state: Self =
+            serde_json::from_slice(&bytes).with_context(|| format!("record {}", path.display()))?;
         if state.version != Self::VERSION {
-            bail!("record {} has version {}, this attestrun knows {}", path.display(), state.version, Self::VERSION);
+            bail!(
+                "record {} has version {}, this attestrun knows {}",
+                path.display(),
+                state.version,
+                Self::VERSION
+            );
         }
         Ok(state)
     }
@@ -287,12 +320,16 @@ impl State {
         let entries = match fs::read_dir(&containers) {
             Ok(entries) => entries,
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(vec![]),
-            Err(e) => return Err(e).with_context(|| format!("cannot read {}", containers.display())),
+            Err(e) => {
+                return Err(e).with_context(|| format!("cannot read {}", containers.display()));
+            }
         };
         let mut states = Vec::new();
         for entry in entries {
             let name = entry?.file_name();
-            let Some(run_id) = name.to_str().and_then(|n| RunId::parse(n).ok()) else { continue };
+            let Some(run_id) = name.to_str().and_then(|n| RunId::parse(n).ok()) else {
+                continue;
+            };
             match Self::load(&RunDir::of(&run_id)) {
                 Ok(state) if state.state_root == state_root => states.push(state),
                 Ok(_) => {}
@@ -374,7 +411,8 @@ impl RunDir {
     /// the backend's half-made init is found when its creator was killed.
     pub fn hold_making(&self) -> Result<File> {
         let path = self.making();
-        let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let file =
+            File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
         rustix::fs::flock(&file, FlockOperation::LockShared)?;
         Ok(file)
     }
@@ -382,10 +420,16 @@ impl RunDir {
     /// Kills whoever still holds that file; a fork may fork once more while it is looked for.
     fn end_makers(&self) -> Result<()> {
         let path = self.making();
-        let Ok(file) = File::open(&path) else { return Ok(()) };
+        let Ok(file) = File::open(&path) else {
+            return Ok(());
+        };
         let deadline = Instant::now() + Duration::from_secs(5);
         while rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            ensure!(Instant::now() < deadline, "processes of a killed create do not end (they hold {})", path.display());
+            ensure!(
+                Instant::now() < deadline,
+                "processes of a killed create do not end (they hold {})",
+                path.display()
+            );
             for pid in holders(&path)? {
                 if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) {
                     rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).ok();
@@ -401,12 +445,13 @@ impl RunDir {
         match unmount(&self.0, UnmountFlags::DETACH) {
             // not mounted: a run directory whose making was interrupted, or whose removal
             Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
-            Err(e) => return Err(e).with_context(|| format!("cannot unmount {}", self.0.display())),
+            Err(e) => {
+                return Err(e).with_context(|| format!("cannot unmount {}", self.0.display()));
+            }
         }
         match fs::remove_dir_all(&self.0) {
-            Err(e) if e.kind() != ErrorKind::NotFound => {
-                Err(e).with_context(|| format!("cannot remove the run directory {}", self.0.display()))
-            }
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(e)
+                .with_context(|| format!("cannot remove the run directory {}", self.0.display())),
             _ => Ok(()),
         }
     }
@@ -425,11 +470,22 @@ fn holders(path: &Path) -> Result<Vec<Pid>> {
     let mut holders = Vec::new();
     for entry in fs::read_dir("/proc").context("cannot read /proc")? {
         let entry = entry?;
-        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
-        let Some(pid) = pid.filter(|pid| *pid != rustix::process::getpid()) else { continue };
+        let pid = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+            .and_then(Pid::from_raw);
+        let Some(pid) = pid.filter(|pid| *pid != rustix::process::getpid()) else {
+            continue;
+        };
         // a process that ends meanwhile has no descriptors any more
-        let Ok(fds) = fs::read_dir(entry.path().join("fd")) else { continue };
-        if fds.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == path)) {
+        let Ok(fds) = fs::read_dir(entry.path().join("fd")) else {
+            continue;
+        };
+        if fds
+            .flatten()
+            .any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == path))
+        {
             holders.push(pid);
         }
     }
@@ -446,7 +502,9 @@ impl Index {
         hasher.update(state_root.as_os_str().as_bytes());
         hasher.update([0]);
         hasher.update(id.as_str().as_bytes());
-        Path::new(BASE).join("index").join(hex::encode(hasher.finalize()))
+        Path::new(BASE)
+            .join("index")
+            .join(hex::encode(hasher.finalize()))
     }
 
     /// Claims the id for a new run: a file without a name gets its content first and its name then, so
@@ -460,7 +518,8 @@ impl Index {
         let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         let mut file = File::from(rustix::fs::open(&directory, flags, mode).with_context(doing)?);
-        file.write_all(run_id.as_str().as_bytes()).with_context(doing)?;
+        file.write_all(run_id.as_str().as_bytes())
+            .with_context(doing)?;
         let nameless = format!("/proc/self/fd/{}", file.as_raw_fd());
         let follow = rustix::fs::AtFlags::SYMLINK_FOLLOW;
         match rustix::fs::linkat(rustix::fs::CWD, &nameless, rustix::fs::CWD, &entry, follow) {
@@ -474,9 +533,8 @@ impl Index {
     pub fn release(state_root: &Path, id: &ContainerId, run_id: &RunId) -> Result<()> {
         let entry = Self::entry(state_root, id);
         match fs::read_to_string(&entry) {
-            Ok(text) if text == run_id.as_str() => {
-                fs::remove_file(&entry).with_context(|| format!("cannot remove {}", entry.display()))
-            }
+            Ok(text) if text == run_id.as_str() => fs::remove_file(&entry)
+                .with_context(|| format!("cannot remove {}", entry.display())),
             _ => Ok(()),
         }
     }
@@ -488,7 +546,8 @@ impl Index {
             if let Ok(run_id) = RunId::parse(&text) {
                 RunDir::of(&run_id).remove()?;
             }
-            fs::remove_file(&entry).with_context(|| format!("cannot remove {}", entry.display()))?;
+            fs::remove_file(&entry)
+                .with_context(|| format!("cannot remove {}", entry.display()))?;
         }
         Ok(())
     }
@@ -514,7 +573,9 @@ impl Lock {
                 Err(rustix::io::Errno::AGAIN) if Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(5));
                 }
-                Err(rustix::io::Errno::AGAIN) => bail!("another command holds container {}", state.id),
+                Err(rustix::io::Errno::AGAIN) => {
+                    bail!("another command holds container {}", state.id)
+                }
                 Err(e) => return Err(e).context("cannot lock the container"),
             }
         }
@@ -535,7 +596,11 @@ fn make_private(path: &Path) -> Result<()> {
 }
 
 fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
     file.write_all(bytes)
 }
 
@@ -571,7 +636,10 @@ mod tests {
     #[test]
     fn a_record_survives_its_json() {
         let mut state = state();
-        state.init = Some(Init { pid: 7, start_time: 9 });
+        state.init = Some(Init {
+            pid: 7,
+            start_time: 9,
+        });
         let text = serde_json::to_string(&state).unwrap();
         assert_eq!(serde_json::from_str::<State>(&text).unwrap(), state);
         let with_more = text.replacen("{", "{\"more\":1,", 1);
@@ -583,7 +651,10 @@ mod tests {
         let me = Init::of(std::process::id() as i32).unwrap();
         assert!(me.is_alive().unwrap());
         assert!(me.pidfd().unwrap().is_some());
-        let stranger = Init { start_time: me.start_time + 1, ..me };
+        let stranger = Init {
+            start_time: me.start_time + 1,
+            ..me
+        };
         assert!(!stranger.is_alive().unwrap());
         assert!(stranger.pidfd().unwrap().is_none());
         let mut state = state();
@@ -615,7 +686,16 @@ mod tests {
     fn the_oci_state_has_runcs_fields() {
         let state = state();
         let json = serde_json::to_value(state.to_oci("").unwrap()).unwrap();
-        for key in ["ociVersion", "id", "pid", "status", "bundle", "rootfs", "created", "owner"] {
+        for key in [
+            "ociVersion",
+            "id",
+            "pid",
+            "status",
+            "bundle",
+            "rootfs",
+            "created",
+            "owner",
+        ] {
             assert!(json.get(key).is_some(), "{key}");
         }
         assert_eq!(json["status"], "creating");

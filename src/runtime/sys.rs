@@ -11,7 +11,11 @@ use std::{
 };
 
 fn check(ret: libc::c_long) -> Result<libc::c_long> {
-    if ret < 0 { Err(Error::last_os_error()) } else { Ok(ret) }
+    if ret < 0 {
+        Err(Error::last_os_error())
+    } else {
+        Ok(ret)
+    }
 }
 
 /// Removes every environment variable except `keep`: callers' variables must not steer libraries.
@@ -30,12 +34,6 @@ pub fn clear_environment(keep: &[&str]) {
 pub fn close_from(first: u32) -> Result<()> {
     // SAFETY: called at start-up, before any object of ours owns a descriptor.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
-}
-
-/// Sets close-on-exec on every descriptor from `first` on.
-pub fn cloexec_from(first: u32) -> Result<()> {
-    // SAFETY: changes only flags.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }).map(drop)
 }
 
 pub fn is_open(fd: RawFd) -> bool {
@@ -81,7 +79,16 @@ pub fn exit_now(code: i32) -> ! {
 pub fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
     let none: *const libc::siginfo_t = std::ptr::null();
     // SAFETY: a null siginfo means "as kill(2)".
-    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0) }).map(drop)
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            none,
+            0,
+        )
+    })
+    .map(drop)
 }
 
 /// Joins the session keyring `name`, making it if needed, and gives its owner search permission
@@ -93,17 +100,37 @@ pub fn join_session_keyring(name: &CStr) -> Result<()> {
     const USER_SEARCH: u32 = 0x0008_0000;
     // SAFETY: the kernel reads a C string, and writes at most the length given.
     unsafe {
-        let ring = match check(libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr())) {
+        let ring = match check(libc::syscall(
+            libc::SYS_keyctl,
+            KEYCTL_JOIN_SESSION_KEYRING,
+            name.as_ptr(),
+        )) {
             Ok(ring) => ring,
             Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => return Ok(()),
             Err(e) => return Err(e),
         };
         let mut text = [0u8; 256];
-        let len = check(libc::syscall(libc::SYS_keyctl, KEYCTL_DESCRIBE, ring, text.as_mut_ptr(), text.len()))?;
+        let len = check(libc::syscall(
+            libc::SYS_keyctl,
+            KEYCTL_DESCRIBE,
+            ring,
+            text.as_mut_ptr(),
+            text.len(),
+        ))?;
         let text = String::from_utf8_lossy(&text[..(len as usize).min(text.len())]).into_owned();
         // "type;uid;gid;perm;description" (keyctl(2), KEYCTL_DESCRIBE)
-        let perm = text.split(';').nth(3).and_then(|p| u32::from_str_radix(p, 16).ok()).unwrap_or(0x3f3f_0000);
-        check(libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, ring, perm | USER_SEARCH)).map(drop)
+        let perm = text
+            .split(';')
+            .nth(3)
+            .and_then(|p| u32::from_str_radix(p, 16).ok())
+            .unwrap_or(0x3f3f_0000);
+        check(libc::syscall(
+            libc::SYS_keyctl,
+            KEYCTL_SETPERM,
+            ring,
+            perm | USER_SEARCH,
+        ))
+        .map(drop)
     }
 }
 
@@ -129,14 +156,22 @@ pub fn set_capabilities(c: Capabilities) -> Result<()> {
 /// seccomp(2), SECCOMP_SET_MODE_FILTER, with a program of classic BPF instructions.
 pub fn load_seccomp(program: &[u64], flags: u64) -> Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| Error::from_raw_os_error(libc::E2BIG))?;
-    let program = libc::sock_fprog { len, filter: program.as_ptr() as *mut libc::sock_filter };
+    let program = libc::sock_fprog {
+        len,
+        filter: program.as_ptr() as *mut libc::sock_filter,
+    };
     // SAFETY: a sock_filter is 8 bytes; the kernel copies `len` of them.
     check(unsafe { libc::syscall(libc::SYS_seccomp, 1u32, flags, &program) }).map(drop)
 }
 
 /// Sets a terminal's size (TIOCSWINSZ).
 pub fn set_window(fd: BorrowedFd<'_>, rows: u16, cols: u16) -> Result<()> {
-    let size = libc::winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = libc::winsize {
+        ws_row: rows,
+        ws_col: cols,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     // SAFETY: the kernel reads one winsize.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSWINSZ, &size) }.into()).map(drop)
 }
@@ -155,7 +190,14 @@ pub fn window(fd: BorrowedFd<'_>) -> Result<(u16, u16)> {
 pub fn open_peer(master: BorrowedFd<'_>) -> Result<OwnedFd> {
     // SAFETY: the ioctl returns a new descriptor that nobody else owns.
     unsafe {
-        let fd = check(libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC).into())?;
+        let fd = check(
+            libc::ioctl(
+                master.as_raw_fd(),
+                libc::TIOCGPTPEER,
+                libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC,
+            )
+            .into(),
+        )?;
         Ok(OwnedFd::from_raw_fd(fd as RawFd))
     }
 }
@@ -195,7 +237,9 @@ pub const PROTECTED: &CStr = c"ATTESTRUN_PROTECTED=1";
 const SEALS: i32 = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
 
 fn is_protected(exe: &File) -> Result<bool> {
-    let read_only = rustix::fs::fstatvfs(exe)?.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY);
+    let read_only = rustix::fs::fstatvfs(exe)?
+        .f_flag
+        .contains(rustix::fs::StatVfsMountFlags::RDONLY);
     // SAFETY: F_GET_SEALS reads a mask; it fails on anything that is no memory file.
     let seals = unsafe { libc::fcntl(exe.as_raw_fd(), libc::F_GET_SEALS) };
     Ok(read_only || (seals >= 0 && seals & SEALS == SEALS))
@@ -212,7 +256,12 @@ fn read_only_mount() -> Result<OwnedFd> {
     }
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = open_tree(rustix::fs::CWD, "/proc/self/exe", flags)?;
-    let attr = MountAttr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let attr = MountAttr {
+        attr_set: libc::MOUNT_ATTR_RDONLY,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
     // SAFETY: the kernel reads one mount_attr of the size given.
     check(unsafe {
         libc::syscall(
@@ -243,9 +292,16 @@ mod tests {
 
     #[test]
     fn a_signal_reaches_a_process_by_descriptor() {
-        let me = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty()).unwrap();
+        let me = rustix::process::pidfd_open(
+            rustix::process::getpid(),
+            rustix::process::PidfdFlags::empty(),
+        )
+        .unwrap();
         pidfd_signal(me.as_fd(), 0).unwrap();
-        assert_eq!(pidfd_signal(me.as_fd(), 65).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        assert_eq!(
+            pidfd_signal(me.as_fd(), 65).unwrap_err().raw_os_error(),
+            Some(libc::EINVAL)
+        );
     }
 
     #[test]

@@ -12,8 +12,8 @@ use oci_spec::runtime::Box as ConsoleSize;
 use rustix::{
     event::{PollFd, PollFlags, poll},
     net::{
-        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-        recvmsg, sendmsg,
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
     },
     process::{WaitId, WaitIdOptions, waitid},
 };
@@ -46,8 +46,12 @@ impl Terminal {
             (true, Some(path), true) => Ok(Self::Socket(path.to_owned())),
             (true, None, false) => Ok(Self::Own),
             (false, None, _) => Ok(Self::None),
-            (true, None, true) => bail!("cannot allocate tty if attestrun will detach without setting console socket"),
-            (_, Some(_), _) => bail!("cannot use console socket if attestrun will not detach or allocate tty"),
+            (true, None, true) => {
+                bail!("cannot allocate tty if attestrun will detach without setting console socket")
+            }
+            (_, Some(_), _) => {
+                bail!("cannot use console socket if attestrun will not detach or allocate tty")
+            }
         }
     }
 }
@@ -58,14 +62,21 @@ pub fn channel() -> Result<(UnixStream, UnixStream)> {
 }
 
 /// Takes the master from the process, gives it size and owner, and passes it to who serves it.
-pub fn deliver(from: &UnixStream, to: &Terminal, size: Option<ConsoleSize>, owner: u32) -> Result<Option<OwnedFd>> {
+pub fn deliver(
+    from: &UnixStream,
+    to: &Terminal,
+    size: Option<ConsoleSize>,
+    owner: u32,
+) -> Result<Option<OwnedFd>> {
     let master = receive(from)?;
     if let Some(size) = size {
         let short = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
-        sys::set_window(master.as_fd(), short(size.height()), short(size.width())).context("cannot set the console's size")?;
+        sys::set_window(master.as_fd(), short(size.height()), short(size.width()))
+            .context("cannot set the console's size")?;
     }
     let slave = sys::open_peer(master.as_fd()).context("cannot open the console")?;
-    rustix::fs::fchown(&slave, Some(rustix::fs::Uid::from_raw(owner)), None).context("cannot give the console to its user")?;
+    rustix::fs::fchown(&slave, Some(rustix::fs::Uid::from_raw(owner)), None)
+        .context("cannot give the console to its user")?;
     match to {
         Terminal::Socket(path) => {
             let socket = connect(path)?;
@@ -79,7 +90,9 @@ pub fn deliver(from: &UnixStream, to: &Terminal, size: Option<ConsoleSize>, owne
 /// Connects to a caller's socket, whose path may be longer than sockaddr_un: through its directory.
 fn connect(path: &Path) -> Result<UnixStream> {
     let doing = || format!("cannot connect to {}", path.display());
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { bail!("{}", doing()) };
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        bail!("{}", doing())
+    };
     let dir = File::open(dir).with_context(doing)?;
     let short = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&dir));
     UnixStream::connect(Path::new(&short).join(name)).with_context(doing)
@@ -93,8 +106,16 @@ pub fn send_pidfd(path: &Path, pidfd: BorrowedFd<'_>) -> Result<()> {
 fn send(socket: &UnixStream, fds: &[BorrowedFd<'_>], text: &[u8]) -> Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    ensure!(ancillary.push(SendAncillaryMessage::ScmRights(fds)), "too many descriptors");
-    sendmsg(socket, &[IoSlice::new(text)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    ensure!(
+        ancillary.push(SendAncillaryMessage::ScmRights(fds)),
+        "too many descriptors"
+    );
+    sendmsg(
+        socket,
+        &[IoSlice::new(text)],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    )?;
     Ok(())
 }
 
@@ -103,8 +124,13 @@ pub fn receive(socket: &UnixStream) -> Result<OwnedFd> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut text = [0u8; 4096];
-    recvmsg(socket, &mut [IoSliceMut::new(&mut text)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
-        .context("cannot receive the console")?;
+    recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut text)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    )
+    .context("cannot receive the console")?;
     let rights = ancillary.drain().find_map(|m| match m {
         RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
         _ => None,
@@ -117,7 +143,11 @@ pub fn receive(socket: &UnixStream) -> Result<OwnedFd> {
 /// file there is the caller's own.
 pub fn give_streams(owner: u32, detached: bool) {
     use rustix::fs::{FileType, Uid, fchown, fstat, makedev};
-    for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+    for fd in [
+        rustix::stdio::stdin(),
+        rustix::stdio::stdout(),
+        rustix::stdio::stderr(),
+    ] {
         let Ok(stat) = fstat(fd) else { continue };
         let kind = FileType::from_raw_mode(stat.st_mode);
         let given = detached || matches!(kind, FileType::Fifo | FileType::Socket);
@@ -151,7 +181,10 @@ impl Signals {
             set.remove(own);
         }
         set.thread_block().context("cannot block signals")?;
-        Ok(Self(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?))
+        Ok(Self(SignalFd::with_flags(
+            &set,
+            SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
+        )?))
     }
 }
 
@@ -169,7 +202,10 @@ fn serve(pidfd: &OwnedFd, signals: &Signals, master: Option<&File>) -> Result<i3
     let mut master_open = master.is_some();
     let stdin = std::io::stdin();
     loop {
-        let mut fds = vec![PollFd::new(pidfd, PollFlags::IN), PollFd::new(&signals.0, PollFlags::IN)];
+        let mut fds = vec![
+            PollFd::new(pidfd, PollFlags::IN),
+            PollFd::new(&signals.0, PollFlags::IN),
+        ];
         let master_at = master.filter(|_| master_open).map(|m| {
             fds.push(PollFd::from_borrowed_fd(m.as_fd(), PollFlags::IN));
             fds.len() - 1
@@ -217,11 +253,15 @@ fn copy_once(mut from: impl Read, to: &mut impl Write) -> bool {
 
 /// What the process wrote before its end.
 fn drain(master: &File) {
-    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    let now = rustix::event::Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     let mut stdout = std::io::stdout().lock();
     loop {
         let mut fds = [PollFd::from_borrowed_fd(master.as_fd(), PollFlags::IN)];
-        let readable = poll(&mut fds, Some(&now)).is_ok_and(|n| n > 0) && fds[0].revents().contains(PollFlags::IN);
+        let readable = poll(&mut fds, Some(&now)).is_ok_and(|n| n > 0)
+            && fds[0].revents().contains(PollFlags::IN);
         if !readable || !copy_once(master, &mut stdout) {
             return;
         }
@@ -249,7 +289,11 @@ fn exit_code(pidfd: &OwnedFd) -> Result<i32> {
     let status = loop {
         match waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {
             Err(rustix::io::Errno::INTR) => continue,
-            result => break result.context("cannot wait for the process")?.context("the process has no status")?,
+            result => {
+                break result
+                    .context("cannot wait for the process")?
+                    .context("the process has no status")?;
+            }
         }
     };
     Ok(match (status.exit_status(), status.terminating_signal()) {
@@ -265,7 +309,9 @@ struct RawStdin(Option<Termios>);
 impl RawStdin {
     fn enter(master: BorrowedFd<'_>) -> Self {
         let stdin = std::io::stdin();
-        let Ok(saved) = tcgetattr(&stdin) else { return Self(None) };
+        let Ok(saved) = tcgetattr(&stdin) else {
+            return Self(None);
+        };
         copy_window(master);
         let mut raw = saved.clone();
         cfmakeraw(&mut raw);
@@ -289,7 +335,10 @@ mod tests {
     #[test]
     fn terminals_follow_runcs_rules() {
         let socket = Some(Path::new("/s"));
-        assert_eq!(Terminal::choose(true, socket, true).unwrap(), Terminal::Socket("/s".into()));
+        assert_eq!(
+            Terminal::choose(true, socket, true).unwrap(),
+            Terminal::Socket("/s".into())
+        );
         assert_eq!(Terminal::choose(true, None, false).unwrap(), Terminal::Own);
         assert_eq!(Terminal::choose(false, None, true).unwrap(), Terminal::None);
         assert!(Terminal::choose(true, None, true).is_err());
@@ -303,7 +352,9 @@ mod tests {
         let file = File::open("/proc/self/stat").unwrap();
         send(&a, &[file.as_fd()], b"x").unwrap();
         let mut text = String::new();
-        File::from(receive(&b).unwrap()).read_to_string(&mut text).unwrap();
+        File::from(receive(&b).unwrap())
+            .read_to_string(&mut text)
+            .unwrap();
         assert!(text.starts_with(&std::process::id().to_string()));
         send(&a, &[], b"x").ok();
         assert!(receive(&b).is_err());

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::ErrorKind,
     os::fd::AsFd,
@@ -26,7 +26,10 @@ impl Cgroup {
         let ours = Self::of("self")?;
         let mut theirs = Self::of(&pid.to_string())?;
         theirs.0.retain(|name, dir| ours.0.get(name) != Some(dir));
-        ensure!(!theirs.0.is_empty(), "process {pid} has no cgroup of its own");
+        ensure!(
+            !theirs.0.is_empty(),
+            "process {pid} has no cgroup of its own"
+        );
         Ok(theirs)
     }
 
@@ -37,10 +40,20 @@ impl Cgroup {
         let mut dirs = BTreeMap::new();
         for line in text.lines() {
             let mut fields = line.splitn(3, ':');
-            let (Some(_), Some(names), Some(path)) = (fields.next(), fields.next(), fields.next()) else { continue };
+            let (Some(_), Some(names), Some(path)) = (fields.next(), fields.next(), fields.next())
+            else {
+                continue;
+            };
             let first = names.split(',').next().unwrap_or_default();
-            let Some(mount) = mounts.iter().find(|m| m.controllers.iter().any(|c| c == first)) else { continue };
-            let Ok(below) = Path::new(path).strip_prefix(&mount.root) else { continue };
+            let Some(mount) = mounts
+                .iter()
+                .find(|m| m.controllers.iter().any(|c| c == first))
+            else {
+                continue;
+            };
+            let Ok(below) = Path::new(path).strip_prefix(&mount.root) else {
+                continue;
+            };
             dirs.insert(names.to_owned(), mount.point.join(below));
         }
         Ok(Self(dirs))
@@ -50,11 +63,16 @@ impl Cgroup {
     pub fn at(cgroups_path: &Path) -> Result<Self> {
         let below = cgroups_path.strip_prefix("/").unwrap_or(cgroups_path);
         ensure!(
-            below.components().all(|c| matches!(c, std::path::Component::Normal(_))) && below.file_name().is_some(),
+            below
+                .components()
+                .all(|c| matches!(c, std::path::Component::Normal(_)))
+                && below.file_name().is_some(),
             "cgroupsPath {} does not name a cgroup below the root",
             cgroups_path.display()
         );
-        let dirs = hierarchies()?.into_iter().map(|m| (m.controllers.join(","), m.point.join(below)));
+        let dirs = hierarchies()?
+            .into_iter()
+            .map(|m| (m.controllers.join(","), m.point.join(below)));
         Ok(Self(dirs.collect()))
     }
 
@@ -63,21 +81,35 @@ impl Cgroup {
     pub fn ensure_unused(&self) -> Result<()> {
         for dir in self.0.values().filter(|d| d.exists()) {
             let found = members(dir)?.len();
-            ensure!(found == 0, "container's cgroup is not empty: {found} process(es) found in {}", dir.display());
-            ensure!(!is_frozen(dir), "container's cgroup {} unexpectedly frozen", dir.display());
+            ensure!(
+                found == 0,
+                "container's cgroup is not empty: {found} process(es) found in {}",
+                dir.display()
+            );
+            ensure!(
+                !is_frozen(dir),
+                "container's cgroup {} unexpectedly frozen",
+                dir.display()
+            );
         }
         Ok(())
     }
 
     pub fn dir(&self, controller: &str) -> Option<&Path> {
         let has = |names: &str| names.split(',').any(|n| n == controller);
-        self.0.iter().find(|(names, _)| has(names)).map(|(_, dir)| dir.as_path())
+        self.0
+            .iter()
+            .find(|(names, _)| has(names))
+            .map(|(_, dir)| dir.as_path())
     }
 
     /// The one directory whose members are the container's processes, and which can freeze them.
     fn main_dir(&self) -> Option<&Path> {
         let frozen = self.dir("freezer");
-        frozen.or_else(|| self.dir("")).or_else(|| self.dir("pids")).or_else(|| self.dir("devices"))
+        frozen
+            .or_else(|| self.dir(""))
+            .or_else(|| self.dir("pids"))
+            .or_else(|| self.dir("devices"))
     }
 
     /// Every process of the container, those in its own sub-cgroups too.
@@ -85,12 +117,23 @@ impl Cgroup {
         self.main_dir().map_or(Ok(vec![]), members)
     }
 
+    /// Every process in any of the directories: one that was killed on its way in is only in some.
+    fn anybody(&self) -> Result<BTreeSet<i32>> {
+        let mut pids = BTreeSet::new();
+        for dir in self.0.values() {
+            pids.extend(members(dir)?);
+        }
+        Ok(pids)
+    }
+
     pub fn is_frozen(&self) -> bool {
         self.main_dir().is_some_and(is_frozen)
     }
 
     pub fn freeze(&self, frozen: bool) -> Result<()> {
-        let dir = self.main_dir().context("the container has no cgroup that can be frozen")?;
+        let dir = self
+            .main_dir()
+            .context("the container has no cgroup that can be frozen")?;
         let (file, word) = if dir.join("freezer.state").exists() {
             ("freezer.state", if frozen { "FROZEN" } else { "THAWED" })
         } else {
@@ -100,12 +143,21 @@ impl Cgroup {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             // v1: a write repeats the attempt while a task could not be stopped yet
-            fs::write(&path, word).with_context(|| format!("cannot write {word} to {}", path.display()))?;
+            fs::write(&path, word)
+                .with_context(|| format!("cannot write {word} to {}", path.display()))?;
             if is_frozen(dir) == frozen {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                fs::write(&path, if file == "freezer.state" { "THAWED" } else { "0" }).ok();
+                fs::write(
+                    &path,
+                    if file == "freezer.state" {
+                        "THAWED"
+                    } else {
+                        "0"
+                    },
+                )
+                .ok();
                 bail!("the cgroup {} did not become {word} in time", dir.display());
             }
             sleep(Duration::from_millis(5));
@@ -114,11 +166,15 @@ impl Cgroup {
 
     /// Sends `signal` to every process; those that ended meanwhile do not matter.
     pub fn signal_all(&self, signal: i32) -> Result<()> {
-        for pid in self.pids()? {
-            let Some(pid) = Pid::from_raw(pid) else { continue };
+        for pid in self.anybody()? {
+            let Some(pid) = Pid::from_raw(pid) else {
+                continue;
+            };
             match pidfd_open(pid, PidfdFlags::empty()) {
                 Ok(fd) => match crate::sys::pidfd_signal(fd.as_fd(), signal) {
-                    Err(e) if e.raw_os_error() != Some(libc::ESRCH) => return Err(e).context("cannot signal"),
+                    Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
+                        return Err(e).context("cannot signal");
+                    }
                     _ => {}
                 },
                 Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => {}
@@ -133,13 +189,23 @@ impl Cgroup {
     pub fn kill_all(&self) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
-            if let Some(kill) = self.dir("").map(|d| d.join("cgroup.kill")).filter(|k| k.exists()) {
-                fs::write(&kill, "1").with_context(|| format!("cannot write {}", kill.display()))?;
+            if let Some(kill) = self
+                .dir("")
+                .map(|d| d.join("cgroup.kill"))
+                .filter(|k| k.exists())
+            {
+                fs::write(&kill, "1")
+                    .with_context(|| format!("cannot write {}", kill.display()))?;
             }
-            if let Some(state) = self.dir("freezer").map(|d| d.join("freezer.state")).filter(|s| s.exists()) {
+            if let Some(state) = self
+                .dir("freezer")
+                .map(|d| d.join("freezer.state"))
+                .filter(|s| s.exists())
+            {
                 fs::write(&state, "FROZEN").ok();
                 let killed = self.signal_all(libc::SIGKILL);
-                fs::write(&state, "THAWED").with_context(|| format!("cannot thaw {}", state.display()))?;
+                fs::write(&state, "THAWED")
+                    .with_context(|| format!("cannot thaw {}", state.display()))?;
                 killed?;
             } else {
                 self.signal_all(libc::SIGKILL)?;
@@ -147,7 +213,10 @@ impl Cgroup {
             if self.pids()?.is_empty() {
                 return Ok(());
             }
-            ensure!(Instant::now() < deadline, "processes of the container survive SIGKILL");
+            ensure!(
+                Instant::now() < deadline,
+                "processes of the container survive SIGKILL"
+            );
             sleep(Duration::from_millis(2));
         }
     }
@@ -163,7 +232,10 @@ impl Cgroup {
                     Err(e) if e.kind() == ErrorKind::ResourceBusy && Instant::now() < deadline => {
                         sleep(Duration::from_millis(5));
                     }
-                    Err(e) => return Err(e).with_context(|| format!("cannot remove the cgroup {}", dir.display())),
+                    Err(e) => {
+                        return Err(e)
+                            .with_context(|| format!("cannot remove the cgroup {}", dir.display()));
+                    }
                 }
             }
         }
@@ -183,7 +255,8 @@ impl Cgroup {
             }
             fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
             let procs = dir.join("cgroup.procs");
-            fs::write(&procs, pid.to_string()).with_context(|| format!("cannot write {}", procs.display()))?;
+            fs::write(&procs, pid.to_string())
+                .with_context(|| format!("cannot write {}", procs.display()))?;
         }
         Ok(())
     }
@@ -197,32 +270,57 @@ struct Hierarchy {
 
 /// Mounted hierarchies; of several mounts of one the first counts.
 fn hierarchies() -> Result<Vec<Hierarchy>> {
-    let text = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
+    let text =
+        fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
     Ok(parse_mountinfo(&text))
 }
 
 /// Lines of mountinfo (proc_pid_mountinfo(5)) that are cgroup or cgroup2.
 fn parse_mountinfo(text: &str) -> Vec<Hierarchy> {
     const CONTROLLERS: &[&str] = &[
-        "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "net_cls", "blkio", "perf_event", "net_prio",
-        "hugetlb", "pids", "rdma", "misc",
+        "cpu",
+        "cpuacct",
+        "cpuset",
+        "memory",
+        "devices",
+        "freezer",
+        "net_cls",
+        "blkio",
+        "perf_event",
+        "net_prio",
+        "hugetlb",
+        "pids",
+        "rdma",
+        "misc",
     ];
     let mut found: Vec<Hierarchy> = Vec::new();
     for line in text.lines() {
-        let Some((mount, fs)) = line.split_once(" - ") else { continue };
+        let Some((mount, fs)) = line.split_once(" - ") else {
+            continue;
+        };
         let mut mount = mount.split(' ').skip(3);
-        let (Some(root), Some(point)) = (mount.next(), mount.next()) else { continue };
+        let (Some(root), Some(point)) = (mount.next(), mount.next()) else {
+            continue;
+        };
         let mut fs = fs.split(' ');
         let controllers: Vec<String> = match (fs.next(), fs.nth(1)) {
             (Some("cgroup2"), _) => vec![String::new()],
             (Some("cgroup"), Some(options)) => {
                 let known = |o: &&str| o.starts_with("name=") || CONTROLLERS.contains(o);
-                options.split(',').filter(known).map(str::to_owned).collect()
+                options
+                    .split(',')
+                    .filter(known)
+                    .map(str::to_owned)
+                    .collect()
             }
             _ => continue,
         };
         if !controllers.is_empty() && !found.iter().any(|h| h.controllers == controllers) {
-            found.push(Hierarchy { controllers, root: root.into(), point: point.into() });
+            found.push(Hierarchy {
+                controllers,
+                root: root.into(),
+                point: point.into(),
+            });
         }
     }
     found
@@ -231,7 +329,8 @@ fn parse_mountinfo(text: &str) -> Vec<Hierarchy> {
 fn is_frozen(dir: &Path) -> bool {
     let file = |name| fs::read_to_string(dir.join(name)).unwrap_or_default();
     // FREEZING counts: init may be in it already
-    file("freezer.state").starts_with("FR") || file("cgroup.events").lines().any(|l| l == "frozen 1")
+    file("freezer.state").starts_with("FR")
+        || file("cgroup.events").lines().any(|l| l == "frozen 1")
 }
 
 fn members(dir: &Path) -> Result<Vec<i32>> {
@@ -240,11 +339,23 @@ fn members(dir: &Path) -> Result<Vec<i32>> {
     while let Some(dir) = todo.pop() {
         match fs::read_to_string(dir.join("cgroup.procs")) {
             Ok(text) => pids.extend(text.lines().filter_map(|l| l.parse::<i32>().ok())),
-            Err(e) if e.kind() == ErrorKind::NotFound || e.raw_os_error() == Some(libc::ENODEV) => continue,
-            Err(e) => return Err(e).with_context(|| format!("cannot read {}/cgroup.procs", dir.display())),
+            Err(e) if e.kind() == ErrorKind::NotFound || e.raw_os_error() == Some(libc::ENODEV) => {
+                continue;
+            }
+            Err(e) => {
+                return Err(e)
+                    .with_context(|| format!("cannot read {}/cgroup.procs", dir.display()));
+            }
         }
-        let Ok(entries) = fs::read_dir(&dir) else { continue };
-        todo.extend(entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+        let Ok(entries) = fs::read_dir(&dir) else {
+            continue;
+        };
+        todo.extend(
+            entries
+                .flatten()
+                .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+                .map(|e| e.path()),
+        );
     }
     pids.sort_unstable();
     Ok(pids)
@@ -253,7 +364,10 @@ fn members(dir: &Path) -> Result<Vec<i32>> {
 fn remove_tree(dir: &Path) -> std::io::Result<()> {
     match fs::read_dir(dir) {
         Ok(entries) => {
-            for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+            for entry in entries
+                .flatten()
+                .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+            {
                 remove_tree(&entry.path())?;
             }
         }
@@ -294,7 +408,10 @@ mod tests {
 
     #[test]
     fn a_combined_hierarchy_is_found_by_each_name() {
-        let cgroup = Cgroup(BTreeMap::from([("cpu,cpuacct".into(), "/c".into()), (String::new(), "/u".into())]));
+        let cgroup = Cgroup(BTreeMap::from([
+            ("cpu,cpuacct".into(), "/c".into()),
+            (String::new(), "/u".into()),
+        ]));
         assert_eq!(cgroup.dir("cpuacct"), Some(Path::new("/c")));
         assert_eq!(cgroup.dir(""), Some(Path::new("/u")));
         assert_eq!(cgroup.dir("memory"), None);

@@ -5,7 +5,9 @@
 //! second time and know no seccomp on exec; the procedure beneath them is public.
 
 use super::{
-    ExecOptions, Made, Options, cgroup::Cgroup, cgroup_config,
+    ExecOptions, Made, Options,
+    cgroup::Cgroup,
+    cgroup_config,
     executor::{Program, Role},
     seccomp, trace,
 };
@@ -34,12 +36,14 @@ use libcontainer::{
     validator::Validator,
 };
 use oci_spec::runtime::{
-    Capabilities as CapabilitySet, Capability, Hook, LinuxBuilder, LinuxNamespaceBuilder, LinuxNamespaceType,
-    LinuxResources, Mount, Process, Spec,
+    Capabilities as CapabilitySet, Capability, Hook, LinuxBuilder, LinuxNamespaceBuilder,
+    LinuxNamespaceType, LinuxResources, Mount, Process, Spec,
 };
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, mkdirat, openat2};
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, kill_process, set_dumpable_behavior, waitpid};
+use rustix::process::{
+    DumpableBehavior, Pid, Signal, WaitOptions, kill_process, set_dumpable_behavior, waitpid,
+};
 use std::{
     collections::BTreeSet,
     ffi::CString,
@@ -52,14 +56,22 @@ use std::{
 
 const NOTIFY: &str = "notify.sock";
 
-pub fn create(state: &State, sealed: &SealedBundle, options: Options, terminal: Terminal) -> Result<Made> {
+pub fn create(
+    state: &State,
+    sealed: &SealedBundle,
+    options: Options,
+    terminal: Terminal,
+) -> Result<Made> {
     let spec = &sealed.spec;
     validate(spec)?;
     let dir = state.run_dir().backend();
     fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let undo = Undo::new(Some(state));
     make_cwd(sealed).context("cannot make the working directory in the rootfs")?;
-    let container = Container { state: hook_state(state, ContainerStatus::Creating, None), root: dir.clone() };
+    let container = Container {
+        state: hook_state(state, ContainerStatus::Creating, None),
+        root: dir.clone(),
+    };
     let launch = Launch {
         state,
         kind: ContainerType::InitContainer,
@@ -74,7 +86,9 @@ pub fn create(state: &State, sealed: &SealedBundle, options: Options, terminal: 
         detached: options.detached,
         terminal,
     };
-    let made = launch.run().map_err(|e| e.context("unable to start container process"))?;
+    let made = launch
+        .run()
+        .map_err(|e| e.context("unable to start container process"))?;
     if !state.systemd_cgroup {
         Cgroup::join_rest(made.pid, &state.cgroups_path)?;
     }
@@ -85,7 +99,9 @@ pub fn create(state: &State, sealed: &SealedBundle, options: Options, terminal: 
 /// Lets init go on to execve, then runs the poststart hooks.
 pub fn start(state: &State) -> Result<()> {
     let socket = state.run_dir().backend().join(NOTIFY);
-    NotifySocket::new(socket).notify_container_start().context("init does not take the start signal")?;
+    NotifySocket::new(socket)
+        .notify_container_start()
+        .context("init does not take the start signal")?;
     let spec = SealedBundle::read_spec(&state.run_dir())?;
     let poststart = spec.hooks().as_ref().and_then(|h| h.poststart().clone());
     run_hooks(poststart, state, ContainerStatus::Running).map_err(|e| {
@@ -98,7 +114,9 @@ pub fn start(state: &State) -> Result<()> {
 /// What [`super::Backend::destroy`] leaves to the backend: systemd's scope and poststop hooks.
 pub fn destroy(state: &State) -> Result<()> {
     if state.systemd_cgroup {
-        create_cgroup_manager(cgroup_config(state))?.remove().context("cannot remove the container's scope")?;
+        create_cgroup_manager(cgroup_config(state))?
+            .remove()
+            .context("cannot remove the container's scope")?;
     }
     if let Ok(spec) = SealedBundle::read_spec(&state.run_dir()) {
         let poststop = spec.hooks().as_ref().and_then(|h| h.poststop().clone());
@@ -118,19 +136,30 @@ pub fn exec(state: &State, process: Process, options: &ExecOptions) -> Result<Ma
     // put the process into a stranger's namespaces
     let init = state.init.context("the container has no init")?;
     let namespaces = Namespaces::open(&sealed, init.pid)?;
-    ensure!(init.pidfd()?.is_some(), "cannot exec in a stopped container");
+    ensure!(
+        init.pidfd()?.is_some(),
+        "cannot exec in a stopped container"
+    );
     let (mut errors, notify_fd) = std::io::pipe()?;
     let spec = tenant_spec(&sealed, process, &namespaces)?;
     let dir = state.run_dir().backend();
     let notify = dir.join(format!("exec-{}.sock", std::process::id()));
-    let container =
-        Container { state: hook_state(state, ContainerStatus::Running, Some(init.pid)), root: dir.clone() };
+    let container = Container {
+        state: hook_state(state, ContainerStatus::Running, Some(init.pid)),
+        root: dir.clone(),
+    };
     let undo = Undo::new(None);
     let launch = Launch {
         state,
-        kind: ContainerType::TenantContainer { exec_notify_fd: notify_fd.as_raw_fd() },
+        kind: ContainerType::TenantContainer {
+            exec_notify_fd: notify_fd.as_raw_fd(),
+        },
         role: Role::Tenant,
-        rootfs: spec.root().as_ref().map(|r| r.path().clone()).unwrap_or_default(),
+        rootfs: spec
+            .root()
+            .as_ref()
+            .map(|r| r.path().clone())
+            .unwrap_or_default(),
         spec,
         notify: notify.clone(),
         container,
@@ -145,7 +174,9 @@ pub fn exec(state: &State, process: Process, options: &ExecOptions) -> Result<Ma
         if !state.systemd_cgroup {
             Cgroup::join_rest(made.pid, &state.cgroups_path)?;
         }
-        NotifySocket::new(&notify).notify_container_start().context("the process does not take its start signal")?;
+        NotifySocket::new(&notify)
+            .notify_container_start()
+            .context("the process does not take its start signal")?;
         Ok(made)
     });
     fs::remove_file(&notify).ok();
@@ -153,7 +184,9 @@ pub fn exec(state: &State, process: Process, options: &ExecOptions) -> Result<Ma
     let made = started.map_err(|e| e.context("unable to start container process"))?;
     // the other end closes at execve, or brings the reason why there was none
     let mut why = String::new();
-    errors.read_to_string(&mut why).context("cannot hear from the process")?;
+    errors
+        .read_to_string(&mut why)
+        .context("cannot hear from the process")?;
     ensure!(why.is_empty(), "unable to start container process: {why}");
     undo.disarm();
     Ok(made)
@@ -161,8 +194,12 @@ pub fn exec(state: &State, process: Process, options: &ExecOptions) -> Result<Ma
 
 pub fn update(state: &State, resources: &LinuxResources) -> Result<()> {
     let manager = create_cgroup_manager(cgroup_config(state))?;
-    let options =
-        ControllerOpt { resources, disable_oom_killer: false, oom_score_adj: None, freezer_state: None };
+    let options = ControllerOpt {
+        resources,
+        disable_oom_killer: false,
+        oom_score_adj: None,
+        freezer_state: None,
+    };
     manager.apply(&options).context("cannot apply the limits")
 }
 
@@ -185,14 +222,20 @@ struct Launch<'a> {
 impl Launch<'_> {
     fn run(mut self) -> Result<Made> {
         trace::keep();
-        let process = self.spec.process().clone().context("Process must be specified")?;
+        let process = self
+            .spec
+            .process()
+            .clone()
+            .context("Process must be specified")?;
         let user = host_id(&self.spec, process.user().uid());
         let executor = self.prepare_program(&process)?;
-        let listener = NotifyListener::new(&self.notify).context("cannot listen for the start signal")?;
+        let listener =
+            NotifyListener::new(&self.notify).context("cannot listen for the start signal")?;
         set_oom_score(process.oom_score_adj())?;
         if !self.no_new_keyring {
             let name = CString::new(format!("_ses.{}", self.state.id))?;
-            sys::join_session_keyring(&name).context("cannot join the container's session keyring")?;
+            sys::join_session_keyring(&name)
+                .context("cannot join the container's session keyring")?;
         }
         let console = match &self.terminal {
             Terminal::None => {
@@ -224,7 +267,9 @@ impl Launch<'_> {
             pid_file: None,
             spec: Rc::new(self.spec),
         };
-        let pid = container_main_process(&args).map_err(|e| explain(&e))?.as_raw();
+        let pid = container_main_process(&args)
+            .map_err(|e| explain(&e))?
+            .as_raw();
         let master = match console {
             None => None,
             Some((ours, theirs)) => {
@@ -238,14 +283,21 @@ impl Launch<'_> {
     /// Takes the filter, and what libcontainer cannot do with capabilities, out of its hands: both
     /// are done by the process itself right before execve, with capabilities lent until then.
     fn prepare_program(&mut self, process: &Process) -> Result<Program> {
-        let linux = self.spec.linux_mut().as_mut().context("linux must be specified")?;
+        let linux = self
+            .spec
+            .linux_mut()
+            .as_mut()
+            .context("linux must be specified")?;
         let filter = linux.seccomp().as_ref().map(seccomp::compile).transpose()?;
         linux.set_seccomp(None);
         // libcontainer applies the flag recursively anyhow, and knows it by its short name only
-        let propagation = linux.rootfs_propagation().as_ref().map(|flag| match flag.as_str() {
-            "rslave" | "rprivate" | "rshared" | "runbindable" => flag[1..].to_owned(),
-            _ => flag.clone(),
-        });
+        let propagation = linux
+            .rootfs_propagation()
+            .as_ref()
+            .map(|flag| match flag.as_str() {
+                "rslave" | "rprivate" | "rshared" | "runbindable" => flag[1..].to_owned(),
+                _ => flag.clone(),
+            });
         linux.set_rootfs_propagation(propagation);
         let mut lent = process.clone();
         let no_new_privileges = process.no_new_privileges() == Some(true);
@@ -253,7 +305,10 @@ impl Launch<'_> {
         // without HOME libcontainer would ask the C library for it, which loads modules from the
         // container's own files; the executor sets the real value
         let mut env = process.env().clone().unwrap_or_default();
-        if !env.iter().any(|e| e.strip_prefix("HOME=").is_some_and(|home| !home.is_empty())) {
+        if !env
+            .iter()
+            .any(|e| e.strip_prefix("HOME=").is_some_and(|home| !home.is_empty()))
+        {
             env.retain(|e| !e.starts_with("HOME="));
             env.push("HOME=/".to_owned());
         }
@@ -270,9 +325,16 @@ impl Launch<'_> {
 /// not permitted ones want CAP_SETPCAP, which libcontainer has dropped before it comes to them. Only
 /// the effective and permitted sets get more; the bounding set stays.
 fn lend(process: &mut Process, for_filter: bool) -> Result<Option<Capabilities>> {
-    let mut caps = process.capabilities().clone().context("process without capabilities")?;
+    let mut caps = process
+        .capabilities()
+        .clone()
+        .context("process without capabilities")?;
     let of = |set: &Option<CapabilitySet>| set.clone().unwrap_or_default();
-    let (effective, permitted, inheritable) = (of(caps.effective()), of(caps.permitted()), of(caps.inheritable()));
+    let (effective, permitted, inheritable) = (
+        of(caps.effective()),
+        of(caps.permitted()),
+        of(caps.inheritable()),
+    );
     let mut more = CapabilitySet::new();
     if for_filter {
         more.insert(Capability::SysAdmin);
@@ -299,9 +361,15 @@ fn lend(process: &mut Process, for_filter: bool) -> Result<Option<Capabilities>>
 /// What InitContainerBuilder checks before it begins.
 fn validate(spec: &Spec) -> Result<()> {
     Validator::validate_spec(spec)?;
-    let profile = spec.process().as_ref().and_then(|p| p.apparmor_profile().clone());
+    let profile = spec
+        .process()
+        .as_ref()
+        .and_then(|p| p.apparmor_profile().clone());
     if profile.is_some_and(|p| !p.is_empty()) {
-        ensure!(apparmor::is_enabled()?, "apparmor is not enabled on this host, the configuration names a profile");
+        ensure!(
+            apparmor::is_enabled()?,
+            "apparmor is not enabled on this host, the configuration names a profile"
+        );
     }
     let syscall = create_syscall();
     utils::validate_spec_for_new_user_ns(spec, &*syscall)?;
@@ -331,7 +399,13 @@ impl Namespaces {
             let file = fs::File::open(&path).with_context(|| format!("cannot open {path}"))?;
             Ok((namespace.typ(), file.into()))
         };
-        linux.namespaces().iter().flatten().map(open).collect::<Result<_>>().map(Self)
+        linux
+            .namespaces()
+            .iter()
+            .flatten()
+            .map(open)
+            .collect::<Result<_>>()
+            .map(Self)
     }
 }
 
@@ -340,7 +414,10 @@ fn tenant_spec(sealed: &Spec, mut process: Process, namespaces: &Namespaces) -> 
     let linux = sealed.linux().as_ref().context("linux must be specified")?;
     let joined = namespaces.0.iter().map(|(typ, fd)| {
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-        Ok(LinuxNamespaceBuilder::default().typ(*typ).path(path).build()?)
+        Ok(LinuxNamespaceBuilder::default()
+            .typ(*typ)
+            .path(path)
+            .build()?)
     });
     let mut builder = LinuxBuilder::default().namespaces(joined.collect::<Result<Vec<_>>>()?);
     if let Some(path) = linux.cgroups_path() {
@@ -353,11 +430,18 @@ fn tenant_spec(sealed: &Spec, mut process: Process, namespaces: &Namespaces) -> 
         builder = builder.seccomp(seccomp.clone());
     }
     // what the process does not say is the container's (runc, newInitConfig)
-    let own = sealed.process().as_ref().context("Process must be specified")?;
+    let own = sealed
+        .process()
+        .as_ref()
+        .context("Process must be specified")?;
     if process.capabilities().is_none() {
         process.set_capabilities(own.capabilities().clone());
     }
-    if process.apparmor_profile().as_ref().is_none_or(String::is_empty) {
+    if process
+        .apparmor_profile()
+        .as_ref()
+        .is_none_or(String::is_empty)
+    {
         process.set_apparmor_profile(own.apparmor_profile().clone());
     }
     if process.rlimits().as_ref().is_none_or(Vec::is_empty) {
@@ -371,7 +455,10 @@ fn tenant_spec(sealed: &Spec, mut process: Process, namespaces: &Namespaces) -> 
     }
     normalise_process(&mut process);
     let mut spec = sealed.clone();
-    spec.set_linux(Some(builder.build()?)).set_process(Some(process)).set_hooks(None).set_mounts(None);
+    spec.set_linux(Some(builder.build()?))
+        .set_process(Some(process))
+        .set_hooks(None)
+        .set_mounts(None);
     Ok(spec)
 }
 
@@ -379,8 +466,13 @@ fn tenant_spec(sealed: &Spec, mut process: Process, namespaces: &Namespaces) -> 
 /// made: what lies there is another file system's.
 fn make_cwd(sealed: &SealedBundle) -> Result<()> {
     let spec = &sealed.spec;
-    let cwd = spec.process().as_ref().map(|p| p.cwd().clone()).unwrap_or_default();
-    let below_mount = |m: &Mount| cwd.starts_with(m.destination()) && m.destination() != Path::new("/");
+    let cwd = spec
+        .process()
+        .as_ref()
+        .map(|p| p.cwd().clone())
+        .unwrap_or_default();
+    let below_mount =
+        |m: &Mount| cwd.starts_with(m.destination()) && m.destination() != Path::new("/");
     if spec.mounts().iter().flatten().any(below_mount) {
         return Ok(());
     }
@@ -388,8 +480,18 @@ fn make_cwd(sealed: &SealedBundle) -> Result<()> {
     // symbolic links of the image end inside the image
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let open = |path: &Path| {
-        let path = path.strip_prefix("/").ok().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        openat2(&sealed.rootfs_fd, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), resolve)
+        let path = path
+            .strip_prefix("/")
+            .ok()
+            .filter(|p| !p.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        openat2(
+            &sealed.rootfs_fd,
+            path,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+            resolve,
+        )
     };
     let mut parent = open(Path::new("/"))?;
     let mut path = PathBuf::from("/");
@@ -398,9 +500,16 @@ fn make_cwd(sealed: &SealedBundle) -> Result<()> {
         let next = match (open(&path), part) {
             (Err(Errno::NOENT), Component::Normal(name)) => {
                 let mode = Mode::from_raw_mode(0o755);
-                mkdirat(&parent, name, mode).with_context(|| format!("cannot make {}", path.display()))?;
+                mkdirat(&parent, name, mode)
+                    .with_context(|| format!("cannot make {}", path.display()))?;
                 let made = open(&path)?;
-                chownat(&made, "", Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)), AtFlags::EMPTY_PATH)?;
+                chownat(
+                    &made,
+                    "",
+                    Some(Uid::from_raw(owner)),
+                    Some(Gid::from_raw(owner)),
+                    AtFlags::EMPTY_PATH,
+                )?;
                 made
             }
             (result, _) => result.with_context(|| format!("cannot open {}", path.display()))?,
@@ -413,9 +522,13 @@ fn make_cwd(sealed: &SealedBundle) -> Result<()> {
 /// A uid of the container as the host sees it.
 fn host_id(spec: &Spec, uid: u32) -> u32 {
     let linux = spec.linux().as_ref();
-    let mappings = linux.and_then(|l| l.uid_mappings().clone()).unwrap_or_default();
+    let mappings = linux
+        .and_then(|l| l.uid_mappings().clone())
+        .unwrap_or_default();
     let found = mappings.iter().find_map(|m| {
-        let offset = uid.checked_sub(m.container_id()).filter(|o| *o < m.size())?;
+        let offset = uid
+            .checked_sub(m.container_id())
+            .filter(|o| *o < m.size())?;
         m.host_id().checked_add(offset)
     });
     found.unwrap_or(uid)
@@ -424,7 +537,9 @@ fn host_id(spec: &Spec, uid: u32) -> u32 {
 /// Inherited by the container's processes. Writing the value that is set already needs no privilege.
 fn set_oom_score(wanted: Option<i32>) -> Result<()> {
     const PATH: &str = "/proc/self/oom_score_adj";
-    let Some(wanted) = wanted.map(|w| w.to_string()) else { return Ok(()) };
+    let Some(wanted) = wanted.map(|w| w.to_string()) else {
+        return Ok(());
+    };
     if fs::read_to_string(PATH).is_ok_and(|now| now.trim() == wanted) {
         return Ok(());
     }
@@ -439,16 +554,26 @@ fn hook_state(state: &State, status: ContainerStatus, pid: Option<i32>) -> HookS
 }
 
 fn run_hooks(hooks: Option<Vec<Hook>>, state: &State, status: ContainerStatus) -> Result<()> {
-    let pid = state.init.filter(|_| status != ContainerStatus::Stopped).map(|i| i.pid);
-    Ok(hooks::run_hooks(hooks.as_ref(), Some(&hook_state(state, status, pid)), None, None, None)?)
+    let pid = state
+        .init
+        .filter(|_| status != ContainerStatus::Stopped)
+        .map(|i| i.pid);
+    Ok(hooks::run_hooks(
+        hooks.as_ref(),
+        Some(&hook_state(state, status, pid)),
+        None,
+        None,
+        None,
+    )?)
 }
 
 /// The words of an error, with the cause that libcontainer leaves in its trace.
 fn explain(error: &ProcessError) -> anyhow::Error {
     let mut text = match error {
-        ProcessError::Channel(ChannelError::ExecError(text)) => {
-            text.strip_prefix("error in executing process : ").unwrap_or(text).to_owned()
-        }
+        ProcessError::Channel(ChannelError::ExecError(text)) => text
+            .strip_prefix("error in executing process : ")
+            .unwrap_or(text)
+            .to_owned(),
         other => other.to_string(),
     };
     if text.starts_with("exec: ") {
@@ -463,7 +588,11 @@ fn explain(error: &ProcessError) -> anyhow::Error {
         source = cause.source();
     }
     let first = trace::first_error();
-    if first.is_empty() || text.contains(&first) { anyhow!("{text}") } else { anyhow!("{text}: {first}") }
+    if first.is_empty() || text.contains(&first) {
+        anyhow!("{text}")
+    } else {
+        anyhow!("{text}: {first}")
+    }
 }
 
 /// Until disarmed: kills the processes that this launch forked, and removes the cgroup it made.
@@ -475,7 +604,11 @@ struct Undo<'a> {
 
 impl<'a> Undo<'a> {
     fn new(state: Option<&'a State>) -> Self {
-        Self { state, before: children(), armed: true }
+        Self {
+            state,
+            before: children(),
+            armed: true,
+        }
     }
     fn disarm(mut self) {
         self.armed = false;
@@ -487,12 +620,17 @@ impl Drop for Undo<'_> {
         if !self.armed {
             return;
         }
-        for pid in children().difference(&self.before).filter_map(|p| Pid::from_raw(*p)) {
+        for pid in children()
+            .difference(&self.before)
+            .filter_map(|p| Pid::from_raw(*p))
+        {
             kill_process(pid, Signal::KILL).ok();
             waitpid(Some(pid), WaitOptions::empty()).ok();
         }
         if let Some(state) = self.state.filter(|s| s.systemd_cgroup) {
-            create_cgroup_manager(cgroup_config(state)).ok().and_then(|m| m.remove().ok());
+            create_cgroup_manager(cgroup_config(state))
+                .ok()
+                .and_then(|m| m.remove().ok());
         }
     }
 }
@@ -501,7 +639,9 @@ impl Drop for Undo<'_> {
 fn children() -> BTreeSet<i32> {
     let me = std::process::id();
     let text = fs::read_to_string(format!("/proc/self/task/{me}/children")).unwrap_or_default();
-    text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+    text.split_ascii_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -528,19 +668,51 @@ mod tests {
             process
         };
         let kill = 1 << 5; // CAP_KILL
-        let mut p = process(r#"{"effective":["CAP_KILL"],"permitted":["CAP_KILL"],"bounding":["CAP_KILL"]}"#);
+        let mut p = process(
+            r#"{"effective":["CAP_KILL"],"permitted":["CAP_KILL"],"bounding":["CAP_KILL"]}"#,
+        );
         assert_eq!(lend(&mut p, false).unwrap(), None);
         let own = lend(&mut p, true).unwrap().unwrap();
-        assert_eq!(own, Capabilities { effective: kill, permitted: kill, inheritable: 0 });
+        assert_eq!(
+            own,
+            Capabilities {
+                effective: kill,
+                permitted: kill,
+                inheritable: 0
+            }
+        );
         let caps = p.capabilities().clone().unwrap();
-        assert!(caps.effective().as_ref().unwrap().contains(&Capability::SysAdmin));
-        assert!(!caps.bounding().as_ref().unwrap().contains(&Capability::SysAdmin));
+        assert!(
+            caps.effective()
+                .as_ref()
+                .unwrap()
+                .contains(&Capability::SysAdmin)
+        );
+        assert!(
+            !caps
+                .bounding()
+                .as_ref()
+                .unwrap()
+                .contains(&Capability::SysAdmin)
+        );
 
         let mut p = process(r#"{"inheritable":["CAP_KILL"],"bounding":["CAP_KILL"]}"#);
         let own = lend(&mut p, false).unwrap().unwrap();
-        assert_eq!(own, Capabilities { effective: 0, permitted: 0, inheritable: kill });
+        assert_eq!(
+            own,
+            Capabilities {
+                effective: 0,
+                permitted: 0,
+                inheritable: kill
+            }
+        );
         let caps = p.capabilities().clone().unwrap();
-        assert!(caps.permitted().as_ref().unwrap().contains(&Capability::Setpcap));
+        assert!(
+            caps.permitted()
+                .as_ref()
+                .unwrap()
+                .contains(&Capability::Setpcap)
+        );
         assert!(caps.inheritable().as_ref().unwrap().is_empty());
     }
 
@@ -558,14 +730,24 @@ mod tests {
             "process":{"user":{"uid":0,"gid":0,"umask":63},"cwd":"/","args":["a"],"oomScoreAdj":7,
                        "capabilities":{"bounding":["CAP_KILL"]}}}"#;
         let sealed: Spec = serde_json::from_str(text).unwrap();
-        let process: Process =
-            serde_json::from_str(r#"{"user":{"uid":1,"gid":1},"cwd":"/","args":["b"],"noNewPrivileges":false}"#).unwrap();
+        let process: Process = serde_json::from_str(
+            r#"{"user":{"uid":1,"gid":1},"cwd":"/","args":["b"],"noNewPrivileges":false}"#,
+        )
+        .unwrap();
         let spec = tenant_spec(&sealed, process, &Namespaces(vec![])).unwrap();
         let p = spec.process().as_ref().unwrap();
         assert_eq!((p.user().uid(), p.user().umask()), (1, Some(63)));
         assert_eq!(p.oom_score_adj(), Some(7));
         assert_eq!(p.no_new_privileges(), None);
-        assert!(p.capabilities().as_ref().unwrap().bounding().as_ref().unwrap().contains(&Capability::Kill));
+        assert!(
+            p.capabilities()
+                .as_ref()
+                .unwrap()
+                .bounding()
+                .as_ref()
+                .unwrap()
+                .contains(&Capability::Kill)
+        );
         assert!(spec.linux().as_ref().unwrap().seccomp().is_some());
     }
 }

@@ -4,7 +4,9 @@
 use super::seccomp::Filter;
 use crate::sys::{self, Capabilities};
 use anyhow::{Context, Result, bail};
-use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use libcontainer::workload::{
+    Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
+};
 use nix::{
     errno::Errno,
     unistd::{AccessFlags, eaccess},
@@ -42,9 +44,20 @@ pub struct Program {
 }
 
 impl Program {
-    pub fn new(role: Role, process: &Process, filter: Option<Filter>, capabilities: Option<Capabilities>) -> Result<Self> {
-        let args = process.args().iter().flatten().map(|a| CString::new(a.as_str()));
-        let args: Vec<CString> = args.collect::<Result<_, _>>().context("process args hold a NUL byte")?;
+    pub fn new(
+        role: Role,
+        process: &Process,
+        filter: Option<Filter>,
+        capabilities: Option<Capabilities>,
+    ) -> Result<Self> {
+        let args = process
+            .args()
+            .iter()
+            .flatten()
+            .map(|a| CString::new(a.as_str()));
+        let args: Vec<CString> = args
+            .collect::<Result<_, _>>()
+            .context("process args hold a NUL byte")?;
         Ok(Self {
             role,
             args,
@@ -58,11 +71,17 @@ impl Program {
     }
 
     fn variable<'a>(&'a self, name: &str) -> Option<&'a str> {
-        self.env.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+        self.env
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, v)| v.as_str())
     }
 
     fn name(&self) -> std::borrow::Cow<'_, str> {
-        self.args.first().map(|a| a.to_string_lossy()).unwrap_or_default()
+        self.args
+            .first()
+            .map(|a| a.to_string_lossy())
+            .unwrap_or_default()
     }
 }
 
@@ -85,7 +104,9 @@ impl Executor for Program {
     fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
         let name = self.name();
         let found = look_path(&name, self.variable("PATH").unwrap_or_default());
-        let path = found.map_err(|why| ExecutorValidationError::ArgValidationError(format!("exec: {name:?}: {why}")))?;
+        let path = found.map_err(|why| {
+            ExecutorValidationError::ArgValidationError(format!("exec: {name:?}: {why}"))
+        })?;
         self.path.set(path).ok();
         Ok(())
     }
@@ -106,18 +127,28 @@ impl Executor for Program {
 
     fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
         let path = self.path.get().ok_or(ExecutorError::InvalidArg)?;
-        let c_path = CString::new(path.as_os_str().as_bytes()).map_err(|_| ExecutorError::InvalidArg)?;
+        let c_path =
+            CString::new(path.as_os_str().as_bytes()).map_err(|_| ExecutorError::InvalidArg)?;
         let given = self.given.borrow();
-        let env = self.env.iter().filter(|(n, _)| !given.iter().any(|(g, _)| g == n)).chain(given.iter());
-        let env: Vec<CString> = env.filter_map(|(n, v)| CString::new(format!("{n}={v}")).ok()).collect();
+        let env = self
+            .env
+            .iter()
+            .filter(|(n, _)| !given.iter().any(|(g, _)| g == n))
+            .chain(given.iter());
+        let env: Vec<CString> = env
+            .filter_map(|(n, v)| CString::new(format!("{n}={v}")).ok())
+            .collect();
         sys::reset_signals();
         // from here on the filter decides what this process may call
         let loaded = match &self.filter {
-            Some(filter) => sys::load_seccomp(&filter.program, filter.flags).map_err(|e| format!("seccomp: {e}")),
+            Some(filter) => sys::load_seccomp(&filter.program, filter.flags)
+                .map_err(|e| format!("seccomp: {e}")),
             None => Ok(()),
         };
         let dropped = loaded.and_then(|()| match self.capabilities {
-            Some(capabilities) => sys::set_capabilities(capabilities).map_err(|e| format!("capset: {e}")),
+            Some(capabilities) => {
+                sys::set_capabilities(capabilities).map_err(|e| format!("capset: {e}"))
+            }
             None => Ok(()),
         });
         let why = match dropped {
@@ -153,8 +184,13 @@ fn look_path(name: &str, path: &str) -> Result<PathBuf, String> {
     }
     // a relative entry would mean the working directory: Go refuses it too
     let dirs = path.split(':').filter(|d| d.starts_with('/'));
-    let mut found = dirs.map(|d| Path::new(d).join(name)).filter(|p| executable(p).is_ok());
-    found.next().filter(|_| !name.is_empty()).ok_or_else(|| "executable file not found in $PATH".to_owned())
+    let mut found = dirs
+        .map(|d| Path::new(d).join(name))
+        .filter(|p| executable(p).is_ok());
+    found
+        .next()
+        .filter(|_| !name.is_empty())
+        .ok_or_else(|| "executable file not found in $PATH".to_owned())
 }
 
 fn executable(path: &Path) -> Result<(), Errno> {
@@ -177,8 +213,14 @@ fn home_of(uid: u32) -> String {
     if let Ok(file) = std::fs::File::open("/etc/passwd") {
         std::io::Read::read_to_string(&mut std::io::Read::take(file, MAX), &mut text).ok();
     }
-    let entry = text.lines().map(|l| l.split(':').collect::<Vec<_>>()).find(|f| f.get(2).and_then(|u| u.parse().ok()) == Some(uid));
-    entry.and_then(|f| f.get(5).map(|h| (*h).to_owned())).filter(|h| h.starts_with('/')).unwrap_or_else(|| "/".into())
+    let entry = text
+        .lines()
+        .map(|l| l.split(':').collect::<Vec<_>>())
+        .find(|f| f.get(2).and_then(|u| u.parse().ok()) == Some(uid));
+    entry
+        .and_then(|f| f.get(5).map(|h| (*h).to_owned()))
+        .filter(|h| h.starts_with('/'))
+        .unwrap_or_else(|| "/".into())
 }
 
 #[cfg(test)]
@@ -187,7 +229,10 @@ mod tests {
 
     #[test]
     fn programs_are_found_as_runc_finds_them() {
-        assert_eq!(look_path("sh", "rel:/nonexistent:/bin").unwrap(), Path::new("/bin/sh"));
+        assert_eq!(
+            look_path("sh", "rel:/nonexistent:/bin").unwrap(),
+            Path::new("/bin/sh")
+        );
         assert_eq!(look_path("/bin/sh", "").unwrap(), Path::new("/bin/sh"));
         for (name, why) in [
             ("nope", "executable file not found in $PATH"),
@@ -202,9 +247,13 @@ mod tests {
 
     #[test]
     fn the_last_value_of_a_variable_counts() {
-        let env = |list: &[&str]| environment(&list.iter().map(|e| (*e).to_owned()).collect::<Vec<_>>());
+        let env =
+            |list: &[&str]| environment(&list.iter().map(|e| (*e).to_owned()).collect::<Vec<_>>());
         let pair = |n: &str, v: &str| (n.to_owned(), v.to_owned());
-        assert_eq!(env(&["A=1", "B=", "A=2=3"]).unwrap(), [pair("A", "2=3"), pair("B", "")]);
+        assert_eq!(
+            env(&["A=1", "B=", "A=2=3"]).unwrap(),
+            [pair("A", "2=3"), pair("B", "")]
+        );
         for bad in ["A", "=x", ""] {
             assert!(env(&[bad]).is_err(), "{bad}");
         }

@@ -21,8 +21,16 @@ use std::{
 
 /// Flags before the verb: where runc keeps its state and what it logs.
 fn globals(state: &State, log: &Path, json: bool) -> Vec<OsString> {
-    let mut args: Vec<OsString> = vec!["--root".into(), state.run_dir().backend().into(), "--log".into(), log.into()];
-    args.extend(["--log-format".into(), if json { "json" } else { "text" }.into()]);
+    let mut args: Vec<OsString> = vec![
+        "--root".into(),
+        state.run_dir().backend().into(),
+        "--log".into(),
+        log.into(),
+    ];
+    args.extend([
+        "--log-format".into(),
+        if json { "json" } else { "text" }.into(),
+    ]);
     if state.systemd_cgroup {
         args.push("--systemd-cgroup".into());
     }
@@ -43,7 +51,10 @@ pub fn create(runc: &Path, state: &State, options: Options, terminal: Terminal) 
         Terminal::Own => {
             let path = dir.path().join("console.sock");
             args.extend(["--console-socket".into(), (&path).into()]);
-            Some(UnixListener::bind(&path).with_context(|| format!("cannot listen at {}", path.display()))?)
+            Some(
+                UnixListener::bind(&path)
+                    .with_context(|| format!("cannot listen at {}", path.display()))?,
+            )
         }
     };
     if options.no_pivot {
@@ -53,20 +64,30 @@ pub fn create(runc: &Path, state: &State, options: Options, terminal: Terminal) 
         args.push("--no-new-keyring".into());
     }
     if options.preserve_fds > 0 {
-        args.extend(["--preserve-fds".into(), options.preserve_fds.to_string().into()]);
+        args.extend([
+            "--preserve-fds".into(),
+            options.preserve_fds.to_string().into(),
+        ]);
     }
     args.push(state.id.as_str().into());
     // init is runc's child and outlives it: as a subreaper we can wait for it in the foreground
     if !options.detached {
-        rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1)).context("cannot become a subreaper")?;
+        rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))
+            .context("cannot become a subreaper")?;
     }
     call(runc, state, &args, spawn::Streams::Ours)?;
-    let text = fs::read_to_string(&pid_file).with_context(|| format!("cannot read {}", pid_file.display()))?;
-    let pid = text.trim().parse().with_context(|| format!("{} holds no pid", pid_file.display()))?;
+    let text = fs::read_to_string(&pid_file)
+        .with_context(|| format!("cannot read {}", pid_file.display()))?;
+    let pid = text
+        .trim()
+        .parse()
+        .with_context(|| format!("{} holds no pid", pid_file.display()))?;
     let master = match console {
         None => None,
         Some(listener) => {
-            let (socket, _) = listener.accept().context("the backend did not send the console")?;
+            let (socket, _) = listener
+                .accept()
+                .context("the backend did not send the console")?;
             term::receive(&socket).map(Some)?
         }
     };
@@ -84,20 +105,32 @@ pub fn update(runc: &Path, state: &State, resources: &LinuxResources) -> Result<
     let json = memory("resources", &serde_json::to_vec(resources)?)?;
     let path = format!("/proc/self/fd/{}", json.as_raw_fd());
     rustix::io::fcntl_setfd(&json, rustix::io::FdFlags::empty())?;
-    let args = ["update".into(), "--resources".into(), path.into(), state.id.as_str().into()];
+    let args = [
+        "update".into(),
+        "--resources".into(),
+        path.into(),
+        state.id.as_str().into(),
+    ];
     call(runc, state, &args, spawn::Streams::Nothing)
 }
 
 /// Becomes runc: the same process, so that streams, pid file, exit code and the caller's hold on us
 /// stay as they are.
 pub fn exec(runc: &Path, state: &State, process: &Process, options: &ExecOptions) -> Result<Made> {
-    ensure!(options.pidfd_socket.is_none(), "exec --pidfd-socket is not available with the external backend");
+    ensure!(
+        options.pidfd_socket.is_none(),
+        "exec --pidfd-socket is not available with the external backend"
+    );
     let json = memory("process", &serde_json::to_vec(process)?)?;
     let own_log = state.run_dir().path().join("backend.log");
     let log = options.log.as_deref().unwrap_or(&own_log);
     let mut args: Vec<OsString> = vec!["runc".into()];
     args.extend(globals(state, log, options.log_is_json));
-    args.extend(["exec".into(), "--process".into(), format!("/proc/self/fd/{}", json.as_raw_fd()).into()]);
+    args.extend([
+        "exec".into(),
+        "--process".into(),
+        format!("/proc/self/fd/{}", json.as_raw_fd()).into(),
+    ]);
     if options.detached {
         args.push("--detach".into());
     }
@@ -108,7 +141,10 @@ pub fn exec(runc: &Path, state: &State, process: &Process, options: &ExecOptions
         args.extend(["--console-socket".into(), path.into()]);
     }
     if options.preserve_fds > 0 {
-        args.extend(["--preserve-fds".into(), options.preserve_fds.to_string().into()]);
+        args.extend([
+            "--preserve-fds".into(),
+            options.preserve_fds.to_string().into(),
+        ]);
     }
     if options.ignore_paused {
         args.push("--ignore-paused".into());
@@ -156,9 +192,16 @@ fn call(runc: &Path, state: &State, args: &[OsString], streams: spawn::Streams) 
 /// The last error of runc's log, without its own "runc create failed: ".
 fn last_error(log: &str) -> Option<String> {
     let lines = serde_json::Deserializer::from_str(log).into_iter::<serde_json::Value>();
-    let errors = lines.map_while(Result::ok).filter(|l| l["level"] == "error");
-    let message = errors.filter_map(|l| l["msg"].as_str().map(str::to_owned)).last()?;
-    let cause = message.strip_prefix("runc ").and_then(|m| m.split_once(" failed: ")).map(|(_, cause)| cause.to_owned());
+    let errors = lines
+        .map_while(Result::ok)
+        .filter(|l| l["level"] == "error");
+    let message = errors
+        .filter_map(|l| l["msg"].as_str().map(str::to_owned))
+        .last()?;
+    let cause = message
+        .strip_prefix("runc ")
+        .and_then(|m| m.split_once(" failed: "))
+        .map(|(_, cause)| cause.to_owned());
     Some(cause.unwrap_or(message))
 }
 
@@ -171,8 +214,14 @@ mod tests {
         let log = r#"{"level":"warning","msg":"w","time":"t"}
 {"level":"error","msg":"runc create failed: unable to start container process: exec: \"x\": not found","time":"t"}
 "#;
-        assert_eq!(last_error(log).unwrap(), "unable to start container process: exec: \"x\": not found");
-        assert_eq!(last_error(r#"{"level":"error","msg":"container does not exist"}"#).unwrap(), "container does not exist");
+        assert_eq!(
+            last_error(log).unwrap(),
+            "unable to start container process: exec: \"x\": not found"
+        );
+        assert_eq!(
+            last_error(r#"{"level":"error","msg":"container does not exist"}"#).unwrap(),
+            "container does not exist"
+        );
         assert_eq!(last_error(""), None);
         assert_eq!(last_error("no json"), None);
     }

@@ -54,7 +54,9 @@ impl Backend {
     /// feature. Never weaker than runc.
     pub fn choose(config: &Config, spec: &Spec, systemd_cgroup: bool) -> Result<Self> {
         let lacks = || needs::beyond_libcontainer(spec, systemd_cgroup);
-        let runc = || Self::Runc { path: config.runc.clone() };
+        let runc = || Self::Runc {
+            path: config.runc.clone(),
+        };
         match config.backend {
             BackendChoice::Libcontainer => {
                 let lacks = lacks();
@@ -68,7 +70,11 @@ impl Backend {
                 Ok(Self::Libcontainer)
             }
             BackendChoice::Runc => {
-                ensure!(is_program(&config.runc), "the backend {} is not installed", config.runc.display());
+                ensure!(
+                    is_program(&config.runc),
+                    "the backend {} is not installed",
+                    config.runc.display()
+                );
                 Ok(runc())
             }
             BackendChoice::Auto => {

@@ -30,25 +30,61 @@ fn of_spec(spec: &Spec, unified: bool) -> Vec<String> {
         let has = |option: &str| mount.options().iter().flatten().any(|o| o == option);
         let mapped = mount.uid_mappings().as_ref().is_some_and(|m| !m.is_empty())
             || mount.gid_mappings().as_ref().is_some_and(|m| !m.is_empty());
-        some(mapped || has("idmap") || has("ridmap"), "an idmapped mount", &mut need);
+        some(
+            mapped || has("idmap") || has("ridmap"),
+            "an idmapped mount",
+            &mut need,
+        );
         some(has("tmpcopyup"), "the mount option tmpcopyup", &mut need);
-        some(mount.destination() == Path::new("/dev") && has("ro"), "a read-only /dev", &mut need);
+        some(
+            mount.destination() == Path::new("/dev") && has("ro"),
+            "a read-only /dev",
+            &mut need,
+        );
     }
     if let Some(process) = spec.process() {
-        some(filled(process.selinux_label()), "an SELinux label", &mut need);
+        some(
+            filled(process.selinux_label()),
+            "an SELinux label",
+            &mut need,
+        );
     }
     if let Some(linux) = spec.linux() {
-        some(filled(linux.mount_label()), "an SELinux mount label", &mut need);
+        some(
+            filled(linux.mount_label()),
+            "an SELinux mount label",
+            &mut need,
+        );
         some(linux.intel_rdt().is_some(), "Intel RDT", &mut need);
         if let Some(profile) = linux.seccomp() {
-            some(seccomp::wants_notifier(profile), "a seccomp notifier", &mut need);
-            let foreign = profile.architectures().iter().flatten().any(|a| seccomp::architecture(*a).is_none());
-            some(foreign, "a seccomp filter for another architecture", &mut need);
+            some(
+                seccomp::wants_notifier(profile),
+                "a seccomp notifier",
+                &mut need,
+            );
+            let foreign = profile
+                .architectures()
+                .iter()
+                .flatten()
+                .any(|a| seccomp::architecture(*a).is_none());
+            some(
+                foreign,
+                "a seccomp filter for another architecture",
+                &mut need,
+            );
         }
         // built without the BPF device filter, which needs libbpf
-        let devices = linux.resources().as_ref().and_then(|r| r.devices().as_ref()).is_some_and(|d| !d.is_empty());
+        let devices = linux
+            .resources()
+            .as_ref()
+            .and_then(|r| r.devices().as_ref())
+            .is_some_and(|d| !d.is_empty());
         some(unified && devices, "device rules on cgroup v2", &mut need);
-        let joins_mounts = linux.namespaces().iter().flatten().any(|n| n.typ() == LinuxNamespaceType::Mount && n.path().is_some());
+        let joins_mounts = linux
+            .namespaces()
+            .iter()
+            .flatten()
+            .any(|n| n.typ() == LinuxNamespaceType::Mount && n.path().is_some());
         some(joins_mounts, "joining a mount namespace", &mut need);
         let relative = linux.cgroups_path().as_ref().is_some_and(|p| {
             let text = p.to_string_lossy();
@@ -70,7 +106,10 @@ mod tests {
 
     #[test]
     fn an_ordinary_container_needs_nothing_more() {
-        assert!(needs(r#","linux":{"cgroupsPath":"/x","seccomp":{"defaultAction":"SCMP_ACT_ERRNO"}}"#).is_empty());
+        assert!(
+            needs(r#","linux":{"cgroupsPath":"/x","seccomp":{"defaultAction":"SCMP_ACT_ERRNO"}}"#)
+                .is_empty()
+        );
         assert!(needs(r#","mounts":[{"destination":"/dev","options":["nosuid"]}]"#).is_empty());
         assert!(needs(r#","linux":{"mountLabel":""}"#).is_empty());
     }
@@ -78,24 +117,42 @@ mod tests {
     #[test]
     fn each_gap_is_named() {
         for (rest, name) in [
-            (r#","mounts":[{"destination":"/a","options":["bind","idmap"]}]"#, "idmapped"),
+            (
+                r#","mounts":[{"destination":"/a","options":["bind","idmap"]}]"#,
+                "idmapped",
+            ),
             (
                 r#","mounts":[{"destination":"/a","uidMappings":[{"containerID":0,"hostID":1,"size":1}]}]"#,
                 "idmapped",
             ),
-            (r#","mounts":[{"destination":"/a","options":["tmpcopyup"]}]"#, "tmpcopyup"),
-            (r#","mounts":[{"destination":"/dev","options":["ro"]}]"#, "read-only /dev"),
+            (
+                r#","mounts":[{"destination":"/a","options":["tmpcopyup"]}]"#,
+                "tmpcopyup",
+            ),
+            (
+                r#","mounts":[{"destination":"/dev","options":["ro"]}]"#,
+                "read-only /dev",
+            ),
             (r#","linux":{"mountLabel":"x"}"#, "SELinux"),
             (r#","linux":{"cgroupsPath":"a/b"}"#, "cgroupsPath"),
             (
                 r#","linux":{"seccomp":{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mount"],"action":"SCMP_ACT_NOTIFY"}]}}"#,
                 "notifier",
             ),
-            (r#","linux":{"namespaces":[{"type":"mount","path":"/proc/1/ns/mnt"}]}"#, "mount namespace"),
-            (r#","process":{"user":{"uid":0,"gid":0},"cwd":"/","selinuxLabel":"x"}"#, "SELinux"),
+            (
+                r#","linux":{"namespaces":[{"type":"mount","path":"/proc/1/ns/mnt"}]}"#,
+                "mount namespace",
+            ),
+            (
+                r#","process":{"user":{"uid":0,"gid":0},"cwd":"/","selinuxLabel":"x"}"#,
+                "SELinux",
+            ),
         ] {
             let needs = needs(rest);
-            assert!(needs.len() == 1 && needs[0].contains(name), "{rest}: {needs:?}");
+            assert!(
+                needs.len() == 1 && needs[0].contains(name),
+                "{rest}: {needs:?}"
+            );
         }
     }
 

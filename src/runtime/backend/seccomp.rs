@@ -4,9 +4,12 @@
 //! Compiled before the fork; loaded by the container's process itself right before execve.
 
 use anyhow::{Context, Result, bail};
-use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
+use libseccomp::{
+    ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall,
+};
 use oci_spec::runtime::{
-    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSeccompOperator,
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag,
+    LinuxSeccompOperator,
 };
 use std::{
     fs::File,
@@ -49,7 +52,12 @@ pub fn architecture(arch: Arch) -> Option<(ScmpArch, u32)> {
 /// Whether a notifier is asked: then the listener's descriptor has to be handed on.
 pub fn wants_notifier(seccomp: &LinuxSeccomp) -> bool {
     let notify = LinuxSeccompAction::ScmpActNotify;
-    seccomp.default_action() == notify || seccomp.syscalls().iter().flatten().any(|s| s.action() == notify)
+    seccomp.default_action() == notify
+        || seccomp
+            .syscalls()
+            .iter()
+            .flatten()
+            .any(|s| s.action() == notify)
 }
 
 /// The filter of a profile, as runc 1.1 builds it (libcontainer/seccomp).
@@ -65,21 +73,32 @@ pub fn compile(seccomp: &LinuxSeccomp) -> Result<Filter> {
         if action == default {
             continue; // libseccomp refuses a rule that says nothing
         }
-        let comparisons: Vec<_> = call.args().iter().flatten().map(comparison).collect::<Result<_>>()?;
+        let comparisons: Vec<_> = call
+            .args()
+            .iter()
+            .flatten()
+            .map(comparison)
+            .collect::<Result<_>>()?;
         let indexes: std::collections::BTreeSet<_> = comparisons.iter().map(|(i, _)| *i).collect();
         for name in call.names() {
             // a name that this libseccomp does not know cannot be called by it
-            let Ok(number) = ScmpSyscall::from_name(name) else { continue };
+            let Ok(number) = ScmpSyscall::from_name(name) else {
+                continue;
+            };
             let rule = || format!("seccomp: rule for {name}");
             if comparisons.is_empty() {
                 context.add_rule(action, number).with_context(rule)?;
             } else if indexes.len() == comparisons.len() {
                 let all: Vec<_> = comparisons.iter().map(|(_, c)| *c).collect();
-                context.add_rule_conditional(action, number, &all).with_context(rule)?;
+                context
+                    .add_rule_conditional(action, number, &all)
+                    .with_context(rule)?;
             } else {
                 // several comparisons of one argument are alternatives (runc, matchCall)
                 for (_, one) in &comparisons {
-                    context.add_rule_conditional(action, number, &[*one]).with_context(rule)?;
+                    context
+                        .add_rule_conditional(action, number, &[*one])
+                        .with_context(rule)?;
                 }
             }
         }
@@ -87,21 +106,36 @@ pub fn compile(seccomp: &LinuxSeccomp) -> Result<Filter> {
     let mut program = enosys_answer(seccomp, &archs);
     program.extend(export(&context)?);
     if u16::try_from(program.len()).is_err() {
-        bail!("seccomp: the filter has {} instructions, the kernel takes 65535", program.len());
+        bail!(
+            "seccomp: the filter has {} instructions, the kernel takes 65535",
+            program.len()
+        );
     }
-    Ok(Filter { program, flags: flags(seccomp) })
+    Ok(Filter {
+        program,
+        flags: flags(seccomp),
+    })
 }
 
 fn architectures(seccomp: &LinuxSeccomp) -> Result<Vec<(ScmpArch, u32)>> {
-    let known = |a: &Arch| architecture(*a).with_context(|| format!("seccomp: architecture {a:?} is not supported"));
-    seccomp.architectures().iter().flatten().map(known).collect()
+    let known = |a: &Arch| {
+        architecture(*a).with_context(|| format!("seccomp: architecture {a:?} is not supported"))
+    };
+    seccomp
+        .architectures()
+        .iter()
+        .flatten()
+        .map(known)
+        .collect()
 }
 
 fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<ScmpAction> {
     use LinuxSeccompAction as A;
     // runc's default answer is EPERM; a tracer's message has 16 bits
     let errno = errno.unwrap_or(libc::EPERM as u32);
-    let small = u16::try_from(errno).ok().filter(|e| i32::from(*e) <= 4095 || action == A::ScmpActTrace);
+    let small = u16::try_from(errno)
+        .ok()
+        .filter(|e| i32::from(*e) <= 4095 || action == A::ScmpActTrace);
     let small = small.with_context(|| format!("seccomp: errnoRet {errno} is out of range"))?;
     Ok(match action {
         A::ScmpActKill | A::ScmpActKillThread => ScmpAction::KillThread,
@@ -117,7 +151,10 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<ScmpAction> 
 
 fn comparison(arg: &LinuxSeccompArg) -> Result<(u32, ScmpArgCompare)> {
     use LinuxSeccompOperator as O;
-    let index = u32::try_from(arg.index()).ok().filter(|i| *i < 6).context("seccomp: argument index above 5")?;
+    let index = u32::try_from(arg.index())
+        .ok()
+        .filter(|i| *i < 6)
+        .context("seccomp: argument index above 5")?;
     let (op, datum) = match arg.op() {
         O::ScmpCmpNe => (ScmpCompareOp::NotEqual, arg.value()),
         O::ScmpCmpLt => (ScmpCompareOp::Less, arg.value()),
@@ -126,7 +163,10 @@ fn comparison(arg: &LinuxSeccompArg) -> Result<(u32, ScmpArgCompare)> {
         O::ScmpCmpGe => (ScmpCompareOp::GreaterEqual, arg.value()),
         O::ScmpCmpGt => (ScmpCompareOp::Greater, arg.value()),
         // runtime-spec: `value` is the mask, `valueTwo` the datum
-        O::ScmpCmpMaskedEq => (ScmpCompareOp::MaskedEqual(arg.value()), arg.value_two().unwrap_or(0)),
+        O::ScmpCmpMaskedEq => (
+            ScmpCompareOp::MaskedEqual(arg.value()),
+            arg.value_two().unwrap_or(0),
+        ),
     };
     Ok((index, ScmpArgCompare::new(index, op, datum)))
 }
@@ -139,7 +179,11 @@ fn flags(seccomp: &LinuxSeccomp) -> u64 {
         F::SeccompFilterFlagSpecAllow => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
         F::SeccompFilterFlagWaitKillableRecv => libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
     };
-    seccomp.flags().iter().flatten().fold(0, |all, flag| all | bit(flag))
+    seccomp
+        .flags()
+        .iter()
+        .flatten()
+        .fold(0, |all, flag| all | bit(flag))
 }
 
 fn export(context: &ScmpFilterContext) -> Result<Vec<u64>> {
@@ -150,8 +194,14 @@ fn export(context: &ScmpFilterContext) -> Result<Vec<u64>> {
     file.rewind()?;
     file.read_to_end(&mut bytes)?;
     let (instructions, rest) = bytes.as_chunks::<8>();
-    anyhow::ensure!(rest.is_empty(), "seccomp: the exported filter has a broken last instruction");
-    Ok(instructions.iter().map(|i| u64::from_ne_bytes(*i)).collect())
+    anyhow::ensure!(
+        rest.is_empty(),
+        "seccomp: the exported filter has a broken last instruction"
+    );
+    Ok(instructions
+        .iter()
+        .map(|i| u64::from_ne_bytes(*i))
+        .collect())
 }
 
 /// One instruction (linux/filter.h, struct sock_filter).
@@ -173,13 +223,18 @@ const OFFSET_ARCH: u32 = 4;
 /// ENOSYS, so that libraries fall back, instead of the default errno.
 fn enosys_answer(seccomp: &LinuxSeccomp, archs: &[(ScmpArch, u32)]) -> Vec<u64> {
     use LinuxSeccompAction as A;
-    let lets_through = matches!(seccomp.default_action(), A::ScmpActAllow | A::ScmpActLog | A::ScmpActTrace);
+    let lets_through = matches!(
+        seccomp.default_action(),
+        A::ScmpActAllow | A::ScmpActLog | A::ScmpActTrace
+    );
     if lets_through || seccomp.default_errno_ret() == Some(libc::ENOSYS as u32) {
         return Vec::new();
     }
     let newest = |arch: ScmpArch| {
         let names = seccomp.syscalls().iter().flatten().flat_map(|s| s.names());
-        let numbers = names.filter_map(|n| ScmpSyscall::from_name_by_arch(n, arch).ok()).map(i32::from);
+        let numbers = names
+            .filter_map(|n| ScmpSyscall::from_name_by_arch(n, arch).ok())
+            .map(i32::from);
         numbers.max().filter(|n| *n > 0).map(|n| n as u32)
     };
     let mut archs = archs.to_vec();
@@ -195,7 +250,11 @@ fn enosys_answer(seccomp: &LinuxSeccomp, archs: &[(ScmpArch, u32)]) -> Vec<u64> 
             groups.len() - 1
         });
         if let Some(group) = groups.get_mut(at) {
-            if arch == ScmpArch::X32 { group.2 = last } else { group.1 = last }
+            if arch == ScmpArch::X32 {
+                group.2 = last
+            } else {
+                group.1 = last
+            }
         }
     }
     let mut program = Vec::new();
@@ -218,7 +277,12 @@ fn enosys_answer(seccomp: &LinuxSeccomp, archs: &[(ScmpArch, u32)]) -> Vec<u64> 
                 instruction(JUMP_GREATER, 0, 1, last),
             ]);
         }
-        program.push(instruction(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32));
+        program.push(instruction(
+            RETURN,
+            0,
+            0,
+            libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32,
+        ));
     }
     program
 }
@@ -242,12 +306,18 @@ mod tests {
         let (mut a, mut pc) = (0u32, 0usize);
         loop {
             let b = program[pc].to_ne_bytes();
-            let (code, jt, jf) = (u16::from_ne_bytes([b[0], b[1]]), b[2] as usize, b[3] as usize);
+            let (code, jt, jf) = (
+                u16::from_ne_bytes([b[0], b[1]]),
+                b[2] as usize,
+                b[3] as usize,
+            );
             let k = u32::from_ne_bytes([b[4], b[5], b[6], b[7]]);
             pc += 1;
             let mut jump = |yes: bool| pc += if yes { jt } else { jf };
             match code {
-                LOAD => a = u32::from_ne_bytes(data[k as usize..k as usize + 4].try_into().unwrap()),
+                LOAD => {
+                    a = u32::from_ne_bytes(data[k as usize..k as usize + 4].try_into().unwrap())
+                }
                 JUMP => pc += k as usize,
                 JUMP_EQUAL => jump(a == k),
                 JUMP_GREATER => jump(a > k),
@@ -273,9 +343,19 @@ mod tests {
                  {"index":0,"value":2114060288,"valueTwo":0,"op":"SCMP_CMP_MASKED_EQ"}]}]}"#,
         ))
         .unwrap();
-        let clone = |flags: u64| run(&filter.program, libc::SYS_clone as u32, AUDIT_ARCH_X86_64, [flags, 0, 0, 0, 0, 0]);
+        let clone = |flags: u64| {
+            run(
+                &filter.program,
+                libc::SYS_clone as u32,
+                AUDIT_ARCH_X86_64,
+                [flags, 0, 0, 0, 0, 0],
+            )
+        };
         assert_eq!(clone(libc::SIGCHLD as u64), ALLOW);
-        assert_eq!(clone(libc::CLONE_NEWUSER as u64), ERRNO | libc::EPERM as u32);
+        assert_eq!(
+            clone(libc::CLONE_NEWUSER as u64),
+            ERRNO | libc::EPERM as u32
+        );
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -288,11 +368,20 @@ mod tests {
         .unwrap();
         let call = |nr: i64, arch| run(&filter.program, nr as u32, arch, [0; 6]);
         assert_eq!(call(libc::SYS_read, AUDIT_ARCH_X86_64), ALLOW);
-        assert_eq!(call(libc::SYS_mount, AUDIT_ARCH_X86_64), ERRNO | libc::EPERM as u32);
-        assert_eq!(call(libc::SYS_openat2 + 1, AUDIT_ARCH_X86_64), ERRNO | libc::ENOSYS as u32);
+        assert_eq!(
+            call(libc::SYS_mount, AUDIT_ARCH_X86_64),
+            ERRNO | libc::EPERM as u32
+        );
+        assert_eq!(
+            call(libc::SYS_openat2 + 1, AUDIT_ARCH_X86_64),
+            ERRNO | libc::ENOSYS as u32
+        );
         assert_eq!(call(9999, AUDIT_ARCH_X86_64), ERRNO | libc::ENOSYS as u32);
         assert_eq!(call(9999, AUDIT_ARCH_I386), ERRNO | libc::ENOSYS as u32);
-        assert_eq!(call(9999 | i64::from(X32_SYSCALL_BIT), AUDIT_ARCH_X86_64), ERRNO | libc::ENOSYS as u32);
+        assert_eq!(
+            call(9999 | i64::from(X32_SYSCALL_BIT), AUDIT_ARCH_X86_64),
+            ERRNO | libc::ENOSYS as u32
+        );
     }
 
     #[test]
@@ -302,7 +391,14 @@ mod tests {
                  {"index":0,"value":0,"op":"SCMP_CMP_EQ"},{"index":0,"value":8,"op":"SCMP_CMP_EQ"}]}]}"#,
         ))
         .unwrap();
-        let call = |v: u64| run(&filter.program, libc::SYS_personality as u32, NATIVE.1, [v, 0, 0, 0, 0, 0]);
+        let call = |v: u64| {
+            run(
+                &filter.program,
+                libc::SYS_personality as u32,
+                NATIVE.1,
+                [v, 0, 0, 0, 0, 0],
+            )
+        };
         assert_eq!((call(0), call(8)), (ALLOW, ALLOW));
         assert_eq!(call(1), ERRNO | libc::EPERM as u32);
     }

@@ -20,7 +20,9 @@ static EVENTS: OnceLock<Option<File>> = OnceLock::new();
 /// Starts keeping error events, once per process.
 pub fn keep() {
     EVENTS.get_or_init(|| {
-        let file = memfd_create("errors", MemfdFlags::CLOEXEC).ok().map(File::from)?;
+        let file = memfd_create("errors", MemfdFlags::CLOEXEC)
+            .ok()
+            .map(File::from)?;
         tracing::subscriber::set_global_default(Keep).ok()?;
         Some(file)
     });
@@ -29,7 +31,10 @@ pub fn keep() {
 /// The first error, which is the deepest cause; empty if there was none.
 pub fn first_error() -> String {
     let mut bytes = vec![0; 4096];
-    let read = EVENTS.get().and_then(|f| f.as_ref()?.read_at(&mut bytes, 0).ok()).unwrap_or(0);
+    let read = EVENTS
+        .get()
+        .and_then(|f| f.as_ref()?.read_at(&mut bytes, 0).ok())
+        .unwrap_or(0);
     let text = String::from_utf8_lossy(&bytes[..read]).into_owned();
     text.lines().next().unwrap_or_default().to_owned()
 }

@@ -24,7 +24,11 @@ pub struct Flag {
 
 impl Flag {
     pub fn describe(&self) -> String {
-        let value = if self.takes == Takes::Nothing { "" } else { " value" };
+        let value = if self.takes == Takes::Nothing {
+            ""
+        } else {
+            " value"
+        };
         let name = |n: &&str| format!("{}{n}{value}", if n.len() > 1 { "--" } else { "-" });
         self.names.iter().map(name).collect::<Vec<_>>().join(", ")
     }
@@ -65,13 +69,21 @@ pub fn parse(flags: &[&[Flag]], order: Order, args: &[String]) -> Result<Parsed>
             }
             Some(name) => name,
         };
-        let (name, attached) = name.split_once('=').map_or((name, None), |(n, v)| (n, Some(v)));
-        let flag = flags.iter().flat_map(|f| f.iter()).find(|f| f.names.contains(&name));
+        let (name, attached) = name
+            .split_once('=')
+            .map_or((name, None), |(n, v)| (n, Some(v)));
+        let flag = flags
+            .iter()
+            .flat_map(|f| f.iter())
+            .find(|f| f.names.contains(&name));
         let flag = flag.ok_or_else(|| UsageError::Flag(name.to_owned()))?;
         let value = match (flag.takes, attached) {
             (_, Some(value)) => value.to_owned(),
             (Takes::Nothing, None) => "true".to_owned(),
-            (_, None) => args.next().ok_or_else(|| UsageError::NoValue(name.to_owned()))?.clone(),
+            (_, None) => args
+                .next()
+                .ok_or_else(|| UsageError::NoValue(name.to_owned()))?
+                .clone(),
         };
         parsed.values.push((flag.names[0], value));
     }
@@ -80,7 +92,10 @@ pub fn parse(flags: &[&[Flag]], order: Order, args: &[String]) -> Result<Parsed>
 
 impl Parsed {
     pub fn all(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.values.iter().filter(move |(n, _)| *n == name).map(|(_, v)| v.as_str())
+        self.values
+            .iter()
+            .filter(move |(n, _)| *n == name)
+            .map(|(_, v)| v.as_str())
     }
 
     pub fn one(&self, name: &str) -> Option<&str> {
@@ -98,13 +113,18 @@ impl Parsed {
     }
 
     pub fn number<T: FromStr>(&self, name: &str) -> Result<Option<T>> {
-        let parse = |text: &str| text.parse().map_err(|_| super::bad(name, text, "a number in range"));
+        let parse = |text: &str| {
+            text.parse()
+                .map_err(|_| super::bad(name, text, "a number in range"))
+        };
         self.one(name).map(parse).transpose()
     }
 
     /// Bytes, with the binary suffixes that runc takes for memory (go-units, RAMInBytes).
     pub fn bytes(&self, name: &str) -> Result<Option<i64>> {
-        let Some(text) = self.one(name) else { return Ok(None) };
+        let Some(text) = self.one(name) else {
+            return Ok(None);
+        };
         let wrong = || super::bad(name, text, "a size such as 512m, or -1");
         let lower = text.to_ascii_lowercase();
         let digits = lower.trim_end_matches("ib").trim_end_matches('b');
@@ -138,7 +158,9 @@ pub fn duration(flag: &str, text: &str) -> Result<Duration> {
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
         let (number, tail) = rest.split_at(digits);
-        let unit = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
+        let unit = tail
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(unit);
         let number: u64 = number.parse().map_err(|_| wrong())?;
         total += match unit {
@@ -152,5 +174,9 @@ pub fn duration(flag: &str, text: &str) -> Result<Duration> {
         };
         rest = tail;
     }
-    if total.is_zero() { Err(wrong()) } else { Ok(total) }
+    if total.is_zero() {
+        Err(wrong())
+    } else {
+        Ok(total)
+    }
 }

@@ -35,7 +35,11 @@ fn accept_what_callers_send() {
         (
             // containerd's shim, through go-runc
             "--root /run/containerd/runc/default --log /b/log.json --log-format json create --bundle /b --pid-file /b/init.pid c1",
-            Request::Create(Create { bundle: "/b".into(), pid_file: Some("/b/init.pid".into()), ..create("c1") }),
+            Request::Create(Create {
+                bundle: "/b".into(),
+                pid_file: Some("/b/init.pid".into()),
+                ..create("c1")
+            }),
         ),
         (
             // conmon
@@ -50,16 +54,67 @@ fn accept_what_callers_send() {
         ),
         ("start c1", Request::Start(id("c1"))),
         ("state c1", Request::State(id("c1"))),
-        ("kill c1", Request::Kill { id: id("c1"), signal: "TERM".into(), all: false }),
-        ("kill -a c1 9", Request::Kill { id: id("c1"), signal: "9".into(), all: true }),
-        ("kill --all c1 KILL", Request::Kill { id: id("c1"), signal: "KILL".into(), all: true }),
-        ("kill c1 KILL --all", Request::Kill { id: id("c1"), signal: "KILL".into(), all: true }),
-        ("delete --force c1", Request::Delete { id: id("c1"), force: true }),
-        ("delete c1 --force=true", Request::Delete { id: id("c1"), force: true }),
-        ("-rootless=false -debug delete -f=0 c1", Request::Delete { id: id("c1"), force: false }),
+        (
+            "kill c1",
+            Request::Kill {
+                id: id("c1"),
+                signal: "TERM".into(),
+                all: false,
+            },
+        ),
+        (
+            "kill -a c1 9",
+            Request::Kill {
+                id: id("c1"),
+                signal: "9".into(),
+                all: true,
+            },
+        ),
+        (
+            "kill --all c1 KILL",
+            Request::Kill {
+                id: id("c1"),
+                signal: "KILL".into(),
+                all: true,
+            },
+        ),
+        (
+            "kill c1 KILL --all",
+            Request::Kill {
+                id: id("c1"),
+                signal: "KILL".into(),
+                all: true,
+            },
+        ),
+        (
+            "delete --force c1",
+            Request::Delete {
+                id: id("c1"),
+                force: true,
+            },
+        ),
+        (
+            "delete c1 --force=true",
+            Request::Delete {
+                id: id("c1"),
+                force: true,
+            },
+        ),
+        (
+            "-rootless=false -debug delete -f=0 c1",
+            Request::Delete {
+                id: id("c1"),
+                force: false,
+            },
+        ),
         (
             "run -no-subreaper --keep -d c1",
-            Request::Run(Run { create: create("c1"), detach: true, keep: true, no_subreaper: true }),
+            Request::Run(Run {
+                create: create("c1"),
+                detach: true,
+                keep: true,
+                no_subreaper: true,
+            }),
         ),
         (
             "exec --process /p --detach --pid-file=rel c1",
@@ -88,12 +143,38 @@ fn accept_what_callers_send() {
                 }),
             ),
         ),
-        ("ps --format json c1", Request::Ps { id: id("c1"), format: ListFormat::Json, options: vec![] }),
-        ("ps c1 -ef", Request::Ps { id: id("c1"), format: ListFormat::Table, options: vec!["-ef".into()] }),
-        ("list -q --format=json", Request::List { format: ListFormat::Json, quiet: true }),
+        (
+            "ps --format json c1",
+            Request::Ps {
+                id: id("c1"),
+                format: ListFormat::Json,
+                options: vec![],
+            },
+        ),
+        (
+            "ps c1 -ef",
+            Request::Ps {
+                id: id("c1"),
+                format: ListFormat::Table,
+                options: vec!["-ef".into()],
+            },
+        ),
+        (
+            "list -q --format=json",
+            Request::List {
+                format: ListFormat::Json,
+                quiet: true,
+            },
+        ),
         (
             "update --resources - c1",
-            Request::Update(id("c1"), Box::new(Update { resources: Some("-".into()), ..Update::default() })),
+            Request::Update(
+                id("c1"),
+                Box::new(Update {
+                    resources: Some("-".into()),
+                    ..Update::default()
+                }),
+            ),
         ),
         (
             "update --memory 64m --memory-swap -1 --pids-limit 20 c1",
@@ -109,16 +190,27 @@ fn accept_what_callers_send() {
         ),
         (
             "events --stats c1",
-            Request::Events { id: id("c1"), stats: true, interval: Duration::from_secs(5) },
+            Request::Events {
+                id: id("c1"),
+                stats: true,
+                interval: Duration::from_secs(5),
+            },
         ),
         (
             "events --interval 1m30s c1",
-            Request::Events { id: id("c1"), stats: false, interval: Duration::from_secs(90) },
+            Request::Events {
+                id: id("c1"),
+                stats: false,
+                interval: Duration::from_secs(90),
+            },
         ),
         ("--version", Request::Version),
         ("-v", Request::Version),
         ("features", Request::Features),
-        ("checkpoint --image-path /i c1", Request::Unsupported("checkpoint")),
+        (
+            "checkpoint --image-path /i c1",
+            Request::Unsupported("checkpoint"),
+        ),
         ("restore --bundle /b c1", Request::Unsupported("restore")),
         ("", Request::Help(None)),
         ("create --help", Request::Help(Some("create"))),
@@ -147,11 +239,32 @@ fn refuse_wrong_usage() {
         ("create --foo x", UsageError::Flag("foo".into())),
         ("create c1 --foo", UsageError::Flag("foo".into())),
         ("--foo create c1", UsageError::Flag("foo".into())),
-        ("create", UsageError::Count { verb: "create", count: "exactly 1" }),
-        ("create a b", UsageError::Count { verb: "create", count: "exactly 1" }),
-        ("kill", UsageError::Count { verb: "kill", count: "a minimum of 1 and a maximum of 2" }),
+        (
+            "create",
+            UsageError::Count {
+                verb: "create",
+                count: "exactly 1",
+            },
+        ),
+        (
+            "create a b",
+            UsageError::Count {
+                verb: "create",
+                count: "exactly 1",
+            },
+        ),
+        (
+            "kill",
+            UsageError::Count {
+                verb: "kill",
+                count: "a minimum of 1 and a maximum of 2",
+            },
+        ),
         ("create --bundle", UsageError::NoValue("bundle".into())),
-        ("exec c1", UsageError::Combination("process args cannot be empty")),
+        (
+            "exec c1",
+            UsageError::Combination("process args cannot be empty"),
+        ),
     ];
     for (line, expected) in table {
         assert_eq!(&read(line).request.unwrap_err(), expected, "{line}");
@@ -178,12 +291,24 @@ fn refuse_wrong_usage() {
 fn refuse_arguments_that_are_no_text() {
     use std::os::unix::ffi::OsStringExt;
     let args = vec![OsString::from("state"), OsString::from_vec(vec![0xff])];
-    assert_eq!(parse(&args, Path::new("/")).request, Err(UsageError::Encoding(2)));
+    assert_eq!(
+        parse(&args, Path::new("/")).request,
+        Err(UsageError::Encoding(2))
+    );
 }
 
 #[test]
 fn after_two_dashes_everything_is_an_argument() {
-    assert_eq!(accept("kill -- c1 9"), Request::Kill { id: id("c1"), signal: "9".into(), all: false });
-    let Request::Exec(_, exec) = accept("exec c1 -- -x") else { panic!() };
+    assert_eq!(
+        accept("kill -- c1 9"),
+        Request::Kill {
+            id: id("c1"),
+            signal: "9".into(),
+            all: false
+        }
+    );
+    let Request::Exec(_, exec) = accept("exec c1 -- -x") else {
+        panic!()
+    };
     assert_eq!(exec.command, ["--", "-x"]);
 }

@@ -25,8 +25,13 @@ pub fn run(id: &ContainerId, once: bool, interval: Duration, globals: &Globals) 
             return Ok(());
         }
         let manager = create_cgroup_manager(cgroup_config(&state))?;
-        let stats = manager.stats().context("cannot read the container's counters")?;
-        say(&format!("{}\n", json!({ "type": "stats", "id": id, "data": data(&stats) })))?;
+        let stats = manager
+            .stats()
+            .context("cannot read the container's counters")?;
+        say(&format!(
+            "{}\n",
+            json!({ "type": "stats", "id": id, "data": data(&stats) })
+        ))?;
         if once {
             return Ok(());
         }
@@ -39,7 +44,12 @@ fn data(s: &Stats) -> Value {
     let hugetlb: Map<String, Value> = s
         .hugetlb
         .iter()
-        .map(|(size, h)| (size.clone(), json!({ "usage": h.usage, "max": h.max_usage, "failcnt": h.fail_count })))
+        .map(|(size, h)| {
+            (
+                size.clone(),
+                json!({ "usage": h.usage, "max": h.max_usage, "failcnt": h.fail_count }),
+            )
+        })
         .collect();
     let blkio = |list: &[BlkioDeviceStat]| -> Value {
         let one = |d: &BlkioDeviceStat| json!({ "major": d.major, "minor": d.minor, "op": d.op_type, "value": d.value });

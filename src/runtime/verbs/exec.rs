@@ -11,12 +11,7 @@ use crate::{
 };
 use anyhow::{Context, Result, bail, ensure};
 use oci_spec::runtime::{Capabilities, Capability, Process};
-use std::{
-    fs::File,
-    io::Read,
-    os::fd::AsFd,
-    path::Path,
-};
+use std::{fs::File, io::Read, os::fd::AsFd, path::Path};
 use verify::id::ContainerId;
 
 const MAX_PROCESS_BYTES: u64 = 4 << 20;
@@ -26,7 +21,9 @@ pub fn run(id: &ContainerId, request: &Exec, globals: &Globals) -> Result<u8> {
     match state.status()? {
         Status::Created | Status::Running => {}
         Status::Paused if request.ignore_paused => {}
-        Status::Paused => bail!("cannot exec in a paused container (use --ignore-paused to override)"),
+        Status::Paused => {
+            bail!("cannot exec in a paused container (use --ignore-paused to override)")
+        }
         Status::Stopped => bail!("cannot exec in a stopped container"),
         Status::Creating => bail!("cannot exec in a container that is being created"),
     }
@@ -38,7 +35,11 @@ pub fn run(id: &ContainerId, request: &Exec, globals: &Globals) -> Result<u8> {
     let wanted = process.terminal().unwrap_or(false);
     let terminal = Terminal::choose(wanted, request.console_socket.as_deref(), request.detach)?;
     let agreed = launch::before_exec(&state, &process)?;
-    let signals = if request.detach { None } else { Some(Signals::block()?) };
+    let signals = if request.detach {
+        None
+    } else {
+        Some(Signals::block()?)
+    };
     let options = ExecOptions {
         preserve_fds: request.preserve_fds,
         terminal,
@@ -53,7 +54,8 @@ pub fn run(id: &ContainerId, request: &Exec, globals: &Globals) -> Result<u8> {
     let made = state.backend.exec(&state, process, agreed, &options)?;
     // our unreaped child: its number cannot be another's
     let pid = rustix::process::Pid::from_raw(made.pid).context("the process has no pid")?;
-    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).context("cannot open the process")?;
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+        .context("cannot open the process")?;
     let announced = announce(request, made.pid, pidfd.as_fd());
     if let Err(error) = announced {
         crate::sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL).ok();
@@ -81,15 +83,24 @@ fn announce(request: &Exec, pid: i32, pidfd: std::os::fd::BorrowedFd<'_>) -> Res
 fn read_process(path: &Path) -> Result<Process> {
     let mut bytes = Vec::new();
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    file.take(MAX_PROCESS_BYTES + 1).read_to_end(&mut bytes).with_context(|| format!("cannot read {}", path.display()))?;
-    ensure!(bytes.len() as u64 <= MAX_PROCESS_BYTES, "{} is larger than {MAX_PROCESS_BYTES} bytes", path.display());
+    file.take(MAX_PROCESS_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    ensure!(
+        bytes.len() as u64 <= MAX_PROCESS_BYTES,
+        "{} is larger than {MAX_PROCESS_BYTES} bytes",
+        path.display()
+    );
     serde_json::from_slice(&bytes).with_context(|| format!("process {}", path.display()))
 }
 
 /// The container's own process with the flags' changes (runc, exec.go, getProcess).
 fn from_flags(request: &Exec, state: &State) -> Result<Process> {
     let spec = SealedBundle::read_spec(&state.run_dir())?;
-    let mut process = spec.process().clone().context("Process must be specified")?;
+    let mut process = spec
+        .process()
+        .clone()
+        .context("Process must be specified")?;
     process.set_args(Some(request.command.clone()));
     process.set_terminal(Some(request.tty));
     process.set_console_size(None);
@@ -137,9 +148,18 @@ fn add_capabilities(process: &mut Process, names: &[String]) -> Result<()> {
         more.insert(capability);
     }
     let mut caps = process.capabilities().clone().unwrap_or_default();
-    let joined = |set: &Option<Capabilities>| Some(set.iter().flatten().chain(&more).copied().collect());
-    let (bounding, effective, permitted) = (joined(caps.bounding()), joined(caps.effective()), joined(caps.permitted()));
-    if caps.inheritable().as_ref().is_some_and(|set| !set.is_empty()) {
+    let joined =
+        |set: &Option<Capabilities>| Some(set.iter().flatten().chain(&more).copied().collect());
+    let (bounding, effective, permitted) = (
+        joined(caps.bounding()),
+        joined(caps.effective()),
+        joined(caps.permitted()),
+    );
+    if caps
+        .inheritable()
+        .as_ref()
+        .is_some_and(|set| !set.is_empty())
+    {
         let ambient = joined(caps.ambient());
         caps.set_ambient(ambient);
     }

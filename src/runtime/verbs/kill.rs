@@ -18,7 +18,9 @@ pub fn run(id: &ContainerId, signal: &str, all: bool, globals: &Globals) -> Resu
         state.cgroup.signal_all(signal)?;
     } else {
         let pidfd = state.init.map(|init| init.pidfd()).transpose()?.flatten();
-        let Some(pidfd) = pidfd.filter(|_| status != Status::Stopped) else { bail!("container not running") };
+        let Some(pidfd) = pidfd.filter(|_| status != Status::Stopped) else {
+            bail!("container not running")
+        };
         sys::pidfd_signal(pidfd.as_fd(), signal).map_err(|e| match e.raw_os_error() {
             Some(libc::ESRCH) => anyhow::anyhow!("container not running"),
             _ => anyhow::Error::from(e).context("cannot signal init"),
@@ -35,12 +37,20 @@ pub fn run(id: &ContainerId, signal: &str, all: bool, globals: &Globals) -> Resu
 fn parse(text: &str) -> Result<i32> {
     let wrong = || format!("unknown signal {text:?}");
     if let Ok(number) = text.parse::<i32>() {
-        return if (0..=64).contains(&number) { Ok(number) } else { bail!(wrong()) };
+        return if (0..=64).contains(&number) {
+            Ok(number)
+        } else {
+            bail!(wrong())
+        };
     }
     let name = text.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
     let offset = |rest: &str, sign: char| -> Option<i32> {
-        if rest.is_empty() { Some(0) } else { rest.strip_prefix(sign)?.parse().ok() }
+        if rest.is_empty() {
+            Some(0)
+        } else {
+            rest.strip_prefix(sign)?.parse().ok()
+        }
     };
     let (min, max) = (libc::SIGRTMIN(), libc::SIGRTMAX());
     let real_time = match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
@@ -49,7 +59,11 @@ fn parse(text: &str) -> Result<i32> {
         _ => None,
     };
     if let Some(number) = real_time {
-        return if (min..=max).contains(&number) { Ok(number) } else { bail!(wrong()) };
+        return if (min..=max).contains(&number) {
+            Ok(number)
+        } else {
+            bail!(wrong())
+        };
     }
     let known: nix::sys::signal::Signal = format!("SIG{name}").parse().ok().with_context(wrong)?;
     Ok(known as i32)
@@ -75,7 +89,9 @@ mod tests {
         ] {
             assert_eq!(parse(text).unwrap(), number, "{text}");
         }
-        for bad in ["", "65", "-1", "NOPE", "RTMIN+99", "RTMINX", "RTMAX+1", "SIG"] {
+        for bad in [
+            "", "65", "-1", "NOPE", "RTMIN+99", "RTMINX", "RTMAX+1", "SIG",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

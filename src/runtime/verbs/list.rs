@@ -10,9 +10,15 @@ use anyhow::Result;
 pub fn run(format: ListFormat, quiet: bool, globals: &Globals) -> Result<()> {
     let states = State::all(&globals.root)?;
     if quiet {
-        return say(&states.iter().map(|s| format!("{}\n", s.id)).collect::<String>());
+        return say(&states
+            .iter()
+            .map(|s| format!("{}\n", s.id))
+            .collect::<String>());
     }
-    let rows = states.iter().map(|s| s.to_oci(&owner(s.owner))).collect::<Result<Vec<_>>>()?;
+    let rows = states
+        .iter()
+        .map(|s| s.to_oci(&owner(s.owner)))
+        .collect::<Result<Vec<_>>>()?;
     match format {
         // Go's nil slice
         ListFormat::Json if rows.is_empty() => say("null"),
@@ -22,7 +28,11 @@ pub fn run(format: ListFormat, quiet: bool, globals: &Globals) -> Result<()> {
 }
 
 fn owner(uid: u32) -> String {
-    if uid == 0 { "root".to_owned() } else { format!("#{uid}") }
+    if uid == 0 {
+        "root".to_owned()
+    } else {
+        format!("#{uid}")
+    }
 }
 
 /// Columns as wide as their widest cell and a gap, at least 12 (Go's tabwriter as runc sets it).
@@ -41,11 +51,24 @@ fn table(rows: &[OciState<'_>]) -> String {
 }
 
 fn lines(mut rows: Vec<[String; 6]>) -> String {
-    rows.insert(0, ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned));
-    let width = |i: usize| rows.iter().map(|r| r[i].len() + 3).max().unwrap_or(0).max(12);
+    rows.insert(
+        0,
+        ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned),
+    );
+    let width = |i: usize| {
+        rows.iter()
+            .map(|r| r[i].len() + 3)
+            .max()
+            .unwrap_or(0)
+            .max(12)
+    };
     let widths: Vec<usize> = (0..6).map(width).collect();
     let line = |row: &[String; 6]| {
-        let cells: String = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells: String = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
         format!("{}\n", cells.trim_end())
     };
     rows.iter().map(line).collect()
@@ -61,6 +84,9 @@ mod tests {
         let text = lines(vec![row]);
         assert_eq!(text.lines().count(), 2);
         assert!(text.starts_with("ID                    PID"), "{text}");
-        assert_eq!(lines(vec![]).trim(), "ID          PID         STATUS      BUNDLE      CREATED     OWNER");
+        assert_eq!(
+            lines(vec![]).trim(),
+            "ID          PID         STATUS      BUNDLE      CREATED     OWNER"
+        );
     }
 }

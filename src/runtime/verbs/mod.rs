@@ -58,7 +58,10 @@ pub fn own(verb: &OsStr, run: impl FnOnce() -> Result<()>) -> ExitCode {
     sys::clear_environment(&[]);
     let sealed_off = sys::close_from(3).context("cannot close inherited descriptors");
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    match sealed_off.and_then(|()| ensure_host_root()).and_then(|()| run()) {
+    match sealed_off
+        .and_then(|()| ensure_host_root())
+        .and_then(|()| run())
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("attestrun {}: {error:#}", verb.display());
@@ -79,20 +82,32 @@ fn hygiene(request: &Request) -> Result<()> {
     if makes_a_process {
         // the marker only ever makes this fail; it comes from the environment, so it decides nothing
         let marked = std::env::var_os("ATTESTRUN_PROTECTED").is_some();
-        let argv: Vec<CString> = std::env::args_os().filter_map(|a| CString::new(a.as_bytes()).ok()).collect();
+        let argv: Vec<CString> = std::env::args_os()
+            .filter_map(|a| CString::new(a.as_bytes()).ok())
+            .collect();
         let env = std::env::vars_os().filter(|(n, _)| n == "LISTEN_FDS" || n == "LISTEN_PID");
         let env: Vec<CString> = env
             .filter_map(|(n, v)| CString::new([n.as_bytes(), b"=", v.as_bytes()].concat()).ok())
             .collect();
-        sys::protect_executable(&argv, &env, marked).context("cannot protect attestrun's executable from containers")?;
+        sys::protect_executable(&argv, &env, marked)
+            .context("cannot protect attestrun's executable from containers")?;
     }
     let listen = if makes_a_process { listen_fds() } else { 0 };
     sys::clear_environment(if listen > 0 { &["LISTEN_FDS"] } else { &[] });
-    let kept = preserve.checked_add(listen).context("--preserve-fds is too large")?;
-    let first = kept.checked_add(3).filter(|n| i32::try_from(*n).is_ok()).context("--preserve-fds is too large")?;
+    let kept = preserve
+        .checked_add(listen)
+        .context("--preserve-fds is too large")?;
+    let first = kept
+        .checked_add(3)
+        .filter(|n| i32::try_from(*n).is_ok())
+        .context("--preserve-fds is too large")?;
     for fd in 3..first {
         // a number that is free now would later be a descriptor of ours, and reach the container
-        ensure!(sys::is_open(fd as i32), "unable to stat preserved-fd {} (of {kept})", fd - 2);
+        ensure!(
+            sys::is_open(fd as i32),
+            "unable to stat preserved-fd {} (of {kept})",
+            fd - 2
+        );
     }
     sys::close_from(first).context("cannot close inherited descriptors")?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
@@ -102,12 +117,20 @@ fn hygiene(request: &Request) -> Result<()> {
 /// Sockets that were passed to exactly this process (sd_listen_fds(3)).
 fn listen_fds() -> u32 {
     let number = |name| std::env::var(name).ok().and_then(|v| v.parse::<u32>().ok());
-    if number("LISTEN_PID") == Some(std::process::id()) { number("LISTEN_FDS").unwrap_or(0) } else { 0 }
+    if number("LISTEN_PID") == Some(std::process::id()) {
+        number("LISTEN_FDS").unwrap_or(0)
+    } else {
+        0
+    }
 }
 
 fn run(request: Request, globals: &Globals) -> Result<u8> {
     match &request {
-        Request::Features | Request::Spec { .. } | Request::Version | Request::Help(_) | Request::Unsupported(_) => {}
+        Request::Features
+        | Request::Spec { .. }
+        | Request::Version
+        | Request::Help(_)
+        | Request::Unsupported(_) => {}
         _ => ensure_host_root()?,
     }
     match request {
@@ -119,28 +142,45 @@ fn run(request: Request, globals: &Globals) -> Result<u8> {
         Request::Delete { id, force } => delete::run(&id, force, globals).map(|()| 0),
         Request::Exec(id, exec) => exec::run(&id, &exec, globals),
         Request::List { format, quiet } => list::run(format, quiet, globals).map(|()| 0),
-        Request::Ps { id, format, options } => ps::run(&id, format, &options, globals).map(|()| 0),
+        Request::Ps {
+            id,
+            format,
+            options,
+        } => ps::run(&id, format, &options, globals).map(|()| 0),
         Request::Pause(id) => pause::run(&id, true, globals).map(|()| 0),
         Request::Resume(id) => pause::run(&id, false, globals).map(|()| 0),
         Request::Update(id, update) => update::run(&id, &update, globals).map(|()| 0),
-        Request::Events { id, stats, interval } => events::run(&id, stats, interval, globals).map(|()| 0),
+        Request::Events {
+            id,
+            stats,
+            interval,
+        } => events::run(&id, stats, interval, globals).map(|()| 0),
         Request::Features => features::run().map(|()| 0),
         Request::Spec { bundle, rootless } => spec::run(&bundle, rootless).map(|()| 0),
         Request::Version => say(&version()).map(|()| 0),
         Request::Help(verb) => say(&cli::usage(verb.unwrap_or_default())).map(|()| 0),
         Request::Unsupported(verb) => {
-            bail!("{verb} is refused: a container's memory kept on disk could come back under measurements not its own")
+            bail!(
+                "{verb} is refused: a container's memory kept on disk could come back under measurements not its own"
+            )
         }
     }
 }
 
 /// Rootless containers are not attested (README, "what it does not promise").
 fn ensure_host_root() -> Result<()> {
-    ensure!(rustix::process::geteuid().is_root(), "attestrun must be run as root: rootless containers are not attested");
-    let map = std::fs::read_to_string("/proc/self/uid_map").context("cannot read /proc/self/uid_map")?;
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "attestrun must be run as root: rootless containers are not attested"
+    );
+    let map =
+        std::fs::read_to_string("/proc/self/uid_map").context("cannot read /proc/self/uid_map")?;
     // the initial user namespace maps every uid to itself (user_namespaces(7))
     let initial = map.split_ascii_whitespace().eq(["0", "0", "4294967295"]);
-    ensure!(initial, "attestrun must be run in the initial user namespace: rootless containers are not attested");
+    ensure!(
+        initial,
+        "attestrun must be run in the initial user namespace: rootless containers are not attested"
+    );
     Ok(())
 }
 
@@ -148,11 +188,16 @@ fn ensure_host_root() -> Result<()> {
 fn version() -> String {
     let version = env!("CARGO_PKG_VERSION");
     let commit = option_env!("ATTESTRUN_COMMIT").unwrap_or(version);
-    format!("attestrun version {version}\ncommit: {commit}\nspec: {}\n", oci_spec::runtime::VERSION)
+    format!(
+        "attestrun version {version}\ncommit: {commit}\nspec: {}\n",
+        oci_spec::runtime::VERSION
+    )
 }
 
 /// Writes to standard output; a closed pipe is an error, not a panic.
 fn say(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to standard output")
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .context("cannot write to standard output")
 }

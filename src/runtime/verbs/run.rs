@@ -15,20 +15,29 @@ pub fn run(request: &Run, globals: &Globals) -> Result<u8> {
         return Ok(0);
     }
     if !request.no_subreaper {
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("cannot become a subreaper")?;
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .context("cannot become a subreaper")?;
     }
     // before the container exists, so that no signal falls between its start and our listening
     let signals = term::Signals::block()?;
     let launched = launch::create(&request.create, globals, false, &config)?;
     let state = launched.state;
     let served = serve(&state, &signals, launched.master);
-    let removed = if request.keep && served.is_ok() { Ok(()) } else { delete::destroy(&state) };
+    let removed = if request.keep && served.is_ok() {
+        Ok(())
+    } else {
+        delete::destroy(&state)
+    };
     let code = served?;
     removed?;
     Ok(code)
 }
 
-fn serve(state: &crate::state::State, signals: &term::Signals, master: Option<std::os::fd::OwnedFd>) -> Result<u8> {
+fn serve(
+    state: &crate::state::State,
+    signals: &term::Signals,
+    master: Option<std::os::fd::OwnedFd>,
+) -> Result<u8> {
     let init = state.init.context("the container has no init")?;
     let pidfd = init.pidfd()?.context("init ended before its start")?;
     start::start(state.clone())?;

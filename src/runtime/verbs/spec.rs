@@ -6,7 +6,10 @@ use std::{fs::File, io::Write, path::Path};
 const TEMPLATE: &str = include_str!("spec.json");
 
 pub fn run(bundle: &Path, rootless: bool) -> Result<()> {
-    ensure!(!rootless, "rootless containers are not attested, so there is no configuration for one");
+    ensure!(
+        !rootless,
+        "rootless containers are not attested, so there is no configuration for one"
+    );
     let path = bundle.join("config.json");
     let mut file = match File::options().write(true).create_new(true).open(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
@@ -14,7 +17,8 @@ pub fn run(bundle: &Path, rootless: bool) -> Result<()> {
         }
         result => result.with_context(|| format!("cannot write {}", path.display()))?,
     };
-    file.write_all(TEMPLATE.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+    file.write_all(TEMPLATE.as_bytes())
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]

@@ -7,5 +7,8 @@ use verify::id::ContainerId;
 
 pub fn run(id: &ContainerId, globals: &Globals) -> Result<()> {
     let state = State::find(&globals.root, id)?;
-    say(&format!("{}\n", serde_json::to_string_pretty(&state.to_oci("")?)?))
+    say(&format!(
+        "{}\n",
+        serde_json::to_string_pretty(&state.to_oci("")?)?
+    ))
 }

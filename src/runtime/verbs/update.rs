@@ -33,15 +33,29 @@ fn read(path: &str) -> Result<LinuxResources> {
         "-" => Box::new(std::io::stdin()),
         path => Box::new(std::fs::File::open(path).with_context(|| format!("cannot open {path}"))?),
     };
-    source.by_ref().take(MAX_BYTES + 1).read_to_end(&mut bytes).with_context(|| format!("cannot read {path}"))?;
-    ensure!(bytes.len() as u64 <= MAX_BYTES, "{path} is larger than {MAX_BYTES} bytes");
+    source
+        .by_ref()
+        .take(MAX_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("cannot read {path}"))?;
+    ensure!(
+        bytes.len() as u64 <= MAX_BYTES,
+        "{path} is larger than {MAX_BYTES} bytes"
+    );
     serde_json::from_slice(&bytes).with_context(|| format!("resources from {path}"))
 }
 
 fn from_flags(u: &Update) -> Result<LinuxResources> {
     let object = |pairs: Vec<(&str, Option<Value>)>| -> Option<Value> {
-        let map: Map<String, Value> = pairs.into_iter().filter_map(|(k, v)| Some((k.to_owned(), v?))).collect();
-        if map.is_empty() { None } else { Some(Value::Object(map)) }
+        let map: Map<String, Value> = pairs
+            .into_iter()
+            .filter_map(|(k, v)| Some((k.to_owned(), v?)))
+            .collect();
+        if map.is_empty() {
+            None
+        } else {
+            Some(Value::Object(map))
+        }
     };
     let number = |n: Option<i64>| n.map(|n| json!(n));
     let unsigned = |n: Option<u64>| n.map(|n| json!(n));
@@ -62,7 +76,12 @@ fn from_flags(u: &Update) -> Result<LinuxResources> {
     ]);
     let block = object(vec![("weight", u.blkio_weight.map(|w| json!(w)))]);
     let pids = object(vec![("limit", number(u.pids_limit))]);
-    let all = object(vec![("memory", memory), ("cpu", cpu), ("blockIO", block), ("pids", pids)]);
+    let all = object(vec![
+        ("memory", memory),
+        ("cpu", cpu),
+        ("blockIO", block),
+        ("pids", pids),
+    ]);
     let all = all.context("nothing to update: no limit was named")?;
     Ok(serde_json::from_value(all)?)
 }
@@ -73,7 +92,11 @@ mod tests {
 
     #[test]
     fn flags_become_resources() {
-        let update = Update { memory: Some(1 << 20), pids_limit: Some(5), ..Update::default() };
+        let update = Update {
+            memory: Some(1 << 20),
+            pids_limit: Some(5),
+            ..Update::default()
+        };
         let r = from_flags(&update).unwrap();
         assert_eq!(r.memory().as_ref().unwrap().limit(), Some(1 << 20));
         assert_eq!(r.pids().as_ref().unwrap().limit(), 5);
