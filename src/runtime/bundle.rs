@@ -4,7 +4,11 @@
 //! cannot find in it what we did not see. Unknown properties are dropped, as the specification
 //! demands of a runtime that does not know them.
 
-use crate::{backend::Backend, state::RunDir};
+use crate::{
+    backend::{Backend, named},
+    programs::{self, Search},
+    state::RunDir,
+};
 use anyhow::{Context, Result, bail, ensure};
 use oci_spec::runtime::{Capabilities, LinuxCapabilities, Process, Spec};
 use rustix::fs::{Mode, OFlags, openat};
@@ -13,7 +17,7 @@ use std::{
     fs::{self, File},
     io::{Read, Write},
     os::{
-        fd::OwnedFd,
+        fd::{AsFd, OwnedFd},
         unix::fs::{DirBuilderExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
@@ -81,8 +85,11 @@ impl Bundle {
         systemd_cgroup: bool,
     ) -> Result<SealedBundle> {
         self.normalise(id, systemd_cgroup)?;
-        if *backend == Backend::Libcontainer {
-            read_only_cgroup_v1(&mut self.spec, &host_cgroup_v1_mounts()?)?;
+        match backend {
+            Backend::Libcontainer => {
+                read_only_cgroup_v1(&mut self.spec, &host_cgroup_v1_mounts()?)?
+            }
+            Backend::Runc { .. } => self.name_program()?,
         }
         // through a Value: its maps are sorted, so equal configurations have equal bytes
         let bytes = serde_json::to_vec(&serde_json::to_value(&self.spec)?)?;
@@ -107,6 +114,18 @@ impl Bundle {
             rootfs: self.rootfs,
             rootfs_fd: self.rootfs_fd,
         })
+    }
+
+    /// See [`named`].
+    fn name_program(&mut self) -> Result<()> {
+        let process = self
+            .spec
+            .process()
+            .clone()
+            .context("Process must be specified")?;
+        let path = programs::find(self.rootfs_fd.as_fd(), &Search::of(&process))?;
+        self.spec.set_process(Some(named(process, &path)));
+        Ok(())
     }
 
     fn normalise(&mut self, id: &ContainerId, systemd_cgroup: bool) -> Result<()> {

@@ -19,6 +19,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
+    path::{Path, PathBuf},
     process::Child,
     thread,
     time::{Duration, Instant},
@@ -45,6 +46,14 @@ pub struct Admitted(Measured);
 /// The host service logged and extended the record, and the guard took it. Only [`Guarding::bind`] makes one.
 pub struct Bound {
     host: host::Client,
+    program: PathBuf,
+}
+
+impl Bound {
+    /// What was judged, and so what must be executed.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
 }
 
 impl Guarding {
@@ -92,15 +101,16 @@ impl Guarding {
 
     pub fn bind(&mut self, host: host::Client, admitted: Admitted) -> Result<Bound> {
         let guard = self.for_host.take().context("bound twice")?;
+        let Measured { claim, program, .. } = admitted.0;
         let record = host
-            .bind(&self.run_id, admitted.0.claim, &guard)
+            .bind(&self.run_id, claim, &guard)
             .context("the host service does not bind")?;
         let answer: Answer<()> = self
             .to_guard
             .ask(&FromCreate::Bound { record }, &[])
             .map_err(|e| self.explained(e))?;
         answer.into_result()?;
-        Ok(Bound { host })
+        Ok(Bound { host, program })
     }
 
     /// Gives the container whose init is `init` into the hands of guard, keeper and host service.
@@ -165,7 +175,16 @@ pub fn wait_for_end(run_dir: &RunDir) {
 const ENDING: Duration = Duration::from_secs(5);
 
 /// The guard agreed to this one start or exec, and has recorded it. Only [`ask`] makes one.
-pub struct Agreed(());
+pub struct Agreed {
+    program: PathBuf,
+}
+
+impl Agreed {
+    /// What was judged, and so what must be executed.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+}
 
 fn log_of(run_dir: &RunDir) -> std::path::PathBuf {
     run_dir.path().join("guard.log")
@@ -183,7 +202,8 @@ pub fn ask(run_dir: &RunDir, question: &guard::FromVerb) -> Result<Agreed> {
     })?;
     let guard = Channel::new(stream);
     guard.set_timeout(JUDGING)?;
-    let answer: Answer<()> = guard.ask(question, &[])?;
-    answer.into_result()?;
-    Ok(Agreed(()))
+    let answer: Answer<PathBuf> = guard.ask(question, &[])?;
+    Ok(Agreed {
+        program: answer.into_result()?,
+    })
 }

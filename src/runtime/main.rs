@@ -14,6 +14,7 @@ mod host;
 mod ipc;
 mod keeper;
 mod launch;
+mod programs;
 mod report;
 mod setup;
 mod slice;

@@ -210,7 +210,7 @@ impl Cgroup {
             } else {
                 self.signal_all(libc::SIGKILL)?;
             }
-            if self.pids()?.is_empty() {
+            if self.anybody()?.is_empty() {
                 return Ok(());
             }
             ensure!(
@@ -222,7 +222,7 @@ impl Cgroup {
     }
 
     /// Removes the directories with all below them. The kernel lets go of a dead process's cgroup a
-    /// moment after its end, so EBUSY is tried again.
+    /// moment after its end, so EBUSY is tried again; whoever entered meanwhile is killed too.
     pub fn remove(&self) -> Result<()> {
         for dir in self.0.values() {
             let deadline = Instant::now() + Duration::from_secs(5);
@@ -230,11 +230,13 @@ impl Cgroup {
                 match remove_tree(dir) {
                     Ok(()) => break,
                     Err(e) if e.kind() == ErrorKind::ResourceBusy && Instant::now() < deadline => {
+                        self.kill_all()?;
                         sleep(Duration::from_millis(5));
                     }
                     Err(e) => {
-                        return Err(e)
-                            .with_context(|| format!("cannot remove the cgroup {}", dir.display()));
+                        return Err(e).with_context(|| {
+                            format!("cannot remove the cgroup {}", dir.display())
+                        });
                     }
                 }
             }

@@ -59,6 +59,7 @@ const NOTIFY: &str = "notify.sock";
 pub fn create(
     state: &State,
     sealed: &SealedBundle,
+    program: &Path,
     options: Options,
     terminal: Terminal,
 ) -> Result<Made> {
@@ -76,6 +77,7 @@ pub fn create(
         state,
         kind: ContainerType::InitContainer,
         role: Role::Init,
+        program: program.to_owned(),
         spec: spec.clone(),
         rootfs: sealed.rootfs.clone(),
         notify: dir.join(NOTIFY),
@@ -126,7 +128,12 @@ pub fn destroy(state: &State) -> Result<()> {
     Ok(())
 }
 
-pub fn exec(state: &State, process: Process, options: &ExecOptions) -> Result<Made> {
+pub fn exec(
+    state: &State,
+    process: Process,
+    program: &Path,
+    options: &ExecOptions,
+) -> Result<Made> {
     ensure!(
         options.cgroup.iter().all(|c| c == "/"),
         "exec --cgroup is not available with the embedded backend"
@@ -155,6 +162,7 @@ pub fn exec(state: &State, process: Process, options: &ExecOptions) -> Result<Ma
             exec_notify_fd: notify_fd.as_raw_fd(),
         },
         role: Role::Tenant,
+        program: program.to_owned(),
         rootfs: spec
             .root()
             .as_ref()
@@ -208,6 +216,7 @@ struct Launch<'a> {
     state: &'a State,
     kind: ContainerType,
     role: Role,
+    program: PathBuf,
     spec: Spec,
     rootfs: PathBuf,
     notify: PathBuf,
@@ -314,7 +323,7 @@ impl Launch<'_> {
         }
         lent.set_env(Some(env));
         self.spec.set_process(Some(lent));
-        Program::new(self.role, process, filter, own)
+        Program::new(self.role, process, &self.program, filter, own)
     }
 }
 

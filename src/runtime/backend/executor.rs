@@ -39,6 +39,8 @@ pub struct Program {
     filter: Option<Filter>,
     /// The capabilities that the configuration gives, if one more was lent to load the filter.
     capabilities: Option<Capabilities>,
+    /// The only file that may be executed.
+    judged: PathBuf,
     path: OnceCell<PathBuf>,
     given: RefCell<Vec<(String, String)>>,
 }
@@ -47,6 +49,7 @@ impl Program {
     pub fn new(
         role: Role,
         process: &Process,
+        judged: &Path,
         filter: Option<Filter>,
         capabilities: Option<Capabilities>,
     ) -> Result<Self> {
@@ -65,6 +68,7 @@ impl Program {
             uid: process.user().uid(),
             filter,
             capabilities,
+            judged: judged.to_owned(),
             path: OnceCell::new(),
             given: RefCell::default(),
         })
@@ -107,6 +111,13 @@ impl Executor for Program {
         let path = found.map_err(|why| {
             ExecutorValidationError::ArgValidationError(format!("exec: {name:?}: {why}"))
         })?;
+        // a name is searched for twice, by the guard as root and here as the container's user
+        if !name.contains('/') && path != self.judged {
+            let (here, there) = (path.display(), self.judged.display());
+            return Err(ExecutorValidationError::ArgValidationError(format!(
+                "exec: {name:?}: it is {here} for the container's user, and {there} was judged"
+            )));
+        }
         self.path.set(path).ok();
         Ok(())
     }

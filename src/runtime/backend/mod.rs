@@ -99,12 +99,14 @@ impl Backend {
         &self,
         state: &State,
         sealed: &SealedBundle,
-        _bound: &Bound,
+        bound: &Bound,
         options: Options,
         terminal: Terminal,
     ) -> Result<Made> {
         match self {
-            Self::Libcontainer => embedded::create(state, sealed, options, terminal),
+            Self::Libcontainer => {
+                embedded::create(state, sealed, bound.program(), options, terminal)
+            }
             Self::Runc { path } => external::create(path, state, options, terminal),
         }
     }
@@ -132,12 +134,15 @@ impl Backend {
         &self,
         state: &State,
         process: Process,
-        _agreed: Agreed,
+        agreed: &Agreed,
         options: &ExecOptions,
     ) -> Result<Made> {
         match self {
-            Self::Libcontainer => embedded::exec(state, process, options),
-            Self::Runc { path } => external::exec(path, state, &process, options),
+            Self::Libcontainer => embedded::exec(state, process, agreed.program(), options),
+            Self::Runc { path } => {
+                let process = named(process, agreed.program());
+                external::exec(path, state, &process, options)
+            }
         }
     }
 
@@ -175,4 +180,17 @@ pub fn cgroup_config(state: &State) -> libcgroups::common::CgroupConfig {
         systemd_cgroup: state.systemd_cgroup,
         container_name: state.id.to_string(),
     }
+}
+
+/// The process with its program by path instead of by name: an external backend would search for the
+/// name by rules of its own, and might find another file than the one that was judged.
+pub fn named(mut process: Process, program: &Path) -> Process {
+    let mut args = process.args().clone().unwrap_or_default();
+    if let Some(first) = args.first_mut().filter(|first| !first.contains('/'))
+        && let Some(path) = program.to_str()
+    {
+        *first = path.to_owned();
+    }
+    process.set_args(Some(args));
+    process
 }

@@ -3,10 +3,11 @@
 //! From the rootfs outward: the engine's store says which image is mounted, signature and list decide
 //! whether it may run, its layers say what the rootfs must hold, and the rootfs is read and compared.
 
-use super::{Application, containerd, enter, programs::Program, view};
+use super::{Application, containerd, view};
 use crate::{
     config::{self, Config},
     ipc::Refused,
+    programs::{self, Program, Search},
 };
 use anyhow::{Context, Result};
 use content::{
@@ -20,7 +21,7 @@ use oci_spec::runtime::{Process, Spec};
 use rustix::fs::{Mode, OFlags};
 use std::{
     os::fd::{AsFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 use verify::{
     image::Image,
@@ -34,6 +35,8 @@ pub struct Admitted {
     pub admission: Admission,
     pub rootfs: CheckedRootfs,
     pub process: Process,
+    /// Where its first argument leads to, before symbolic links are followed.
+    pub program: PathBuf,
 }
 
 pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
@@ -79,17 +82,20 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
         .check_rootfs(&expected)
         .map_err(|refusal| Refused(refusal.to_string()))?;
 
-    let admitted = Admitted {
-        admission,
-        rootfs,
-        process,
-    };
     // the walk has just read every file; only what mounts will bring is not in it (judged at start)
     let walked = |path: &[u8]| match &actual.get(&RootfsPath::parse(path).ok()?)?.kind {
         Kind::File { digest, .. } => Some(*digest),
         _ => None,
     };
-    admitted.judge(&enter::find(&root, &admitted.process, &walked)?)?;
+    let program = programs::find(root.as_fd(), &Search::of(&process))?;
+    let programs = programs::resolve(root.as_fd(), &program, &walked)?;
+    let admitted = Admitted {
+        admission,
+        rootfs,
+        process,
+        program,
+    };
+    admitted.judge(&programs)?;
     Ok(admitted)
 }
 

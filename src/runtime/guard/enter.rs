@@ -3,16 +3,20 @@
 //! Without a gate in the kernel (tier `none`) this judges what attestrun itself is asked to start;
 //! what those programs execute later is not seen, and evidence says so.
 
-use super::{
-    Guarded,
-    programs::{self, Known, Program, Search},
+use super::Guarded;
+use crate::{
+    ending::Holdings,
+    ipc::Refused,
+    programs::{self, Program, Search},
 };
-use crate::{ending::Holdings, ipc::Refused};
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::Process;
 use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256};
-use std::os::fd::{AsFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+};
 use verify::{
     event::{Enter, EnterMode, EnterVerdict, Event, Exec, How, Ids},
     imalog::encode_path,
@@ -22,34 +26,39 @@ use verify::{
 
 impl Guarded {
     /// The container's own first process.
-    pub(super) fn start(&mut self, holdings: &Holdings) -> Result<()> {
+    pub(super) fn start(&mut self, holdings: &Holdings) -> Result<PathBuf> {
         let process = self.admitted.process.clone();
         let root = root_of(holdings)?;
-        let programs = find(&root, &process, &|_| None)?;
+        let path = programs::find(root.as_fd(), &Search::of(&process))?;
+        if path != self.admitted.program {
+            let (now, then) = (path.display(), self.admitted.program.display());
+            return Err(Refused(plain_text(&format!(
+                "refused: PATH leads to {now} in the container, and led to {then} when it was created"
+            )))
+            .into());
+        }
+        let programs = programs::resolve(root.as_fd(), &path, &|_| None)?;
         self.judge(&programs)
             .inspect_err(|refused| self.deny("entrypoint", &refused.to_string()))?;
         self.journal.record(&Event::Start)?;
-        self.executed(&programs, &process, How::Entrypoint)
+        self.executed(&programs, &process, How::Entrypoint)?;
+        Ok(path)
     }
 
     /// A process that somebody wants inside, as `exec` passes it.
-    pub(super) fn enter(&mut self, process: &str, holdings: &Holdings) -> Result<()> {
+    pub(super) fn enter(&mut self, process: &str, holdings: &Holdings) -> Result<PathBuf> {
         let process: Process =
             serde_json::from_str(process).context("the process to enter is malformed")?;
-        let verdict = self.may_enter(&process, holdings);
-        let (programs, verdict) = match verdict {
-            Ok(programs) => (programs, Ok(())),
-            Err(error) => (Vec::new(), Err(error)),
-        };
-        match verdict {
-            Ok(()) => {
+        match self.may_enter(&process, holdings) {
+            Ok((path, programs)) => {
                 self.journal.record(&entered(
                     &process,
                     programs.first(),
                     EnterVerdict::Allowed,
                     "",
                 ))?;
-                self.executed(&programs, &process, How::Enter)
+                self.executed(&programs, &process, How::Enter)?;
+                Ok(path)
             }
             Err(error) => {
                 let reason = error.to_string();
@@ -63,8 +72,7 @@ impl Guarded {
         }
     }
 
-    fn may_enter(&self, process: &Process, holdings: &Holdings) -> Result<Vec<Program>> {
-        let root = root_of(holdings)?;
+    fn may_enter(&self, process: &Process, holdings: &Holdings) -> Result<(PathBuf, Vec<Program>)> {
         let admission = &self.admitted.admission;
         let profile = ProcessProfile::of(process)?;
         judge_process(
@@ -81,19 +89,20 @@ impl Guarded {
                 admission.rule()
             )))
         })?;
-        match self.admitted.admission.enter() {
-            EnterMode::Deny => Err(Refused(format!(
+        if admission.enter() == EnterMode::Deny {
+            return Err(Refused(format!(
                 "refused: exec into this container is not allowed (enter = \"deny\" in rule {})",
-                self.admitted.admission.rule()
+                admission.rule()
             ))
-            .into()),
-            EnterMode::Listed => {
-                let programs = find(&root, process, &|_| None)?;
-                self.judge(&programs)?;
-                Ok(programs)
-            }
-            EnterMode::Any => find(&root, process, &|_| None),
+            .into());
         }
+        let root = root_of(holdings)?;
+        let path = programs::find(root.as_fd(), &Search::of(process))?;
+        let programs = programs::resolve(root.as_fd(), &path, &|_| None)?;
+        if admission.enter() == EnterMode::Listed {
+            self.judge(&programs)?;
+        }
+        Ok((path, programs))
     }
 
     /// Every file that the kernel would execute must be in the list, by its content.
@@ -152,21 +161,6 @@ fn root_of(holdings: &Holdings) -> Result<OwnedFd> {
         "the container has ended"
     );
     Ok(root)
-}
-
-pub(super) fn find(root: &OwnedFd, process: &Process, known: &Known<'_>) -> Result<Vec<Program>> {
-    let args = process.args().as_deref().unwrap_or_default();
-    let argument = args.first().map(String::as_str).unwrap_or_default();
-    let env = process.env().as_deref().unwrap_or_default();
-    programs::resolve(
-        root.as_fd(),
-        &Search {
-            argument,
-            cwd: process.cwd(),
-            env,
-        },
-        known,
-    )
 }
 
 fn entered(

@@ -10,7 +10,6 @@ mod containerd;
 mod enter;
 mod journal;
 mod measure;
-mod programs;
 mod serve;
 mod swtpm;
 mod view;
@@ -84,9 +83,11 @@ pub struct Measured {
     pub claim: Claim,
     pub rule: String,
     pub image: String,
+    /// What the container will execute: absolute, symbolic links not followed.
+    pub program: PathBuf,
 }
 
-/// verb → guard, over `guard.sock` in the run directory.
+/// verb → guard, over `guard.sock` in the run directory; answered with the path to execute.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FromVerb {
@@ -231,6 +232,7 @@ impl Guarded {
     fn measured(&self) -> Measured {
         Measured {
             claim: self.claim.clone(),
+            program: self.admitted.program.clone(),
             rule: self.admitted.admission.rule().to_owned(),
             image: self.admitted.admission.image().name().to_owned(),
         }

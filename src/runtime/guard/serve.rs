@@ -179,13 +179,13 @@ impl Service {
         }
     }
 
-    fn start(&mut self) -> Result<()> {
+    fn start(&mut self) -> Result<PathBuf> {
         if self.started {
             return Err(Refused("refused: the container was started before".into()).into());
         }
-        self.guarded.start(&self.holdings)?;
+        let path = self.guarded.start(&self.holdings)?;
         self.started = true;
-        Ok(())
+        Ok(path)
     }
 
     fn quote(&mut self) {

@@ -22,9 +22,12 @@ pub fn run(id: &ContainerId, force: bool, globals: &Globals) -> Result<()> {
     };
     match state.status()? {
         Status::Stopped | Status::Created => {}
-        Status::Creating if force => state.end_creator()?,
         _ if force => {}
         status => bail!("cannot delete container {id} that is not stopped: {status}"),
+    }
+    if state.init.is_none() {
+        // what a killed `create` forked goes on without it, and would make again what is removed here
+        state.end_creator()?;
     }
     destroy(&state)
 }

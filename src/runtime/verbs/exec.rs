@@ -51,7 +51,7 @@ pub fn run(id: &ContainerId, request: &Exec, globals: &Globals) -> Result<u8> {
         log: globals.report.log.clone(),
         log_is_json: globals.report.format == LogFormat::Json,
     };
-    let made = state.backend.exec(&state, process, agreed, &options)?;
+    let made = state.backend.exec(&state, process, &agreed, &options)?;
     // our unreaped child: its number cannot be another's
     let pid = rustix::process::Pid::from_raw(made.pid).context("the process has no pid")?;
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())

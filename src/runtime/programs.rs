@@ -2,6 +2,7 @@
 //! and hashed by descriptors inside the container's root, never by a path of the host.
 
 use anyhow::{Context, Result, bail, ensure};
+use oci_spec::runtime::Process;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, openat2, readlinkat, statat};
 use sha2::{Digest, Sha256};
 use std::{
@@ -20,10 +21,6 @@ use verify::digest::FileDigest;
 const MAX_INTERPRETERS: usize = 5;
 /// How much of a script the kernel reads (BINPRM_BUF_SIZE).
 const SCRIPT_HEAD: usize = 256;
-/// Where runc looks when a process brings no PATH (Go's exec.LookPath finds nothing; the kernel's
-/// own default for init).
-const NO_PATH: &str = "";
-
 /// One file that the kernel executes: the program, or a script's interpreter after the script.
 #[derive(Debug)]
 pub struct Program {
@@ -42,24 +39,31 @@ pub struct Search<'a> {
     pub env: &'a [String],
 }
 
+impl<'a> Search<'a> {
+    pub fn of(process: &'a Process) -> Self {
+        let args = process.args().as_deref().unwrap_or_default();
+        Self {
+            argument: args.first().map(String::as_str).unwrap_or_default(),
+            cwd: process.cwd(),
+            env: process.env().as_deref().unwrap_or_default(),
+        }
+    }
+}
+
 /// The program and then each interpreter, as exec would load them under `root`.
 ///
 /// The caller's process may be replaced by another file between this and exec: without enforcement in
 /// the kernel (tier `none`) this is a check at the door, and evidence says so.
 ///
 /// `known` spares reading a file again whose content this process has just hashed.
-pub fn resolve(
-    root: BorrowedFd<'_>,
-    search: &Search<'_>,
-    known: &Known<'_>,
-) -> Result<Vec<Program>> {
+pub fn resolve(root: BorrowedFd<'_>, path: &Path, known: &Known<'_>) -> Result<Vec<Program>> {
     let mut programs = Vec::new();
-    let mut next = find(root, search)?;
+    let mut next = path.to_owned();
     loop {
         ensure!(
             programs.len() < MAX_INTERPRETERS,
             "{} is a chain of too many interpreters",
-            search.argument
+            path.display()
         );
         let (program, interpreter) = read(root, &next, known)?;
         programs.push(program);
@@ -70,8 +74,10 @@ pub fn resolve(
     }
 }
 
-/// PATH search as execvp(3) and runc do it; an argument with a slash is taken as it is.
-fn find(root: BorrowedFd<'_>, search: &Search<'_>) -> Result<PathBuf> {
+/// Which file `search` leads to, by Go's exec.LookPath, which runc uses: of several PATHs the last one
+/// counts, and of its entries the absolute ones. Who executes must execute this file and no other that
+/// it might find by a rule of its own: the path goes with the guard's word.
+pub fn find(root: BorrowedFd<'_>, search: &Search<'_>) -> Result<PathBuf> {
     let argument = search.argument;
     ensure!(
         !argument.is_empty(),
@@ -80,21 +86,23 @@ fn find(root: BorrowedFd<'_>, search: &Search<'_>) -> Result<PathBuf> {
     if argument.contains('/') {
         return Ok(search.cwd.join(argument));
     }
-    let path = search
-        .env
-        .iter()
-        .find_map(|v| v.strip_prefix("PATH="))
-        .unwrap_or(NO_PATH);
-    for directory in path.split(':').filter(|d| !d.is_empty()) {
-        let candidate = search.cwd.join(directory).join(argument);
+    let paths = search.env.iter().rev();
+    let path = paths.filter_map(|v| v.strip_prefix("PATH=")).next();
+    for directory in path
+        .unwrap_or_default()
+        .split(':')
+        .filter(|d| d.starts_with('/'))
+    {
+        let candidate = Path::new(directory).join(argument);
         let flags = OFlags::PATH | OFlags::CLOEXEC;
-        if let Ok(fd) = openat2(
+        let opened = openat2(
             root,
             &candidate,
             flags,
             Mode::empty(),
             ResolveFlags::IN_ROOT,
-        ) {
+        );
+        if let Ok(fd) = opened {
             let stat = statat(&fd, "", AtFlags::EMPTY_PATH)?;
             if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
                 && stat.st_mode & 0o111 != 0
@@ -209,8 +217,9 @@ mod tests {
     use super::*;
     use std::{fs, os::unix::fs::PermissionsExt};
 
-    fn rootfs() -> (PathBuf, OwnedFd) {
-        let dir = std::env::temp_dir().join(format!("attestrun-programs-{}", std::process::id()));
+    fn rootfs(test: &str) -> (PathBuf, OwnedFd) {
+        let dir =
+            std::env::temp_dir().join(format!("attestrun-programs-{test}-{}", std::process::id()));
         fs::remove_dir_all(&dir).ok();
         fs::create_dir_all(dir.join("bin")).unwrap();
         for (name, text) in [
@@ -229,18 +238,15 @@ mod tests {
 
     #[test]
     fn resolves_inside_the_root_only() {
-        let (dir, root) = rootfs();
+        let (dir, root) = rootfs("resolve");
         let env = vec!["PATH=/sbin:/bin".to_owned()];
         let go = |argument: &'static str| {
-            resolve(
-                root.as_fd(),
-                &Search {
-                    argument,
-                    cwd: Path::new("/"),
-                    env: &env,
-                },
-                &|_| None,
-            )
+            let search = Search {
+                argument,
+                cwd: Path::new("/"),
+                env: &env,
+            };
+            resolve(root.as_fd(), &find(root.as_fd(), &search)?, &|_| None)
         };
         let paths = |argument: &'static str| {
             go(argument)
@@ -276,6 +282,29 @@ mod tests {
             missing.contains("executable file not found in $PATH"),
             "{missing}"
         );
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    /// Two PATHs, or a relative entry, once made the guard judge one file and the backend run another.
+    #[test]
+    fn finds_what_the_backend_would() {
+        let (dir, root) = rootfs("find");
+        fs::create_dir_all(dir.join("sbin")).unwrap();
+        fs::copy(dir.join("bin/elf"), dir.join("sbin/elf")).unwrap();
+        let find = |env: &[&str]| {
+            let env: Vec<String> = env.iter().map(|e| (*e).to_owned()).collect();
+            let search = Search {
+                argument: "elf",
+                cwd: Path::new("/"),
+                env: &env,
+            };
+            find(root.as_fd(), &search).ok()
+        };
+        assert_eq!(find(&["PATH=/sbin:/bin"]), Some("/sbin/elf".into()));
+        assert_eq!(find(&["PATH=/sbin", "PATH=/bin"]), Some("/bin/elf".into()));
+        assert_eq!(find(&["PATH=sbin:/bin"]), Some("/bin/elf".into()));
+        assert_eq!(find(&["PATH="]), None);
+        assert_eq!(find(&[]), None);
         fs::remove_dir_all(dir).unwrap();
     }
 }
