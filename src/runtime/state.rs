@@ -4,28 +4,25 @@
 //! Only root can write below [`BASE`]; the record tells humans and later verbs where things are. Who
 //! may start or enter the container is asked of the guard, not of this file.
 
+mod index;
+mod run_dir;
+
+pub use index::{Index, Lock};
+pub use run_dir::RunDir;
+
+use run_dir::write_new;
+
 use crate::backend::{Backend, cgroup::Cgroup};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FlockOperation, Mode, OFlags};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
-    ffi::CStr,
-    fs::{self, File},
-    io::{ErrorKind, Write},
-    os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::{
-            ffi::OsStrExt,
-            fs::{DirBuilderExt, OpenOptionsExt},
-        },
-    },
+    fs,
+    io::ErrorKind,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 use verify::id::{ContainerId, RunId};
 
@@ -357,259 +354,6 @@ pub struct OciState<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     annotations: &'a BTreeMap<String, String>,
     pub owner: String,
-}
-
-/// The private directory of one run, root's alone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunDir(PathBuf);
-
-impl RunDir {
-    /// Room for an event log at its cap (`vtpm.log_max_bytes`) and a vTPM's state.
-    const TMPFS: &CStr = c"mode=0700,size=96m,nr_inodes=1k";
-
-    pub fn of(run_id: &RunId) -> Self {
-        Self(Path::new(BASE).join("containers").join(run_id.as_str()))
-    }
-
-    /// A new, empty directory. The index entry of `run_id` stands already, so that whatever becomes of
-    /// this process, the directory is found and removed by the container's id.
-    pub fn create(run_id: &RunId) -> Result<Self> {
-        let dir = Self::of(run_id);
-        make_private(dir.0.parent().unwrap_or(Path::new(BASE)))?;
-        fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&dir.0)
-            .with_context(|| format!("cannot make the run directory {}", dir.0.display()))?;
-        // of its own, with a size: a container that fills its event log or its vTPM fills nothing else
-        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        mount("attestrun", &dir.0, "tmpfs", flags, Self::TMPFS)
-            .with_context(|| format!("cannot mount a tmpfs at {}", dir.0.display()))
-            .inspect_err(|_| drop(fs::remove_dir(&dir.0)))?;
-        Ok(dir)
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-    /// The sealed bundle: config.json as it was judged, measured and built.
-    pub fn bundle(&self) -> PathBuf {
-        self.0.join("bundle")
-    }
-    /// The backend's own state.
-    pub fn backend(&self) -> PathBuf {
-        self.0.join("backend")
-    }
-    fn record(&self) -> PathBuf {
-        self.0.join("state.json")
-    }
-
-    fn making(&self) -> PathBuf {
-        self.0.join("making")
-    }
-
-    /// Open in this process and in all that it forks, until they execute another program: by this file
-    /// the backend's half-made init is found when its creator was killed.
-    pub fn hold_making(&self) -> Result<File> {
-        let path = self.making();
-        let file =
-            File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        rustix::fs::flock(&file, FlockOperation::LockShared)?;
-        Ok(file)
-    }
-
-    /// Kills whoever still holds that file; a fork may fork once more while it is looked for.
-    fn end_makers(&self) -> Result<()> {
-        let path = self.making();
-        let Ok(file) = File::open(&path) else {
-            return Ok(());
-        };
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            ensure!(
-                Instant::now() < deadline,
-                "processes of a killed create do not end (they hold {})",
-                path.display()
-            );
-            for pid in holders(&path)? {
-                if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) {
-                    rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).ok();
-                }
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
-    }
-
-    /// Removes the directory and all it holds; one that is gone already is no error.
-    pub fn remove(&self) -> Result<()> {
-        match unmount(&self.0, UnmountFlags::DETACH) {
-            // not mounted: a run directory whose making was interrupted, or whose removal
-            Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
-            Err(e) => {
-                return Err(e).with_context(|| format!("cannot unmount {}", self.0.display()));
-            }
-        }
-        match fs::remove_dir_all(&self.0) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(e)
-                .with_context(|| format!("cannot remove the run directory {}", self.0.display())),
-            _ => Ok(()),
-        }
-    }
-}
-
-fn random_run_id() -> Result<RunId> {
-    let mut random = [0u8; 16];
-    File::open("/dev/urandom")
-        .and_then(|mut f| std::io::Read::read_exact(&mut f, &mut random))
-        .context("cannot read /dev/urandom")?;
-    Ok(RunId::from_random(random))
-}
-
-/// Processes with an open descriptor of `path`, this one excepted.
-fn holders(path: &Path) -> Result<Vec<Pid>> {
-    let mut holders = Vec::new();
-    for entry in fs::read_dir("/proc").context("cannot read /proc")? {
-        let entry = entry?;
-        let pid = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-            .and_then(Pid::from_raw);
-        let Some(pid) = pid.filter(|pid| *pid != rustix::process::getpid()) else {
-            continue;
-        };
-        // a process that ends meanwhile has no descriptors any more
-        let Ok(fds) = fs::read_dir(entry.path().join("fd")) else {
-            continue;
-        };
-        if fds
-            .flatten()
-            .any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == path))
-        {
-            holders.push(pid);
-        }
-    }
-    Ok(holders)
-}
-
-/// Finds a run by state root and container id. An entry appears and vanishes whole.
-pub struct Index;
-
-impl Index {
-    /// SHA-256 of `state_root ‖ 0 ‖ id`: a path component for any pair, and one for each.
-    fn entry(state_root: &Path, id: &ContainerId) -> PathBuf {
-        let mut hasher = Sha256::new();
-        hasher.update(state_root.as_os_str().as_bytes());
-        hasher.update([0]);
-        hasher.update(id.as_str().as_bytes());
-        Path::new(BASE)
-            .join("index")
-            .join(hex::encode(hasher.finalize()))
-    }
-
-    /// Claims the id for a new run: a file without a name gets its content first and its name then, so
-    /// an entry is never seen half-written and never left under another name.
-    pub fn claim(state_root: &Path, id: &ContainerId) -> Result<RunId> {
-        let run_id = random_run_id()?;
-        let entry = Self::entry(state_root, id);
-        let directory = Path::new(BASE).join("index");
-        make_private(&directory)?;
-        let doing = || format!("cannot write the index entry {}", entry.display());
-        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-        let mode = Mode::RUSR | Mode::WUSR;
-        let mut file = File::from(rustix::fs::open(&directory, flags, mode).with_context(doing)?);
-        file.write_all(run_id.as_str().as_bytes())
-            .with_context(doing)?;
-        let nameless = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let follow = rustix::fs::AtFlags::SYMLINK_FOLLOW;
-        match rustix::fs::linkat(rustix::fs::CWD, &nameless, rustix::fs::CWD, &entry, follow) {
-            Ok(()) => Ok(run_id),
-            Err(rustix::io::Errno::EXIST) => bail!(Exists),
-            Err(error) => Err(error).with_context(doing),
-        }
-    }
-
-    /// Gives the id back; another run's entry stays.
-    pub fn release(state_root: &Path, id: &ContainerId, run_id: &RunId) -> Result<()> {
-        let entry = Self::entry(state_root, id);
-        match fs::read_to_string(&entry) {
-            Ok(text) if text == run_id.as_str() => fs::remove_file(&entry)
-                .with_context(|| format!("cannot remove {}", entry.display())),
-            _ => Ok(()),
-        }
-    }
-
-    /// Removes an entry that leads to no record: what a killed `create` or `delete` can leave.
-    pub fn forget(state_root: &Path, id: &ContainerId) -> Result<()> {
-        let entry = Self::entry(state_root, id);
-        if let Ok(text) = fs::read_to_string(&entry) {
-            if let Ok(run_id) = RunId::parse(&text) {
-                RunDir::of(&run_id).remove()?;
-            }
-            fs::remove_file(&entry)
-                .with_context(|| format!("cannot remove {}", entry.display()))?;
-        }
-        Ok(())
-    }
-}
-
-/// Verbs that change a container's life exclude each other.
-pub struct Lock(#[allow(dead_code)] OwnedFd);
-
-impl Lock {
-    const PATIENCE: Duration = Duration::from_secs(10);
-
-    pub fn of(state: &State) -> Result<Self> {
-        let entry = Index::entry(&state.state_root, &state.id);
-        let fd = match rustix::fs::open(&entry, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(fd) => fd,
-            Err(rustix::io::Errno::NOENT) => bail!(NotFound),
-            Err(e) => return Err(e).with_context(|| format!("cannot open {}", entry.display())),
-        };
-        let deadline = Instant::now() + Self::PATIENCE;
-        loop {
-            match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Self(fd)),
-                Err(rustix::io::Errno::AGAIN) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Err(rustix::io::Errno::AGAIN) => {
-                    bail!("another command holds container {}", state.id)
-                }
-                Err(e) => return Err(e).context("cannot lock the container"),
-            }
-        }
-    }
-}
-
-/// `path` and its ancestors below /run, root's alone from [`BASE`] down.
-fn make_private(path: &Path) -> Result<()> {
-    for dir in [Path::new(BASE), path] {
-        match fs::DirBuilder::new().mode(0o700).create(dir) {
-            Err(e) if e.kind() != ErrorKind::AlreadyExists => {
-                return Err(e).with_context(|| format!("cannot make {}", dir.display()));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(bytes)
-}
-
-/// Replaces `path` as a whole: a reader sees the old bytes or the new ones.
-fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let new = path.with_extension("new");
-    fs::remove_file(&new).ok();
-    write_private(&new, bytes)?;
-    fs::rename(&new, path)
 }
 
 #[cfg(test)]

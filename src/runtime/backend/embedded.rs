@@ -4,6 +4,10 @@
 //! secret may live in this process. Its builders are not used: they read config.json from disk a
 //! second time and know no seccomp on exec; the procedure beneath them is public.
 
+mod lend;
+mod tenant;
+mod undo;
+
 use super::{
     ExecOptions, Made, Options,
     cgroup::Cgroup,
@@ -12,16 +16,16 @@ use super::{
     seccomp, trace,
 };
 use crate::{
-    bundle::{SealedBundle, normalise_process},
+    bundle::SealedBundle,
     state::State,
-    sys::{self, Capabilities},
+    sys,
     term::{self, Terminal},
 };
 use anyhow::{Context, Result, anyhow, ensure};
+use lend::lend;
 use libcgroups::common::{CgroupManager, ControllerOpt, create_cgroup_manager};
 use libcontainer::{
     apparmor,
-    capabilities::CapabilityExt,
     container::{Container, ContainerStatus, State as HookState},
     hooks,
     notify_socket::{NotifyListener, NotifySocket},
@@ -35,24 +39,20 @@ use libcontainer::{
     utils,
     validator::Validator,
 };
-use oci_spec::runtime::{
-    Capabilities as CapabilitySet, Capability, Hook, LinuxBuilder, LinuxNamespaceBuilder,
-    LinuxNamespaceType, LinuxResources, Mount, Process, Spec,
-};
+use oci_spec::runtime::{Hook, LinuxResources, Mount, Process, Spec};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, mkdirat, openat2};
 use rustix::io::Errno;
-use rustix::process::{
-    DumpableBehavior, Pid, Signal, WaitOptions, kill_process, set_dumpable_behavior, waitpid,
-};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use std::{
-    collections::BTreeSet,
     ffi::CString,
     fs,
     io::Read,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::AsRawFd,
     path::{Component, Path, PathBuf},
     rc::Rc,
 };
+use tenant::{Namespaces, tenant_spec};
+use undo::Undo;
 
 const NOTIFY: &str = "notify.sock";
 
@@ -327,46 +327,6 @@ impl Launch<'_> {
     }
 }
 
-/// Gives a process what it needs for its last steps, and returns what it has to end with; `None` if
-/// nothing is lent.
-///
-/// Without no_new_privs the kernel wants CAP_SYS_ADMIN for a filter. Inheritable capabilities that are
-/// not permitted ones want CAP_SETPCAP, which libcontainer has dropped before it comes to them. Only
-/// the effective and permitted sets get more; the bounding set stays.
-fn lend(process: &mut Process, for_filter: bool) -> Result<Option<Capabilities>> {
-    let mut caps = process
-        .capabilities()
-        .clone()
-        .context("process without capabilities")?;
-    let of = |set: &Option<CapabilitySet>| set.clone().unwrap_or_default();
-    let (effective, permitted, inheritable) = (
-        of(caps.effective()),
-        of(caps.permitted()),
-        of(caps.inheritable()),
-    );
-    let mut more = CapabilitySet::new();
-    if for_filter {
-        more.insert(Capability::SysAdmin);
-    }
-    if !inheritable.is_subset(&permitted) {
-        more.insert(Capability::Setpcap);
-    }
-    if more.is_empty() {
-        return Ok(None);
-    }
-    caps.set_effective(Some(&effective | &more));
-    caps.set_permitted(Some(&permitted | &more));
-    // what libcontainer can set; ambient ones are always among them
-    caps.set_inheritable(Some(&inheritable & &permitted));
-    process.set_capabilities(Some(caps));
-    let mask = |set: &CapabilitySet| set.iter().fold(0u64, |m, c| m | 1 << c.to_cap().index());
-    Ok(Some(Capabilities {
-        effective: mask(&effective),
-        permitted: mask(&permitted),
-        inheritable: mask(&inheritable),
-    }))
-}
-
 /// What InitContainerBuilder checks before it begins.
 fn validate(spec: &Spec) -> Result<()> {
     Validator::validate_spec(spec)?;
@@ -384,91 +344,6 @@ fn validate(spec: &Spec) -> Result<()> {
     utils::validate_spec_for_new_user_ns(spec, &*syscall)?;
     utils::validate_spec_for_net_devices(spec, &*syscall)?;
     Ok(())
-}
-
-/// Descriptors of init's namespaces, by type.
-struct Namespaces(Vec<(LinuxNamespaceType, OwnedFd)>);
-
-impl Namespaces {
-    fn open(spec: &Spec, pid: i32) -> Result<Self> {
-        use LinuxNamespaceType as T;
-        let linux = spec.linux().as_ref().context("linux must be specified")?;
-        let open = |namespace: &oci_spec::runtime::LinuxNamespace| {
-            let name = match namespace.typ() {
-                T::Ipc => "ipc",
-                T::Uts => "uts",
-                T::Network => "net",
-                T::Pid => "pid",
-                T::Mount => "mnt",
-                T::Cgroup => "cgroup",
-                T::Time => "time",
-                T::User => "user",
-            };
-            let path = format!("/proc/{pid}/ns/{name}");
-            let file = fs::File::open(&path).with_context(|| format!("cannot open {path}"))?;
-            Ok((namespace.typ(), file.into()))
-        };
-        linux
-            .namespaces()
-            .iter()
-            .flatten()
-            .map(open)
-            .collect::<Result<_>>()
-            .map(Self)
-    }
-}
-
-/// The container's configuration, cut down to what a further process takes from it.
-fn tenant_spec(sealed: &Spec, mut process: Process, namespaces: &Namespaces) -> Result<Spec> {
-    let linux = sealed.linux().as_ref().context("linux must be specified")?;
-    let joined = namespaces.0.iter().map(|(typ, fd)| {
-        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-        Ok(LinuxNamespaceBuilder::default()
-            .typ(*typ)
-            .path(path)
-            .build()?)
-    });
-    let mut builder = LinuxBuilder::default().namespaces(joined.collect::<Result<Vec<_>>>()?);
-    if let Some(path) = linux.cgroups_path() {
-        builder = builder.cgroups_path(path.clone());
-    }
-    if let Some(personality) = linux.personality() {
-        builder = builder.personality(personality.clone());
-    }
-    if let Some(seccomp) = linux.seccomp() {
-        builder = builder.seccomp(seccomp.clone());
-    }
-    // what the process does not say is the container's (runc, newInitConfig)
-    let own = sealed
-        .process()
-        .as_ref()
-        .context("Process must be specified")?;
-    if process.capabilities().is_none() {
-        process.set_capabilities(own.capabilities().clone());
-    }
-    if process
-        .apparmor_profile()
-        .as_ref()
-        .is_none_or(String::is_empty)
-    {
-        process.set_apparmor_profile(own.apparmor_profile().clone());
-    }
-    if process.rlimits().as_ref().is_none_or(Vec::is_empty) {
-        process.set_rlimits(own.rlimits().clone());
-    }
-    if process.oom_score_adj().is_none() {
-        process.set_oom_score_adj(own.oom_score_adj());
-    }
-    if process.user().umask().is_none() {
-        process.user_mut().set_umask(own.user().umask());
-    }
-    normalise_process(&mut process);
-    let mut spec = sealed.clone();
-    spec.set_linux(Some(builder.build()?))
-        .set_process(Some(process))
-        .set_hooks(None)
-        .set_mounts(None);
-    Ok(spec)
 }
 
 /// runc makes a working directory that the image lacks; engines rely on it. Below a mount it is not
@@ -604,55 +479,6 @@ fn explain(error: &ProcessError) -> anyhow::Error {
     }
 }
 
-/// Until disarmed: kills the processes that this launch forked, and removes the cgroup it made.
-struct Undo<'a> {
-    state: Option<&'a State>,
-    before: BTreeSet<i32>,
-    armed: bool,
-}
-
-impl<'a> Undo<'a> {
-    fn new(state: Option<&'a State>) -> Self {
-        Self {
-            state,
-            before: children(),
-            armed: true,
-        }
-    }
-    fn disarm(mut self) {
-        self.armed = false;
-    }
-}
-
-impl Drop for Undo<'_> {
-    fn drop(&mut self) {
-        if !self.armed {
-            return;
-        }
-        for pid in children()
-            .difference(&self.before)
-            .filter_map(|p| Pid::from_raw(*p))
-        {
-            kill_process(pid, Signal::KILL).ok();
-            waitpid(Some(pid), WaitOptions::empty()).ok();
-        }
-        if let Some(state) = self.state.filter(|s| s.systemd_cgroup) {
-            create_cgroup_manager(cgroup_config(state))
-                .ok()
-                .and_then(|m| m.remove().ok());
-        }
-    }
-}
-
-/// Our children now; zombies too.
-fn children() -> BTreeSet<i32> {
-    let me = std::process::id();
-    let text = fs::read_to_string(format!("/proc/self/task/{me}/children")).unwrap_or_default();
-    text.split_ascii_whitespace()
-        .filter_map(|pid| pid.parse().ok())
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -669,94 +495,10 @@ mod tests {
     }
 
     #[test]
-    fn lent_capabilities_go_back() {
-        let process = |caps: &str| -> Process {
-            let text = format!(r#"{{"user":{{"uid":0,"gid":0}},"cwd":"/","capabilities":{caps}}}"#);
-            let mut process = serde_json::from_str(&text).unwrap();
-            normalise_process(&mut process);
-            process
-        };
-        let kill = 1 << 5; // CAP_KILL
-        let mut p = process(
-            r#"{"effective":["CAP_KILL"],"permitted":["CAP_KILL"],"bounding":["CAP_KILL"]}"#,
-        );
-        assert_eq!(lend(&mut p, false).unwrap(), None);
-        let own = lend(&mut p, true).unwrap().unwrap();
-        assert_eq!(
-            own,
-            Capabilities {
-                effective: kill,
-                permitted: kill,
-                inheritable: 0
-            }
-        );
-        let caps = p.capabilities().clone().unwrap();
-        assert!(
-            caps.effective()
-                .as_ref()
-                .unwrap()
-                .contains(&Capability::SysAdmin)
-        );
-        assert!(
-            !caps
-                .bounding()
-                .as_ref()
-                .unwrap()
-                .contains(&Capability::SysAdmin)
-        );
-
-        let mut p = process(r#"{"inheritable":["CAP_KILL"],"bounding":["CAP_KILL"]}"#);
-        let own = lend(&mut p, false).unwrap().unwrap();
-        assert_eq!(
-            own,
-            Capabilities {
-                effective: 0,
-                permitted: 0,
-                inheritable: kill
-            }
-        );
-        let caps = p.capabilities().clone().unwrap();
-        assert!(
-            caps.permitted()
-                .as_ref()
-                .unwrap()
-                .contains(&Capability::Setpcap)
-        );
-        assert!(caps.inheritable().as_ref().unwrap().is_empty());
-    }
-
-    #[test]
     fn the_executors_words_come_first() {
         let inner = "exec: \"x\": executable file not found in $PATH";
         let wrapped = format!("error in executing process : {inner}");
         let error = ProcessError::Channel(ChannelError::ExecError(wrapped));
         assert_eq!(explain(&error).to_string(), inner);
-    }
-
-    #[test]
-    fn a_further_process_takes_the_rest_from_the_container() {
-        let text = r#"{"ociVersion":"1.0.2","root":{"path":"r"},"linux":{"seccomp":{"defaultAction":"SCMP_ACT_ERRNO"}},
-            "process":{"user":{"uid":0,"gid":0,"umask":63},"cwd":"/","args":["a"],"oomScoreAdj":7,
-                       "capabilities":{"bounding":["CAP_KILL"]}}}"#;
-        let sealed: Spec = serde_json::from_str(text).unwrap();
-        let process: Process = serde_json::from_str(
-            r#"{"user":{"uid":1,"gid":1},"cwd":"/","args":["b"],"noNewPrivileges":false}"#,
-        )
-        .unwrap();
-        let spec = tenant_spec(&sealed, process, &Namespaces(vec![])).unwrap();
-        let p = spec.process().as_ref().unwrap();
-        assert_eq!((p.user().uid(), p.user().umask()), (1, Some(63)));
-        assert_eq!(p.oom_score_adj(), Some(7));
-        assert_eq!(p.no_new_privileges(), None);
-        assert!(
-            p.capabilities()
-                .as_ref()
-                .unwrap()
-                .bounding()
-                .as_ref()
-                .unwrap()
-                .contains(&Capability::Kill)
-        );
-        assert!(spec.linux().as_ref().unwrap().seccomp().is_some());
     }
 }

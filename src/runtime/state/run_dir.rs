@@ -1,0 +1,171 @@
+//! The private directory of one run: a file system of its own, and who holds on to it.
+
+use super::BASE;
+use anyhow::{Context, Result, ensure};
+use rustix::fs::FlockOperation;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::{
+    ffi::CStr,
+    fs::{self, File},
+    io::{ErrorKind, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+use verify::id::RunId;
+
+/// The private directory of one run, root's alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunDir(PathBuf);
+
+impl RunDir {
+    /// Room for an event log at its cap (`vtpm.log_max_bytes`) and a vTPM's state.
+    const TMPFS: &CStr = c"mode=0700,size=96m,nr_inodes=1k";
+
+    pub fn of(run_id: &RunId) -> Self {
+        Self(Path::new(BASE).join("containers").join(run_id.as_str()))
+    }
+
+    /// A new, empty directory. The index entry of `run_id` stands already, so that whatever becomes of
+    /// this process, the directory is found and removed by the container's id.
+    pub fn create(run_id: &RunId) -> Result<Self> {
+        let dir = Self::of(run_id);
+        make_private(dir.0.parent().unwrap_or(Path::new(BASE)))?;
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&dir.0)
+            .with_context(|| format!("cannot make the run directory {}", dir.0.display()))?;
+        // of its own, with a size: a container that fills its event log or its vTPM fills nothing else
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        mount("attestrun", &dir.0, "tmpfs", flags, Self::TMPFS)
+            .with_context(|| format!("cannot mount a tmpfs at {}", dir.0.display()))
+            .inspect_err(|_| drop(fs::remove_dir(&dir.0)))?;
+        Ok(dir)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+    /// The sealed bundle: config.json as it was judged, measured and built.
+    pub fn bundle(&self) -> PathBuf {
+        self.0.join("bundle")
+    }
+    /// The backend's own state.
+    pub fn backend(&self) -> PathBuf {
+        self.0.join("backend")
+    }
+    pub(super) fn record(&self) -> PathBuf {
+        self.0.join("state.json")
+    }
+
+    fn making(&self) -> PathBuf {
+        self.0.join("making")
+    }
+
+    /// Open in this process and in all that it forks, until they execute another program: by this file
+    /// the backend's half-made init is found when its creator was killed.
+    pub fn hold_making(&self) -> Result<File> {
+        let path = self.making();
+        let file =
+            File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        rustix::fs::flock(&file, FlockOperation::LockShared)?;
+        Ok(file)
+    }
+
+    /// Kills whoever still holds that file; a fork may fork once more while it is looked for.
+    pub(super) fn end_makers(&self) -> Result<()> {
+        let path = self.making();
+        let Ok(file) = File::open(&path) else {
+            return Ok(());
+        };
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            ensure!(
+                Instant::now() < deadline,
+                "processes of a killed create do not end (they hold {})",
+                path.display()
+            );
+            for pid in holders(&path)? {
+                if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) {
+                    rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).ok();
+                }
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Removes the directory and all it holds; one that is gone already is no error.
+    pub fn remove(&self) -> Result<()> {
+        match unmount(&self.0, UnmountFlags::DETACH) {
+            // not mounted: a run directory whose making was interrupted, or whose removal
+            Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
+            Err(e) => {
+                return Err(e).with_context(|| format!("cannot unmount {}", self.0.display()));
+            }
+        }
+        match fs::remove_dir_all(&self.0) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(e)
+                .with_context(|| format!("cannot remove the run directory {}", self.0.display())),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Processes with an open descriptor of `path`, this one excepted.
+fn holders(path: &Path) -> Result<Vec<Pid>> {
+    let mut holders = Vec::new();
+    for entry in fs::read_dir("/proc").context("cannot read /proc")? {
+        let entry = entry?;
+        let pid = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+            .and_then(Pid::from_raw);
+        let Some(pid) = pid.filter(|pid| *pid != rustix::process::getpid()) else {
+            continue;
+        };
+        // a process that ends meanwhile has no descriptors any more
+        let Ok(fds) = fs::read_dir(entry.path().join("fd")) else {
+            continue;
+        };
+        if fds
+            .flatten()
+            .any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == path))
+        {
+            holders.push(pid);
+        }
+    }
+    Ok(holders)
+}
+
+/// `path` and its ancestors below /run, root's alone from [`BASE`] down.
+pub(super) fn make_private(path: &Path) -> Result<()> {
+    for dir in [Path::new(BASE), path] {
+        match fs::DirBuilder::new().mode(0o700).create(dir) {
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+                return Err(e).with_context(|| format!("cannot make {}", dir.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(bytes)
+}
+
+/// Replaces `path` as a whole: a reader sees the old bytes or the new ones.
+pub(super) fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let new = path.with_extension("new");
+    fs::remove_file(&new).ok();
+    write_private(&new, bytes)?;
+    fs::rename(&new, path)
+}
