@@ -44,6 +44,10 @@ pub const MODULE: Module = Module {
             start_and_delete_killed_at_any_moment,
         ),
         Test::Once("host_service_on_demand", host_service_on_demand),
+        Test::Ours(
+            "a_restarted_host_service_finds_its_containers",
+            a_restarted_host_service_finds_its_containers,
+        ),
     ],
 };
 
@@ -255,5 +259,33 @@ fn host_service_on_demand(world: &World) -> Result<()> {
         known.lines().count() <= world.mounted(),
         "podman run --rm left its container: {known}"
     );
+    Ok(())
+}
+
+/// A host service that is restarted (an upgrade) takes the running guards back; nobody ends for it.
+fn a_restarted_host_service_finds_its_containers(world: &World, rt: &Runtime) -> Result<()> {
+    let bundle = demo(world, &["/bin/sleep", "1000"])?;
+    rt.up(&bundle)?;
+    let expectations = world.expectations(&["software-root", "no-ima", "tier-none"])?;
+    for service in ["attestrun-agent", "attestrun-host"] {
+        world.stop(service)?;
+    }
+    ensure!(rt.status(&bundle)? == "running", "without its host service");
+    world.start_services()?;
+    let since = Instant::now();
+    loop {
+        let output = world.challenge(&bundle.id, &expectations)?;
+        if output.code() == 0 {
+            break;
+        }
+        ensure!(since.elapsed() < Duration::from_secs(20), "{output}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    rt.cmd("exec")
+        .args([bundle.id.as_str(), "/bin/true"])
+        .ok()?;
+    rt.down(&bundle)?;
+    let output = world.challenge(&bundle.id, &expectations)?;
+    ensure!(output.code() == 2, "after its end: {output}");
     Ok(())
 }

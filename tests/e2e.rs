@@ -1,6 +1,6 @@
 //! End-to-end tests: the built binaries on real engines, in namespaces of their own, as root.
 //!
-//! `e2e [--list] [--bench B1,B2 [--json FILE]] [NAME-PART …]`. Each module tells one story; each test
+//! `e2e [--list] [--bench [B1 B2] [--runs N] [--json FILE]] [NAME-PART …]`. Each module tells one story; each test
 //! is followed by the leftover checker. Exit 0: all passed, and only expected skips.
 #![deny(clippy::disallowed_methods)]
 

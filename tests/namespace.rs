@@ -8,6 +8,7 @@ use crate::{cmd, spawn::Cmd};
 use anyhow::{Context, Result, bail, ensure};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
     sys::{
         statfs::{FsType, statfs},
         wait::{WaitStatus, waitpid},
@@ -36,24 +37,12 @@ pub fn enter(args: &[String], limit: Duration) -> Result<ExitCode> {
     );
     let outside = Outside::make()?;
     let me = std::env::current_exe()?;
-    // The shell joins the cgroups first: a cgroup namespace's root is where its creator is.
-    let join = "for c in $1; do echo $$ >\"$c/cgroup.procs\" || exit 1; done; shift; exec \"$@\"";
     let cgroups: Vec<_> = outside
         .cgroups
         .iter()
         .map(|c| c.display().to_string())
         .collect();
-    let mut child = cmd!(
-        "setpriv",
-        "--pdeathsig",
-        "KILL",
-        "/bin/sh",
-        "-c",
-        join,
-        "join",
-        cgroups.join(" ")
-    )
-    .args([
+    let unshare = [
         "unshare",
         "--mount",
         "--propagation",
@@ -61,13 +50,16 @@ pub fn enter(args: &[String], limit: Duration) -> Result<ExitCode> {
         "--pid",
         "--fork",
         "--kill-child",
-    ])
-    .args(["--mount-proc", "--net", "--ipc", "--uts", "--cgroup"])
-    .arg(&me)
-    .arg("--reaper")
-    .arg(&outside.work)
-    .args(args)
-    .passthrough()?;
+    ];
+    let mut child = cmd!("setpriv", "--pdeathsig", "KILL")
+        .args(unshare)
+        .args(["--mount-proc", "--net", "--ipc", "--uts"])
+        .arg(&me)
+        .arg("--reaper")
+        .arg(cgroups.join(":"))
+        .arg(&outside.work)
+        .args(args)
+        .passthrough()?;
     let since = Instant::now();
     loop {
         if let Some(status) = child.try_wait()? {
@@ -167,8 +159,16 @@ pub fn hierarchies() -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// pid 1 of the namespace: starts the tests and collects every orphan until they end.
+/// pid 1 of the namespace: enters the tests' cgroups and makes them the roots of a cgroup namespace, then
+/// starts the tests and collects every orphan until they end.
 pub fn reap(args: &[String]) -> Result<ExitCode> {
+    let (cgroups, args) = args.split_first().context("cgroups")?;
+    for cgroup in cgroups.split(':') {
+        // 0 is the writer itself.
+        fs::write(Path::new(cgroup).join("cgroup.procs"), "0")
+            .with_context(|| cgroup.to_owned())?;
+    }
+    unshare(CloneFlags::CLONE_NEWCGROUP).context("cannot make a cgroup namespace")?;
     let me = std::env::current_exe()?;
     let child = Cmd::new(me).arg("--inner").args(args).passthrough()?;
     let inner = Pid::from_raw(child.id().cast_signed());

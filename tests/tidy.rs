@@ -18,6 +18,7 @@ pub const MODULE: Module = Module {
         Test::Once("hazards_have_one_home", hazards_have_one_home),
         Test::Once("no_private_key_is_kept", no_private_key_is_kept),
         Test::Once("scripts_are_sound", scripts_are_sound),
+        Test::Once("packaged_policy_parses", packaged_policy_parses),
     ],
 };
 
@@ -162,4 +163,22 @@ fn scripts_are_sound(_: &World) -> Result<()> {
         }
     }
     none("scripts", found)
+}
+
+/// As shipped it admits nothing; with the `#`s of its example removed it must still parse.
+fn packaged_policy_parses(world: &World) -> Result<()> {
+    let packaged = root().join("packaging/policy.toml");
+    world.ctl()?.args(["policy", "check"]).arg(&packaged).ok()?;
+    let text = fs::read_to_string(&packaged)?;
+    let (head, example) = text.split_once("# [[rule]]").context("the example rule")?;
+    let example: Vec<_> = example
+        .lines()
+        .map(|l| l.strip_prefix("# ").unwrap_or(l))
+        .collect();
+    let place = world.work.join("uncommented.toml");
+    fs::write(&place, format!("{head}[[rule]]{}\n", example.join("\n")))?;
+    // Its keys are nobody's, so the check cannot end well: but it must get as far as reading them.
+    let checked = world.ctl()?.args(["policy", "check"]).arg(&place).fails()?;
+    checked.says("/etc/attestrun/trust/")?.says_not("TOML")?;
+    Ok(())
 }

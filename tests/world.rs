@@ -10,7 +10,7 @@ use crate::{
     runtime::{Backend, Runtime},
     spawn::{Cmd, Running},
 };
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use std::{
     cell::{OnceCell, RefCell},
     fs,
@@ -26,8 +26,8 @@ pub struct Skip(pub String);
 
 pub struct World {
     pub work: PathBuf,
-    /// Where the three binaries lie; `None` until they are built.
-    bin: Option<PathBuf>,
+    /// Where the three binaries lie.
+    bin: PathBuf,
     /// Containers that tests named, for the leftover checker and for cleaning up after a failure.
     ids: RefCell<Vec<String>>,
     pub images: OnceCell<Images>,
@@ -56,21 +56,26 @@ impl World {
     /// Inside the namespaces: lays the file systems, copies the binaries.
     pub fn make(work: &Path, binaries: &Path) -> Result<Self> {
         // Read before anything is mounted over their place.
-        let programs = ["attestrun", "attestrun-agent", "attestctl"]
-            .map(|p| (p, fs::read(binaries.join(p)).ok()));
+        let mut programs = Vec::new();
+        for name in ["attestrun", "attestrun-agent", "attestctl"] {
+            let place = binaries.join(name);
+            let bytes = fs::read(&place).with_context(|| {
+                format!("{} is not built: cargo build --release", place.display())
+            })?;
+            programs.push((name, bytes));
+        }
         namespace::furnish(work)?;
         let work = PathBuf::from(namespace::WORK);
         let bin = work.join("bin");
         fs::create_dir_all(&bin)?;
-        let built = programs.iter().all(|(_, bytes)| bytes.is_some());
         for (name, bytes) in programs {
             let place = bin.join(name);
-            fs::write(&place, bytes.unwrap_or_default())?;
+            fs::write(&place, bytes)?;
             fs::set_permissions(&place, fs::Permissions::from_mode(0o755))?;
         }
         Ok(Self {
             work,
-            bin: built.then_some(bin),
+            bin,
             ids: RefCell::default(),
             images: OnceCell::new(),
             daemons: RefCell::default(),
@@ -82,10 +87,9 @@ impl World {
 
     /// A program of ours.
     pub fn program(&self, name: &str) -> Result<PathBuf> {
-        match &self.bin {
-            Some(bin) => Ok(bin.join(name)),
-            None => bail!("{name} is not built"),
-        }
+        let program = self.bin.join(name);
+        ensure!(program.exists(), "there is no program {name} of ours");
+        Ok(program)
     }
 
     pub fn ctl(&self) -> Result<Cmd> {

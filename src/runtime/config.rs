@@ -1,7 +1,7 @@
 //! `/etc/attestrun/config.toml`: the one place that configures this host. No environment variable
 //! and no flag relocates it (engines give a runtime neither), so a test mounts its own over it.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use verify::pcr::HOST_BINDING_PCR;
@@ -95,10 +95,12 @@ impl Config {
     }
 
     fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| {
-            format!(
-                "cannot read the configuration {}; `attestrun setup` writes one",
-                path.display()
+        // not the system's words: engines take "no such file" for a missing program (exit code 127)
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            anyhow!(
+                "cannot read the configuration {}: {}; the package brings one, commented",
+                path.display(),
+                error.kind()
             )
         })?;
         Self::parse(&text).with_context(|| format!("configuration {}", path.display()))

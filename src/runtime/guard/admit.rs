@@ -9,7 +9,7 @@ use crate::{
     ipc::Refused,
     programs::{self, Program, Search},
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use content::{
     cache::Cache,
     layer::{LayerSource, OtherLayer},
@@ -46,8 +46,13 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
         .process()
         .clone()
         .context("config.json has no process")?;
-    let policy = std::fs::read(config::POLICY)
-        .with_context(|| format!("cannot read the policy {}", config::POLICY))?;
+    let policy = std::fs::read(config::POLICY).map_err(|error| {
+        anyhow!(
+            "cannot read the policy {}: {}",
+            config::POLICY,
+            error.kind()
+        )
+    })?;
     let policy = Policy::parse(&policy).with_context(|| format!("policy {}", config::POLICY))?;
     let profile = LaunchProfile::of(&spec, &view::of(&spec)?)?;
 
