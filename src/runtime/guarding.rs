@@ -37,6 +37,8 @@ pub struct Guarding {
     to_guard: Channel,
     /// The guard's channel for the host service.
     for_host: Option<OwnedFd>,
+    /// The keeper holds the container: from here on its end is the container's end.
+    kept: bool,
     handed_over: bool,
 }
 
@@ -75,6 +77,7 @@ impl Guarding {
             to_keeper,
             to_guard,
             for_host: Some(for_host.into_fd()),
+            kept: false,
             handed_over: false,
         };
         this.to_guard.set_timeout(JUDGING)?;
@@ -127,6 +130,7 @@ impl Guarding {
             .ask(&keeper::Keep { cgroup }, &fds)
             .map_err(|e| self.explained(e))?;
         answer.into_result()?;
+        self.kept = true;
         bound.host.attach(*fds.first().context("no pidfd")?)?;
         self.handed_over = true;
         Ok(())
@@ -151,6 +155,10 @@ impl Drop for Guarding {
                 .stream()
                 .shutdown(std::net::Shutdown::Both)
                 .ok();
+            if self.kept {
+                // it does not listen to us any more; the guard sees its end and kills the container
+                self.keeper.kill().ok();
+            }
             self.keeper.wait().ok();
             slice::remove(&self.run_id).ok();
         }
