@@ -58,11 +58,12 @@ pub struct Appraise {
     evidence: PathBuf,
     #[command(flatten)]
     expected: ExpectedArgs,
+    // one nonce in 64 begins with `-`, and so may a container's id
     /// The nonce of that challenge (base64url, as `challenge` printed it)
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     nonce: String,
     /// The container that was asked about
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     container: String,
     /// When it was asked (RFC 3339, as `challenge` printed it)
     #[arg(long)]

@@ -121,3 +121,25 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One nonce in 64 begins with a hyphen in base64url.
+    #[test]
+    fn a_nonce_may_look_like_a_flag() {
+        let nonce = "-CiTwwaUUyRGRER-zLL68cykB5c";
+        let asked = ["--container", "-c", "--asked-at", "2026-11-23T15:00:00Z"];
+        let words = [
+            "attestctl",
+            "appraise",
+            "--nonce",
+            nonce,
+            "--policy",
+            "p",
+            "e",
+        ];
+        assert!(Cli::try_parse_from(words.iter().chain(&asked)).is_ok());
+    }
+}
