@@ -14,6 +14,10 @@ pub const SIGNATURES: &str = "/var/lib/attestrun/signatures";
 /// The host AIK's blob and the binding log.
 pub const HOST_STATE: &str = "/var/lib/attestrun/host";
 
+/// An event log must hold the events of a start, and fit the run directory's file system and one
+/// evidence (`verify::wire::MAX_REPLY`): a larger cap would be a full disk before it is a cap.
+const LOG_BYTES: std::ops::RangeInclusive<u64> = 65536..=64 << 20;
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -144,8 +148,10 @@ impl Config {
             "vtpm.uid_range = [{first}, {last}] must be two ascending uids above the system's own"
         );
         ensure!(
-            config.vtpm.log_max_bytes >= 65536,
-            "vtpm.log_max_bytes must be at least 65536"
+            LOG_BYTES.contains(&config.vtpm.log_max_bytes),
+            "vtpm.log_max_bytes must be from {} to {}",
+            LOG_BYTES.start(),
+            LOG_BYTES.end()
         );
         Ok(config)
     }
@@ -172,6 +178,8 @@ mod tests {
             ("runc = \"/", "runc = \""),
             ("version = 1", "version = 1\nnonsense = 1"),
             ("root = \"hardware\"", ""),
+            ("log_max_bytes = 67108864", "log_max_bytes = 67108865"),
+            ("log_max_bytes = 67108864", "log_max_bytes = 0"),
         ] {
             let text = GOOD.replacen(from, to, 1);
             assert_ne!(text, GOOD, "{from} is not in the packaged file");

@@ -63,8 +63,7 @@ impl Journal {
 
     fn append(&mut self, entry: &Entry) -> Result<()> {
         let bytes = entry.encode();
-        let room = self.max_bytes - RESERVE_BYTES;
-        if self.log.len() as u64 + bytes.len() as u64 > room {
+        if self.capped || !fits(self.log.len(), bytes.len(), self.max_bytes) {
             self.cap()?;
             anyhow::bail!(
                 "the event log has reached its cap of {} bytes (vtpm.log_max_bytes)",
@@ -97,5 +96,38 @@ impl Journal {
             .extend(entry.pcr(), &sha1, &sha256)
             .context("cannot extend the vTPM")?;
         Ok(())
+    }
+}
+
+fn fits(log: usize, entry: usize, max_bytes: u64) -> bool {
+    log as u64 + entry as u64 <= max_bytes.saturating_sub(RESERVE_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, os::unix::net::UnixStream};
+    use verify::pcr;
+
+    #[test]
+    fn room_is_kept_for_the_last_word() {
+        assert!(fits(0, 100, RESERVE_BYTES + 100));
+        assert!(!fits(1, 100, RESERVE_BYTES + 100));
+        assert!(!fits(0, 1, 0));
+    }
+
+    /// At the cap a shorter entry, which would still fit, is refused as well.
+    #[test]
+    fn nothing_follows_the_cap() {
+        let path = std::env::temp_dir().join(format!("attestrun-journal-{}", std::process::id()));
+        fs::remove_file(&path).ok();
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let mut journal = Journal::new(Vtpm::new(ours), &path, 65536).unwrap();
+        journal.capped = true;
+        let entry = Entry::buffer(pcr::LIFE, "attestrun.start", b"{}".to_vec()).unwrap();
+        let error = journal.append(&entry).unwrap_err().to_string();
+        assert!(error.contains("cap"), "{error}");
+        assert!(journal.log().is_empty());
+        fs::remove_file(path).unwrap();
     }
 }
