@@ -1,7 +1,8 @@
 //! End-to-end tests: the built binaries on real engines, in namespaces of their own, as root.
 //!
-//! `e2e [--list] [--bench [B1 B2] [--runs N] [--json FILE]] [NAME-PART …]`. Each module tells one story; each test
-//! is followed by the leftover checker. Exit 0: all passed, and only expected skips.
+//! `e2e [--list] [--bench [B1 B2] [--runs N] [--json FILE]] [--slow N] [--here] [--systemd] [--tpm] [NAME-PART …]`.
+//! Each module tells one story; each test is followed by the leftover checker. Exit 0: all passed, and only
+//! expected skips. The last four options say what machine this is (machine.rs).
 #![deny(clippy::disallowed_methods)]
 
 mod admission; // what may not start
@@ -14,6 +15,7 @@ mod engines; // podman, containerd, docker
 mod host; // the attested host, and its challenger
 mod image; // test images
 mod leftover; // what a test may not leave behind
+mod machine; // what the machine of this run is like
 mod namespace; // a machine of one's own
 mod packaging; // the .deb
 mod parity; // what a process sees, compared with runc
@@ -74,12 +76,22 @@ fn main() -> ExitCode {
         Some("--inner") => inner(&args[1..]),
         Some("--list") => list(),
         Some("--bench") => bench::check(&args[1..]).and_then(|()| namespace::enter(&args, LIMIT)),
-        _ => namespace::enter(&args, LIMIT),
+        _ => outer(&args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("e2e: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+fn outer(args: &[String]) -> Result<ExitCode> {
+    machine::take(args)?;
+    if machine::machine().here {
+        let mut inside = vec![namespace::WORK.to_owned()];
+        inside.extend_from_slice(args);
+        return inner(&inside);
+    }
+    namespace::enter(args, machine::patient(LIMIT))
 }
 
 fn list() -> Result<ExitCode> {
@@ -92,9 +104,10 @@ fn list() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// In the namespaces: `<work> [--bench …] [NAME-PART …]`.
+/// In the namespaces: `<work> [--bench …] [machine's options] [NAME-PART …]`.
 fn inner(args: &[String]) -> Result<ExitCode> {
     let (work, rest) = args.split_first().context("work directory")?;
+    let rest = machine::take(rest)?;
     // target/release/deps/e2e-… -> target/release
     let me = std::env::current_exe()?;
     let binaries = me.ancestors().nth(2).context("this program's place")?;
@@ -289,14 +302,14 @@ fn watchdog() -> mpsc::Sender<Option<String>> {
     std::thread::spawn(move || {
         let mut current = None;
         loop {
-            match receiver.recv_timeout(TEST_LIMIT) {
+            match receiver.recv_timeout(machine::patient(TEST_LIMIT)) {
                 Ok(next) => current = next,
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     if let Some(name) = &current {
                         println!(
                             "test {name} ... FAILED (no end within {} s; the run ends here)",
-                            TEST_LIMIT.as_secs()
+                            machine::patient(TEST_LIMIT).as_secs()
                         );
                         println!("\ntest result: FAILED. the watchdog ended the run");
                         std::process::exit(1);

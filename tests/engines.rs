@@ -2,6 +2,7 @@
 
 use crate::{
     Module, Test,
+    machine::machine,
     runtime::Runtime,
     spawn::{Cmd, Output},
     world::World,
@@ -155,6 +156,12 @@ fn ctr(world: &World, rt: &Runtime, id: &str, detach: bool) -> Result<Cmd> {
         .args(["run", "--runc-binary"])
         .arg(&rt.path)
         .arg(if detach { "-d" } else { "--rm" });
+    let run = if machine().systemd {
+        let cgroup = format!("system.slice:ctr:{id}");
+        run.args(["--runc-systemd-cgroup", "--cgroup", &cgroup])
+    } else {
+        run
+    };
     Ok(run.args([demo, id]))
 }
 

@@ -3,6 +3,7 @@
 
 use crate::{
     cmd,
+    machine::machine,
     publisher::{self, LIST, Publisher, TENANT, fact, rule, strings},
     runtime::Backend,
     spawn::{Cmd, Output},
@@ -53,8 +54,8 @@ impl World {
             self.start_software_root()?;
             let setup = Cmd::new(self.program("attestrun")?).arg("setup").ok()?;
             ensure!(
-                setup.stderr.contains("software root"),
-                "a software root is named: {setup}"
+                setup.stderr.contains("software root") != machine().tpm,
+                "a software root is named, and nothing else: {setup}"
             );
             let facts = serde_json::from_str(&setup.stdout).with_context(|| format!("{setup}"))?;
             let again = Cmd::new(self.program("attestrun")?).arg("setup").ok()?;
@@ -71,6 +72,9 @@ impl World {
     }
 
     pub fn start_software_root(&self) -> Result<()> {
+        if machine().tpm {
+            return Ok(());
+        }
         let state = self.work.join("host-tpm");
         fs::create_dir_all(&state)?;
         let swtpm = cmd!(
@@ -120,13 +124,18 @@ impl World {
             Backend::Libcontainer => "libcontainer",
             Backend::Runc => "runc",
         };
+        let (tcti, root) = if machine().tpm {
+            ("device:/dev/tpmrm0", "hardware")
+        } else {
+            (TCTI, "software")
+        };
         for (from, to) in [
             ("backend = \"auto\"", format!("backend = \"{name}\"")),
             (
                 "tcti = \"device:/dev/tpmrm0\"",
-                format!("tcti = \"{TCTI}\""),
+                format!("tcti = \"{tcti}\""),
             ),
-            ("root = \"hardware\"", "root = \"software\"".to_owned()),
+            ("root = \"hardware\"", format!("root = \"{root}\"")),
         ] {
             ensure!(
                 text.contains(from),
@@ -157,7 +166,7 @@ impl World {
             "images = [\"{}\"]\nuser_ca = [\"{TRUST}/ca/ca.pem\"]\nrevocation = \"unchecked\"\ntenant = \"{TENANT}\"\n\
              policies = [\"{policy}\"]\nruntimes = [\"{}\"]\nswtpms = [\"{}\"]\nrootfs = [\"{}\"]\nenter = \"listed\"\n\
              waive = {}\nmax_age_secs = 60\n\n[list]\nname = \"{LIST}\"\nmin_serial = 1\n\n[launch]\nargs = \"any\"\n\
-             env = \"any\"\nallow = {}\n\n[[hosts]]\nname = \"e2e\"\nak_name = \"{}\"\nroot = \"software\"\n\
+             env = \"any\"\nallow = {}\n\n[[hosts]]\nname = \"e2e\"\nak_name = \"{}\"\nroot = {}\n\
              binding_pcr_start = \"{}\"\n",
             demo.manifest,
             fact(&host.facts, "runtime")?,
@@ -166,6 +175,7 @@ impl World {
             strings(waive),
             publisher::relaxations(),
             fact(&host.facts, "host_ak_name")?,
+            host.facts["root"],
             publisher::fact(&pin, "binding_pcr_start")?,
         );
         let path = self.work.join("expectations.toml");

@@ -4,7 +4,7 @@
 //! The namespaces of the tests hold nobody else, so the lists are whole and every entry is ours. Only
 //! keys are seen machine-wide: of these the ones that name a container of the test count.
 
-use crate::namespace;
+use crate::{machine::patient, namespace};
 use anyhow::Result;
 use std::{
     collections::BTreeSet,
@@ -63,6 +63,9 @@ const PARENTS: &[&str] = &[
     "/moby",
 ];
 
+/// The flag of a kernel thread in proc_pid_stat(5)'s ninth field.
+const PF_KTHREAD: u32 = 0x0020_0000;
+
 /// One listing.
 #[derive(Clone, Default)]
 pub struct Snapshot(BTreeSet<String>);
@@ -113,7 +116,7 @@ pub fn settle(before: &Snapshot, ids: &[String], daemons: &[i32]) -> Result<Vec<
     let start = Instant::now();
     loop {
         let left = Snapshot::take(ids, daemons)?.since(before);
-        if left.is_empty() || start.elapsed() > SETTLE {
+        if left.is_empty() || start.elapsed() > patient(SETTLE) {
             return Ok(left);
         }
         std::thread::sleep(Duration::from_millis(50));
@@ -142,6 +145,11 @@ fn processes(daemons: &[i32], all: &mut BTreeSet<String>) -> Result<()> {
             fields.first().unwrap_or(&"?"),
             fields.get(19).unwrap_or(&"?"),
         );
+        // The kernel's own come and go; only a machine without namespaces shows them.
+        let flags: u32 = fields.get(6).and_then(|f| f.parse().ok()).unwrap_or(0);
+        if flags & PF_KTHREAD != 0 {
+            continue;
+        }
         let argv = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let argv = String::from_utf8_lossy(&argv).replace('\0', " ");
         let zombie = if *state == "Z" { " (zombie)" } else { "" };

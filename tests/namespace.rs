@@ -4,7 +4,7 @@
 //!
 //! outer (the caller's namespaces) -> reaper (pid 1, collects orphans) -> inner (runs the tests).
 
-use crate::{cmd, spawn::Cmd};
+use crate::{cmd, machine::machine, spawn::Cmd};
 use anyhow::{Context, Result, bail, ensure};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
@@ -188,6 +188,10 @@ pub fn reap(args: &[String]) -> Result<ExitCode> {
 
 /// Lays the private file systems; `work` is the directory that `Outside` made.
 pub fn furnish(work: &Path) -> Result<()> {
+    if machine().here {
+        tmpfs(WORK, "mode=0755")?;
+        return sources();
+    }
     ensure!(
         getpid().as_raw() < 10 && Path::new("/proc/1").exists(),
         "not in a pid namespace of our own"
@@ -196,11 +200,7 @@ pub fn furnish(work: &Path) -> Result<()> {
     if statfs(WORK)?.filesystem_type() == OVERLAYFS_SUPER_MAGIC {
         tmpfs(WORK, "mode=0755")?; // an overlay cannot lie on another one
     }
-    fs::create_dir_all(SOURCES)?;
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .context("the project's root")?;
-    bind(sources, Path::new(SOURCES))?;
+    sources()?;
     for (place, mode) in [
         ("/tmp", "1777"),
         ("/var/tmp", "1777"),
@@ -234,6 +234,14 @@ pub fn furnish(work: &Path) -> Result<()> {
     cmd!("busybox", "ip", "link", "set", "lo", "up").ok()?;
     cmd!("hostname", "e2e").ok()?;
     Ok(())
+}
+
+fn sources() -> Result<()> {
+    fs::create_dir_all(SOURCES)?;
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("the project's root")?;
+    bind(sources, Path::new(SOURCES))
 }
 
 /// Mounts the cgroup hierarchies again, so that their roots are ours.

@@ -2,6 +2,7 @@
 
 use crate::{
     cmd,
+    machine::{machine, patient},
     spawn::{Cmd, Output},
     world::Rootfs,
 };
@@ -53,9 +54,11 @@ impl Runtime {
 
     /// `<runtime> --root … <verb>`
     pub fn cmd(&self, verb: &str) -> Cmd {
+        let systemd = machine().systemd.then_some("--systemd-cgroup");
         Cmd::new(&self.path)
             .arg("--root")
             .arg(Path::new(ROOTS).join(self.name))
+            .args(systemd)
             .arg(verb)
     }
 
@@ -87,7 +90,7 @@ impl Runtime {
                 return Ok(());
             }
             ensure!(
-                since.elapsed() < Duration::from_secs(20),
+                since.elapsed() < patient(Duration::from_secs(20)),
                 "{} is {is}, not {status}",
                 bundle.id
             );

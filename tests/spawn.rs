@@ -1,6 +1,7 @@
 //! Every process that the tests start is started here: absolute program, cleared environment, a time
 //! limit, and output to files (a container inherits its runtime's stdout, so a pipe would never end).
 
+use crate::machine::patient;
 use anyhow::{Context, Result, bail, ensure};
 use nix::{
     sys::signal::{Signal, kill},
@@ -228,6 +229,7 @@ impl Running {
 
     /// Waits for its end; at the limit it is killed and the wait is an error.
     pub fn finish(mut self, limit: Duration) -> Result<Output> {
+        let limit = patient(limit);
         let mut pause = Duration::from_micros(500);
         let status = loop {
             if let Some(status) = self.child.try_wait()? {
@@ -260,7 +262,7 @@ impl Running {
         }
         self.signal(Signal::SIGTERM)?;
         let since = Instant::now();
-        while self.is_running()? && since.elapsed() < grace {
+        while self.is_running()? && since.elapsed() < patient(grace) {
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(()) // Drop kills what is left

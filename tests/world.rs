@@ -6,6 +6,7 @@ use crate::{
     host::Host,
     image::{Image, Plan},
     leftover::{self, Snapshot},
+    machine::{machine, patient},
     namespace,
     runtime::{Backend, Runtime},
     spawn::{Cmd, Running},
@@ -280,7 +281,8 @@ impl World {
                     "--bridge=none",
                     "--storage-driver=overlay2",
                 ])
-                .args(["--exec-opt", "native.cgroupdriver=cgroupfs"])
+                .arg("--exec-opt")
+                .arg(format!("native.cgroupdriver={}", cgroup_driver()))
                 .args(["--containerd", "/run/containerd/containerd.sock"]);
             for runtime in self.runtimes() {
                 dockerd = dockerd.arg(format!(
@@ -330,7 +332,7 @@ impl World {
                 daemon.written()
             );
             ensure!(
-                since.elapsed() < Duration::from_secs(60),
+                since.elapsed() < patient(Duration::from_secs(60)),
                 "{name} is not ready: {}",
                 daemon.written()
             );
@@ -392,12 +394,17 @@ impl World {
 
 /// podman without network, systemd or journal.
 fn podman() -> Cmd {
-    cmd!(
-        "podman",
-        "--cgroup-manager=cgroupfs",
-        "--events-backend=file",
-        "--storage-driver=overlay"
-    )
+    cmd!("podman", format!("--cgroup-manager={}", cgroup_driver()))
+        .args(["--events-backend=file", "--storage-driver=overlay"])
+}
+
+/// Who makes the containers' cgroups, in the engines' words.
+fn cgroup_driver() -> &'static str {
+    if machine().systemd {
+        "systemd"
+    } else {
+        "cgroupfs"
+    }
 }
 
 const CONTAINERD: &str = r#"version = 2
