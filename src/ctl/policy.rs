@@ -14,8 +14,8 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use verify::{
     cms::certificates_from_pem,
-    cosign::PublicKey,
     policy::{Policy, RevocationRule, Rule},
+    signature::PublicKey,
 };
 
 #[derive(Subcommand)]

@@ -25,7 +25,6 @@ pub mod binding; // the record that ties container, image, list, vTPM and host b
 pub mod canon; // RFC 8785 canonical JSON
 pub mod check; // outcomes of a check and the list of check names
 pub mod cms; // CMS detached signatures and certificate chains of users
-pub mod cosign; // cosign simple signing, by key
 pub mod digest; // one type per thing that is hashed
 pub mod event; // what each PCR's events say (golden contract)
 pub mod evidence; // the CMW collection that answers a challenge
@@ -38,6 +37,7 @@ pub mod profile; // launch profile: the summary of config.json that is judged
 pub mod qualify; // qualifying data of quotes
 pub mod rootfs; // rootfs manifest (mtree), layers and their merging
 pub mod siglist; // signature list: in-toto statement of the programs that may run
+pub mod signature; // image signatures and attestations: cosign, Sigstore bundles
 pub mod tpm2; // TPMT_PUBLIC, TPMS_ATTEST, TPMT_SIGNATURE, quote verification
 pub mod wire; // messages between attestrun's processes
 

@@ -21,6 +21,7 @@ mod file;
 mod refusal;
 mod scope;
 
+pub use crate::signature::StoredSignature;
 pub use admission::{Admission, CheckedPrograms, NotStartable, VerifiedImage};
 pub use decide::{Material, decide};
 pub use refusal::{Refusal, plain_text};
@@ -107,14 +108,6 @@ pub enum SignedIdentity {
     Scope,
     /// Any: the key speaks for every repository.
     Any,
-}
-
-/// A cosign simple-signing signature as the store keeps it; bytes, no judgement.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredSignature {
-    pub payload: Vec<u8>,
-    pub signature_b64: String,
-    pub annotations: BTreeMap<String, String>,
 }
 
 /// A signature list as the store keeps it: the statement and its detached CMS signature.

@@ -16,6 +16,7 @@ use verify::{
     digest::{BlobDigest, ConfigDigest, ImageDigest},
     image::{Config, Index, Manifest},
     policy::{StoredList, StoredSignature},
+    signature::SimpleSignature,
 };
 
 /// cosign's marks in index.json (sigstore/cosign, pkg/oci/layout).
@@ -83,11 +84,11 @@ impl Store {
                 }
                 let mut annotations = layer.annotations;
                 if let Some(signature_b64) = annotations.remove(SIGNATURE) {
-                    found.push(StoredSignature {
+                    found.push(StoredSignature::Simple(SimpleSignature {
                         payload,
                         signature_b64,
                         annotations,
-                    });
+                    }));
                 }
             }
             Ok(())

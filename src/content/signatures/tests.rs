@@ -108,10 +108,12 @@ fn accept_signatures_beside_each_other() {
             &BTreeMap::new(),
         )
         .unwrap();
-    let stored = |signature: &str| StoredSignature {
-        payload: payload(&one.digest()),
-        signature_b64: signature.into(),
-        annotations: annotations.clone(),
+    let stored = |signature: &str| {
+        StoredSignature::Simple(SimpleSignature {
+            payload: payload(&one.digest()),
+            signature_b64: signature.into(),
+            annotations: annotations.clone(),
+        })
     };
     assert_eq!(
         store.signatures(&one.digest()).unwrap(),

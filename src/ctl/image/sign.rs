@@ -5,7 +5,7 @@ use crate::{
     key::SigningKey,
     report::{Report, Usage},
 };
-use ::verify::cosign::simple_payload;
+use ::verify::signature::simple_payload;
 use anyhow::{Context as _, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use clap::Args;
@@ -91,8 +91,9 @@ fn check_reference(text: &str) -> anyhow::Result<()> {
 mod tests {
     use super::*;
     use ::verify::{
-        cosign::{PublicKey, verify_simple},
         digest::ImageDigest,
+        id::UnixTime,
+        signature::{self, Demand, KeyLog, PublicKey, SimpleSignature, StoredSignature},
     };
 
     #[test]
@@ -132,9 +133,18 @@ mod tests {
             )
         );
         let signature = BASE64.encode(key.sign(&payload).unwrap());
-        let public = PublicKey::from_pem(&key.public_pem().unwrap()).unwrap();
-        assert!(verify_simple(&public, &payload, &signature, &[digest]).is_ok());
+        let demand = Demand::Key {
+            keys: vec![PublicKey::from_pem(&key.public_pem().unwrap()).unwrap()],
+            log: KeyLog::NotAsked,
+        };
+        let stored = StoredSignature::Simple(SimpleSignature {
+            payload,
+            signature_b64: signature,
+            annotations: BTreeMap::new(),
+        });
+        let now = UnixTime::from_secs(1_800_000_000);
+        assert!(signature::verify(&demand, &stored, &[digest], now).is_ok());
         let other = ImageDigest::of(b"other");
-        assert!(verify_simple(&public, &payload, &signature, &[other]).is_err());
+        assert!(signature::verify(&demand, &stored, &[other], now).is_err());
     }
 }

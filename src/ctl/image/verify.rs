@@ -5,7 +5,10 @@ use crate::{
     disk,
     report::{Ending, Report},
 };
-use ::verify::cosign::{PublicKey, verify_simple};
+use ::verify::{
+    id::UnixTime,
+    signature::{self, Demand, KeyLog, PublicKey},
+};
 use anyhow::Context as _;
 use clap::Args;
 use content::signatures::Store;
@@ -44,14 +47,19 @@ pub fn run(args: &Verify) -> anyhow::Result<Report> {
             digests.push(index);
         }
     }
+    let demand = Demand::Key {
+        keys: vec![key.clone()],
+        log: KeyLog::NotAsked,
+    };
+    let now = UnixTime::from_secs(chrono::Utc::now().timestamp());
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for digest in &digests {
         for found in store.signatures(digest).with_context(context)? {
-            match verify_simple(&key, &found.payload, &found.signature_b64, &digests) {
+            match signature::verify(&demand, &found, &digests, now) {
                 Ok(signed) => good.push(json!({
                     "image": signed.image(),
                     "reference": signed.docker_reference(),
-                    "key": signed.fingerprint(),
+                    "signer": signed.signer().to_string(),
                 })),
                 Err(e) => bad.push(e.to_string()),
             }
@@ -60,7 +68,11 @@ pub fn run(args: &Verify) -> anyhow::Result<Report> {
     let mut text = format!("image {}", chosen.digest());
     for signed in &good {
         text.push_str(
-            &format!("\n  signed by {} as {}", signed["key"], signed["reference"]).replace('"', ""),
+            &format!(
+                "\n  signed by {} as {}",
+                signed["signer"], signed["reference"]
+            )
+            .replace('"', ""),
         );
     }
     for reason in &bad {

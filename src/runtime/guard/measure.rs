@@ -13,6 +13,7 @@ use verify::{
         Rootfs, RootfsCheck, RootfsDone, Runtime, Tier, TierName, User, Verdict,
     },
     pcr::{LAST_CLOSED, PcrIndex},
+    signature::{Signed, Signer},
 };
 
 /// Extends PCRs 0 to 7 and 11 and returns what is to be bound.
@@ -62,10 +63,7 @@ pub fn measure(
             manifest: claim.image,
             config: claim.image_config,
             name: image.name().to_owned(),
-            verdict: Verdict::Key {
-                fingerprint: admission.signed_by().fingerprint(),
-                docker_reference: admission.signed_by().docker_reference().to_owned(),
-            },
+            verdict: verdict(admission.signed_by()),
             rule: admission.rule().to_owned(),
         }),
         Event::Rootfs(Rootfs {
@@ -117,6 +115,27 @@ pub fn measure(
 
 /// What watches executions inside the container: nothing yet, and evidence says so.
 const TIER: &str = "none";
+
+/// Who vouched for the image.
+fn verdict(signed: &Signed) -> Verdict {
+    let docker_reference = signed.docker_reference().map(str::to_owned);
+    match signed.signer() {
+        Signer::Key(fingerprint) => Verdict::Key {
+            fingerprint: *fingerprint,
+            docker_reference,
+        },
+        Signer::Identity {
+            subject,
+            issuer,
+            certificate,
+        } => Verdict::Keyless {
+            subject: subject.clone(),
+            issuer: issuer.clone(),
+            certificate: *certificate,
+            docker_reference,
+        },
+    }
+}
 
 fn mode(enforce: Enforce) -> &'static str {
     match enforce {

@@ -36,6 +36,8 @@ pub struct Executed {
 pub struct Measured {
     pub image_name: Option<String>,
     pub image_key: Option<KeyDigest>,
+    /// Of a keyless signature: subject and issuer.
+    pub image_identity: Option<(String, String)>,
     pub rule: Option<String>,
     pub enter: Option<EnterMode>,
     pub rootfs: Option<RootfsDigest>,
@@ -120,9 +122,13 @@ impl Measured {
         use crate::event::{EnterVerdict, Verdict};
         match event {
             Event::Image(image) => {
-                let Verdict::Key { fingerprint, .. } = &image.verdict;
                 self.image_name = Some(image.name.clone());
-                self.image_key = Some(*fingerprint);
+                match &image.verdict {
+                    Verdict::Key { fingerprint, .. } => self.image_key = Some(*fingerprint),
+                    Verdict::Keyless {
+                        subject, issuer, ..
+                    } => self.image_identity = Some((subject.clone(), issuer.clone())),
+                }
             }
             Event::Policy(policy) => {
                 self.rule = Some(policy.rule.clone());

@@ -231,7 +231,7 @@ impl Scene {
                 name: "localhost/demo:1".into(),
                 verdict: crate::event::Verdict::Key {
                     fingerprint: KeyDigest::of(b"key"),
-                    docker_reference: "localhost/demo".into(),
+                    docker_reference: Some("localhost/demo".into()),
                 },
                 rule: "demo".into(),
             }),

@@ -59,10 +59,18 @@ pub struct Launch {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Verdict {
-    /// A cosign simple-signing signature by a public key.
+    /// A signature by a public key.
     Key {
         fingerprint: KeyDigest,
-        docker_reference: String,
+        /// The name that was signed; bundles have none.
+        docker_reference: Option<String>,
+    },
+    /// A signature by a short-lived certificate.
+    Keyless {
+        subject: String,
+        issuer: String,
+        certificate: KeyDigest,
+        docker_reference: Option<String>,
     },
 }
 

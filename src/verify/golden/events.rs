@@ -148,7 +148,7 @@ fn events() -> Vec<(Event, u8, &'static str, String)> {
                 name: "localhost/demo:1".into(),
                 verdict: Verdict::Key {
                     fingerprint: digest!(KeyDigest, 3),
-                    docker_reference: "localhost/demo".into(),
+                    docker_reference: Some("localhost/demo".into()),
                 },
                 rule: "demo".into(),
             }),

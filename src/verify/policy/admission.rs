@@ -3,7 +3,6 @@
 
 use super::{Enforce, EnterMode, Policy, Refusal, Rule, StoredList, TierName};
 use crate::cms::VerifiedSigner;
-use crate::cosign::SignedBy;
 use crate::digest::{ConfigDigest, FileDigest, ImageDigest, PolicyDigest};
 use crate::id::UnixTime;
 use crate::image::Image;
@@ -11,16 +10,17 @@ use crate::imalog::encode_path;
 use crate::profile::{JudgedProfile, LaunchRules};
 use crate::rootfs::{Kind, RootfsManifest, RootfsPath};
 use crate::siglist::{Programs, VerifiedList};
+use crate::signature::Signed;
 
 /// An image that a key of the rule signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedImage {
     image: Image,
-    signed: SignedBy,
+    signed: Signed,
 }
 
 impl VerifiedImage {
-    pub(super) fn new(image: Image, signed: SignedBy) -> Self {
+    pub(super) fn new(image: Image, signed: Signed) -> Self {
         Self { image, signed }
     }
     pub fn image(&self) -> &Image {
@@ -36,7 +36,7 @@ impl VerifiedImage {
     pub fn config_digest(&self) -> ConfigDigest {
         self.image.config_digest()
     }
-    pub fn signed_by(&self) -> &SignedBy {
+    pub fn signed_by(&self) -> &Signed {
         &self.signed
     }
 }
@@ -105,7 +105,7 @@ impl Admission {
     pub fn image(&self) -> &VerifiedImage {
         &self.image
     }
-    pub fn signed_by(&self) -> &SignedBy {
+    pub fn signed_by(&self) -> &Signed {
         &self.image.signed
     }
     pub fn list(&self) -> &VerifiedList {

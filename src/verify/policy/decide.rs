@@ -5,13 +5,13 @@ use super::{
     Policy, Refusal, RevocationRule, Rule, SignedIdentity, StoredList, StoredSignature, TrustFiles,
 };
 use crate::cms::{CmsRefusal, Revocation, certificates_from_pem};
-use crate::cosign::{PublicKey, SignedBy, verify_simple};
 use crate::digest::ImageDigest;
 use crate::id::UnixTime;
 use crate::image::Image;
 use crate::policy::scope::ImageName;
 use crate::profile::{JudgedProfile, LaunchProfile, judge};
 use crate::siglist::{Authentic, List, ListRefusal, ListRule, VerifiedList};
+use crate::signature::{self, Demand, KeyLog, PublicKey, Signed};
 use der::Decode;
 use std::fmt::Display;
 use std::path::Path;
@@ -91,7 +91,7 @@ pub fn decide(
     refusal.rule = Some(rule.name.as_str().into());
 
     // All three are judged even if the first fails: one refusal tells everything.
-    let signed = signature(rule, material);
+    let signed = signature(rule, material, now);
     let listed = list(rule, material, now);
     let judged = launch(rule, profile);
     match (signed, listed, judged) {
@@ -153,7 +153,7 @@ fn corrupt(what: &str, path: &Path, why: &dyn Display) -> No {
 
 /// The first signature, in the order of the rule's keys, that one of them made over this image under
 /// a name that the rule takes: key, digest and name are of one and the same signature.
-fn signature(rule: &Rule, material: &Material<'_>) -> Result<SignedBy, No> {
+fn signature(rule: &Rule, material: &Material<'_>, now: UnixTime) -> Result<Signed, No> {
     let mut keys = Vec::new();
     for path in &rule.keys {
         let bytes = trusted(material, "image key", path)?;
@@ -162,15 +162,17 @@ fn signature(rule: &Rule, material: &Material<'_>) -> Result<SignedBy, No> {
     }
     let digests = material.image.digests();
     let mut failures = Vec::new();
-    for key in &keys {
-        for stored in &material.signatures {
-            match verify_simple(key, &stored.payload, &stored.signature_b64, &digests) {
-                Ok(signed) => match identity(rule, &signed) {
-                    Ok(()) => return Ok(signed),
-                    Err(why) => failures.push(why),
-                },
-                Err(why) => failures.push(why.to_string()),
-            }
+    let demand = Demand::Key {
+        keys,
+        log: KeyLog::NotAsked,
+    };
+    for stored in &material.signatures {
+        match signature::verify(&demand, stored, &digests, now) {
+            Ok(signed) => match identity(rule, &signed) {
+                Ok(()) => return Ok(signed),
+                Err(why) => failures.push(why),
+            },
+            Err(why) => failures.push(why.to_string()),
         }
     }
     let reason = match material.signatures.len() {
@@ -184,17 +186,20 @@ fn signature(rule: &Rule, material: &Material<'_>) -> Result<SignedBy, No> {
 }
 
 /// The signed name is about the rule's repository.
-fn identity(rule: &Rule, signed: &SignedBy) -> Result<(), String> {
+fn identity(rule: &Rule, signed: &Signed) -> Result<(), String> {
     let (SignedIdentity::Scope, Some(repository)) = (rule.signed_identity, rule.scope.repository())
     else {
         return Ok(());
     };
-    match ImageName::of(signed.docker_reference()) {
+    match signed.docker_reference().and_then(ImageName::of) {
         Some(name) if name.repository() == repository => Ok(()),
         _ => Err(format!(
-            "the signature by key {} is for `{}`, not for {repository} (a rule may say signed_identity = \"any\")",
-            signed.fingerprint(),
-            signed.docker_reference()
+            "the signature by {} is for {}, not for {repository} (a rule may say signed_identity = \"any\")",
+            signed.signer(),
+            match signed.docker_reference() {
+                Some(name) => format!("`{name}`"),
+                None => "no name".to_owned(),
+            },
         )),
     }
 }

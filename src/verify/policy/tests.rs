@@ -1,12 +1,12 @@
 //! Policies, and decisions under them: one accepted image, and each way to be refused.
 
 use super::*;
-use crate::cosign::simple_payload;
 use crate::digest::{FileDigest, ImageDigest};
 use crate::id::UnixTime;
 use crate::image::{ClaimedImage, Image};
 use crate::profile::LaunchProfile;
 use crate::siglist::Draft;
+use crate::signature::{SimpleSignature, simple_payload};
 use crate::testkit::{ImageKey, NOW, TENANT, User, UserCa, draft, image_key, user_ca};
 use rcgen::date_time_ymd;
 
@@ -102,11 +102,12 @@ fn scene() -> Scene {
 impl Scene {
     fn sign(&mut self, reference: &str, digest: ImageDigest) {
         let payload = simple_payload(reference, &digest).unwrap();
-        self.signatures.push(StoredSignature {
-            signature_b64: self.key.sign_base64(&payload),
-            payload,
-            annotations: BTreeMap::new(),
-        });
+        self.signatures
+            .push(StoredSignature::Simple(SimpleSignature {
+                signature_b64: self.key.sign_base64(&payload),
+                payload,
+                annotations: BTreeMap::new(),
+            }));
     }
     fn list(&mut self, edit: impl FnOnce(&mut Draft)) {
         let mut draft = draft(self.image.manifest_digest());
@@ -164,7 +165,10 @@ fn accept_signed_image() {
         admission.image().manifest_digest(),
         scene.image.manifest_digest()
     );
-    assert_eq!(admission.signed_by().docker_reference(), "localhost/demo");
+    assert_eq!(
+        admission.signed_by().docker_reference(),
+        Some("localhost/demo")
+    );
     assert_eq!(admission.signer().tenant(), TENANT);
     assert_eq!(admission.list().serial(), 7);
     assert_eq!(admission.stored_list(), &scene.lists[0]);
@@ -241,11 +245,11 @@ fn accept_second_key_and_second_signature() {
         .insert(Path::new(other), Ok(image_key().public_pem().into_bytes()));
     scene.signatures.insert(
         0,
-        StoredSignature {
+        StoredSignature::Simple(SimpleSignature {
             payload: b"{}".to_vec(),
             signature_b64: "%".into(),
             annotations: BTreeMap::new(),
-        },
+        }),
     );
     assert!(scene.decide().is_ok());
 }
