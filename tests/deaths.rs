@@ -69,7 +69,10 @@ fn processes(word: &str) -> Result<Vec<i32>> {
             .split(|b| *b == 0)
             .map(String::from_utf8_lossy)
             .collect();
-        if argv.iter().any(|a| a == word) {
+        if argv
+            .iter()
+            .any(|a| a == word || a.ends_with(&format!("/attestrun-{word}")))
+        {
             found.push(pid);
         }
     }

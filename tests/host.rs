@@ -136,6 +136,10 @@ impl World {
                 format!("tcti = \"{tcti}\""),
             ),
             ("root = \"hardware\"", format!("root = \"{root}\"")),
+            (
+                "/usr/libexec/attestrun/attestrun-host",
+                self.program("attestrun-host")?.display().to_string(),
+            ),
         ] {
             ensure!(
                 text.contains(from),

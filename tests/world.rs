@@ -58,7 +58,12 @@ impl World {
     pub fn make(work: &Path, binaries: &Path) -> Result<Self> {
         // Read before anything is mounted over their place.
         let mut programs = Vec::new();
-        for name in ["attestrun", "attestrun-agent", "attestctl"] {
+        for name in [
+            "attestrun",
+            "attestrun-host",
+            "attestrun-agent",
+            "attestctl",
+        ] {
             let place = binaries.join(name);
             let bytes = fs::read(&place).with_context(|| {
                 format!("{} is not built: cargo build --release", place.display())

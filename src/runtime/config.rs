@@ -26,6 +26,8 @@ pub struct Config {
     /// An external runtime (runc, crun, youki), absolute: engines call us without a PATH.
     pub runc: PathBuf,
     pub swtpm: PathBuf,
+    /// The program of the host service, for the first create of a boot without a service manager.
+    pub host_service: PathBuf,
     pub host_tpm: HostTpm,
     pub stores: Stores,
     pub vtpm: Vtpm,
@@ -117,7 +119,11 @@ impl Config {
             "version = {} is not known to this attestrun (it knows 1)",
             config.version
         );
-        for (key, path) in [("runc", &config.runc), ("swtpm", &config.swtpm)] {
+        for (key, path) in [
+            ("runc", &config.runc),
+            ("swtpm", &config.swtpm),
+            ("host_service", &config.host_service),
+        ] {
             ensure!(
                 path.is_absolute(),
                 "{key} = {:?} must be an absolute path",

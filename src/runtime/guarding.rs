@@ -69,7 +69,7 @@ impl Guarding {
         let file = file.with_context(|| format!("cannot open {}", log.display()))?;
         // keeper and guard alone keep it open, as their standard error: see `wait_for_end`
         flock(&file, FlockOperation::LockShared)?;
-        let keeper = spawn::myself_logging(&["keeper"], keepers.into_fd(), file)?;
+        let keeper = spawn::keeper(keepers.into_fd(), file)?;
         let this = Self {
             run_id: run_id.clone(),
             run_dir: run_dir.clone(),

@@ -8,22 +8,22 @@ use crate::{
     ending::Holdings,
     guard,
     ipc::{Answer, Channel},
-    slice, spawn,
+    slice, sys,
 };
 use anyhow::{Context, Result};
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+    process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid},
 };
 use serde::{Deserialize, Serialize};
 use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd},
-    process::Child,
     time::Duration,
 };
 use verify::id::{ContainerId, RunId};
 
-/// create → keeper. Descriptors: the guard's ends of its channels to create and to the host service.
+/// create → keeper, and from there to the guard. Descriptors: the guard's ends of its channels to create
+/// and to the host service.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Begin {
     pub run_id: RunId,
@@ -47,19 +47,27 @@ pub fn run() -> Result<()> {
         .expect::<Begin>()
         .context("keeper: nothing to keep")?;
     let (lifeline, guards_end) = Channel::pair()?;
-    let guard = spawn::myself(&["guard"], guards_end.into_fd())?;
-    let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
-    let run_id = begin.run_id.clone();
-    lifeline.send(
-        &guard::Begin {
-            run_id: begin.run_id,
-            container: begin.container,
-        },
-        &fds,
-    )?;
+    // a fork, not a fresh start: what create waits for is the guard's TPM
+    let Some(guard) = sys::fork().context("keeper: cannot make the guard")? else {
+        drop((create, lifeline));
+        sys::exit_now(guard(begin, guards_end, fds))
+    };
+    drop((guards_end, fds));
+    let run_id = begin.run_id;
     // the guard enters by itself, while its vTPM gets ready: entering takes longer than starting it
     slice::enter(run_id.as_str())?;
     keep(create, lifeline, guard)
+}
+
+/// The guard's side of the fork: its exit code.
+fn guard(begin: Begin, lifeline: Channel, fds: Vec<OwnedFd>) -> i32 {
+    match guard::run(begin, lifeline, fds) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("attestrun guard: {error:#}");
+            1
+        }
+    }
 }
 
 /// The whole state of a keeper: before create handed the container over, and after.
@@ -68,8 +76,9 @@ enum Watch {
     Keeping(Holdings),
 }
 
-fn keep(create: Channel, lifeline: Channel, mut guard: Child) -> Result<()> {
-    let guard_end = pidfd_of(&guard)?;
+fn keep(create: Channel, lifeline: Channel, guard: Pid) -> Result<()> {
+    let guard_end = pidfd_open(guard, PidfdFlags::empty())
+        .with_context(|| format!("keeper: no pidfd for guard {guard}"))?;
     let mut watch = Watch::Awaiting(create);
     loop {
         let other = match &watch {
@@ -90,17 +99,15 @@ fn keep(create: Channel, lifeline: Channel, mut guard: Child) -> Result<()> {
             (Watch::Keeping(holdings), true, _) => {
                 // No takeover: whatever the guard had seen is gone, so the container ends with it.
                 holdings.kill_all();
-                guard.wait()?;
-                return Ok(());
+                return reap(guard);
             }
             (Watch::Keeping(_), false, true) => {
                 // The container ended; the guard sees the same and ends by itself.
                 drop(lifeline);
-                return end_guard(&mut guard, &guard_end);
+                return end_guard(guard, &guard_end);
             }
             (Watch::Awaiting(_), true, _) => {
-                guard.wait()?;
-                return Ok(());
+                return reap(guard);
             }
             (Watch::Awaiting(create), false, true) => match create.recv::<Keep>() {
                 Ok(Some((keep, fds))) => {
@@ -111,8 +118,7 @@ fn keep(create: Channel, lifeline: Channel, mut guard: Child) -> Result<()> {
                 // create was killed, or gave up and cleans up after itself
                 Ok(None) | Err(_) => {
                     pidfd_send_signal(&guard_end, Signal::KILL).ok();
-                    guard.wait()?;
-                    return Ok(());
+                    return reap(guard);
                 }
             },
             (unchanged, false, false) => unchanged,
@@ -120,7 +126,7 @@ fn keep(create: Channel, lifeline: Channel, mut guard: Child) -> Result<()> {
     }
 }
 
-fn end_guard(guard: &mut Child, guard_end: &OwnedFd) -> Result<()> {
+fn end_guard(guard: Pid, guard_end: &OwnedFd) -> Result<()> {
     let grace = rustix::event::Timespec {
         tv_sec: GUARD_GRACE.as_secs() as i64,
         tv_nsec: 0,
@@ -129,14 +135,14 @@ fn end_guard(guard: &mut Child, guard_end: &OwnedFd) -> Result<()> {
     if poll(&mut fds, Some(&grace)).unwrap_or(0) == 0 {
         pidfd_send_signal(guard_end, Signal::KILL).ok();
     }
-    guard.wait()?;
-    Ok(())
+    reap(guard)
 }
 
-fn pidfd_of(child: &Child) -> Result<OwnedFd> {
-    let pid = rustix::process::Pid::from_child(child);
-    pidfd_open(pid, PidfdFlags::empty())
-        .with_context(|| format!("keeper: no pidfd for guard {}", child.id()))
+fn reap(guard: Pid) -> Result<()> {
+    match waitpid(Some(guard), WaitOptions::empty()) {
+        Ok(_) | Err(rustix::io::Errno::CHILD) => Ok(()),
+        Err(error) => Err(error).context("keeper: cannot wait for the guard"),
+    }
 }
 
 impl Channel {

@@ -52,7 +52,7 @@ pub fn create(
     let state = &mut launch.state;
     // keeper, guard and vTPM get ready while this process seals the bundle
     let mut guarding = Guarding::begin(&state.run_dir(), &state.run_id, &state.id)?;
-    let host = host::Client::connect()?;
+    let host = host::Client::connect(config)?;
     let sealed = bundle.seal(
         &state.run_dir(),
         &state.id,

@@ -7,7 +7,6 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use std::path::Path;
-use tpm::host::Root;
 use verify::{digest::PolicyDigest, policy::Policy};
 
 pub fn run() -> Result<()> {
@@ -16,9 +15,10 @@ pub fn run() -> Result<()> {
         .with_context(|| format!("cannot read the policy {}", config::POLICY))?;
     Policy::parse(&text).with_context(|| format!("policy {}", config::POLICY))?;
     let enrolled = host::enroll(&config)?;
-    let root = match enrolled.root {
-        Root::Hardware => "hardware",
-        Root::Software => "software",
+    let root = if enrolled.software {
+        "software"
+    } else {
+        "hardware"
     };
     let facts = serde_json::json!({
         "host_ak_name": enrolled.aik_name,
@@ -29,7 +29,7 @@ pub fn run() -> Result<()> {
         "swtpm": executables::digest(&config.swtpm)?,
     });
     println!("{}", serde_json::to_string_pretty(&facts)?);
-    if enrolled.root == Root::Software {
+    if enrolled.software {
         eprintln!(
             "attestrun setup: the host TPM {} is a software root: it proves nothing about this machine, and every \
              evidence says so",

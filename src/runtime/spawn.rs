@@ -4,49 +4,79 @@
 
 use anyhow::{Context, Result};
 use std::{
+    ffi::OsString,
     fs::File,
     os::{fd::OwnedFd, unix::process::CommandExt},
     path::Path,
     process::{Child, Command, Stdio},
 };
 
-/// This very executable, so that one digest covers runtime, keeper, guard and host service.
+/// This very executable, so that one digest covers runtime, keeper and guard.
 const MYSELF: &str = "/proc/self/exe";
 
-/// `attestrun WORDS` with `channel` as standard input; its complaints go where ours go.
-pub fn myself(words: &[&str], channel: OwnedFd) -> Result<Child> {
-    myself_complaining_to(words, channel, Stdio::inherit())
-}
-
-/// The same with its own file for complaints: our standard error is the container's, or the engine
-/// waits for its end.
-pub fn myself_logging(words: &[&str], channel: OwnedFd, log: File) -> Result<Child> {
-    myself_complaining_to(words, channel, log.into())
-}
-
-fn myself_complaining_to(words: &[&str], channel: OwnedFd, complaints: Stdio) -> Result<Child> {
-    Command::new(MYSELF)
+/// `attestrun keeper` with `channel` as standard input. It has its own file for complaints: our standard
+/// error is the container's, or the engine waits for its end.
+pub fn keeper(channel: OwnedFd, log: File) -> Result<Child> {
+    let mut command = Command::new(MYSELF);
+    command
         .arg0("attestrun")
-        .args(words)
+        .arg("keeper")
+        .stdin(Stdio::from(channel));
+    alone(command, log)
+        .spawn()
+        .context("cannot start `attestrun keeper`")
+}
+
+/// The host service, which outlives us.
+pub fn host_service(program: &Path, option: &str, log: File) -> Result<Child> {
+    let mut command = Command::new(program);
+    command.arg(option).stdin(Stdio::null());
+    alone(command, log)
+        .spawn()
+        .with_context(|| format!("cannot start the host service {}", program.display()))
+}
+
+fn alone(mut command: Command, log: File) -> Command {
+    command
         .env_clear()
         .current_dir("/")
-        .stdin(Stdio::from(channel))
         .stdout(Stdio::null())
-        .stderr(complaints)
-        .spawn()
-        .with_context(|| format!("cannot start `attestrun {}`", words.join(" ")))
+        .stderr(log);
+    command
+}
+
+/// What the host service's program prints when it is run with `word`; its complaints go where ours go.
+pub fn host_service_says(program: &Path, word: &str) -> Result<String> {
+    let output = Command::new(program)
+        .arg(word)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot execute the host service {}", program.display()))?;
+    anyhow::ensure!(
+        output.status.success(),
+        "{} {word} ended with {}",
+        program.display(),
+        output.status
+    );
+    String::from_utf8(output.stdout).context("its answer is not valid UTF-8")
+}
+
+/// Becomes the host service; returns only if that fails.
+pub fn become_host_service(program: &Path, words: &[OsString]) -> anyhow::Error {
+    let error = Command::new(program).args(words).env_clear().exec();
+    anyhow::Error::new(error).context(format!(
+        "cannot execute the host service {}",
+        program.display()
+    ))
 }
 
 /// A container's TPM: no privilege, a uid of its own, the current directory as its state.
 /// `arguments` name an inherited descriptor, which the caller opened without close-on-exec. It dies with
 /// its guard: `--terminate` alone does not end an swtpm (0.7) whose client closes before an answer.
 /// (swtpm's own `--runas` would be quicker, but a change of uid forgets the parent-death signal.)
-pub fn swtpm(
-    program: &Path,
-    arguments: &[std::ffi::OsString],
-    uid: u32,
-    log: &Path,
-) -> Result<Child> {
+pub fn swtpm(program: &Path, arguments: &[OsString], uid: u32, log: &Path) -> Result<Child> {
     let log = File::options()
         .create(true)
         .append(true)
@@ -93,7 +123,7 @@ pub enum Streams {
 /// Runs the external backend to its end. It dies with us, so that an engine that kills us kills it.
 pub fn backend(
     program: &Path,
-    arguments: &[std::ffi::OsString],
+    arguments: &[OsString],
     streams: Streams,
 ) -> Result<std::process::ExitStatus> {
     let (name, value) = PATH_FOR_BACKEND.split_once('=').unwrap_or_default();

@@ -69,6 +69,39 @@ pub fn prepare_child(command: &mut Command, die_with_parent: bool) {
     }
 }
 
+/// fork(2): the child's pid, or nothing in the child, which goes on in this very program.
+pub fn fork() -> Result<Option<rustix::process::Pid>> {
+    let threads = std::fs::read_dir("/proc/self/task")?.count();
+    if threads != 1 {
+        // another thread's locks would stay locked in the child for ever
+        return Err(Error::other(format!("cannot fork with {threads} threads")));
+    }
+    // SAFETY: this is the only thread.
+    let pid = check(unsafe { libc::fork() }.into())?;
+    Ok(rustix::process::Pid::from_raw(pid as i32))
+}
+
+/// Gives a forked process a command line of its own (`ps`, /proc/<pid>/cmdline): `name word` must fit where
+/// the old one lies.
+pub fn retitle(name: &str, word: &str) -> Result<()> {
+    use std::os::unix::fs::FileExt;
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // proc(5): arg_start and arg_end are fields 48 and 49; the second one may contain spaces
+    let fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' '));
+    let mut bounds = fields.into_iter().flatten().skip(45).map(str::parse::<u64>);
+    let (Some(Ok(start)), Some(Ok(end))) = (bounds.next(), bounds.next()) else {
+        return Err(Error::other("/proc/self/stat has no arg_start"));
+    };
+    let mut title = [name, "\0", word, "\0"].concat().into_bytes();
+    let room = usize::try_from(end - start).unwrap_or(0);
+    if title.len() > room {
+        return Err(Error::other("the command line has too little room"));
+    }
+    title.resize(room, 0);
+    let memory = File::options().write(true).open("/proc/self/mem")?;
+    memory.write_all_at(&title, start)
+}
+
 /// Ends the process at once: no destructors, no atexit handlers.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit(2) does not return.

@@ -21,8 +21,10 @@ use crate::{
     config::Config,
     ending::{CgroupKind, Holdings},
     ipc::{Answer, Channel},
+    keeper::Begin,
     slice,
     state::RunDir,
+    sys,
 };
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -38,15 +40,8 @@ use tpm::vtpm::Vtpm;
 use verify::{
     binding::{Claim, Record},
     event::{Backend, HostLink},
-    id::{ContainerId, RunId, UnixTime},
+    id::{ContainerId, UnixTime},
 };
-
-/// keeper → guard, over standard input. Descriptors: the channels to create and to the host service.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Begin {
-    pub run_id: RunId,
-    pub container: ContainerId,
-}
 
 /// create → guard, in this order; a channel that closes before `Attach` ends the guard.
 #[derive(Debug, Serialize, Deserialize)]
@@ -121,13 +116,11 @@ pub const SOCKET: &str = "guard.sock";
 /// How long create may take between two messages; engines allow 240 s for all of it.
 const CREATE_PATIENCE: Duration = Duration::from_secs(240);
 
-/// `attestrun guard`; standard input is the lifeline to the keeper.
-pub fn run() -> Result<()> {
+/// The guard's whole life, in a process that the keeper forked. `lifeline` ends with the keeper; the
+/// descriptors are the channels to create and to the host service.
+pub fn run(begin: Begin, lifeline: Channel, fds: Vec<OwnedFd>) -> Result<()> {
+    sys::retitle("attestrun", "guard")?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
-    let lifeline = Channel::from_stdin()?;
-    let (begin, fds) = lifeline
-        .expect::<Begin>()
-        .context("guard: nothing to guard")?;
     let Ok([create, host]) = <[OwnedFd; 2]>::try_from(fds) else {
         bail!("guard: two channels must come")
     };

@@ -1,7 +1,11 @@
 //! What the host service knows and does, one at a time: the TPM, the binding log, the containers that
 //! run now.
 
-use super::log::{BindingLog, BindingPcr};
+use super::{
+    Enrolled,
+    log::{BindingLog, BindingPcr},
+    service,
+};
 use crate::{
     config::{self, Config},
     guard,
@@ -26,7 +30,6 @@ use verify::{
     evidence::HostPcrs,
     id::{ContainerId, RunId},
     pcr::{HOST_QUOTED, PcrIndex},
-    tpm2::TpmName,
 };
 
 /// A guard that does not quote within this time is as good as gone.
@@ -55,13 +58,6 @@ pub struct Bound {
     guard: Mutex<Channel>,
 }
 
-/// What `setup` made or found.
-pub struct Enrolled {
-    pub aik_name: TpmName,
-    pub root: Root,
-    pub fresh: bool,
-}
-
 /// What a host quote proves, with the log that explains its binding PCR.
 pub struct HostHalf {
     pub quote: Quote,
@@ -72,23 +68,27 @@ pub struct HostHalf {
 impl Core {
     pub fn open(config: &Config) -> Result<Self> {
         let mut tpm = open_tpm(config)?;
-        let blob = fs::read(super::AIK).with_context(|| {
+        let blob = fs::read(service::AIK).with_context(|| {
             format!(
                 "cannot read the host's attestation key {}; `attestrun setup` makes it",
-                super::AIK
+                service::AIK
             )
         })?;
         tpm.load_aik(
             &AikBlob::parse(&blob)
-                .with_context(|| format!("the attestation key {} is corrupt", super::AIK))?,
+                .with_context(|| format!("the attestation key {} is corrupt", service::AIK))?,
         )
-        .with_context(|| format!("the host TPM does not load the key {}", super::AIK))?;
+        .with_context(|| format!("the host TPM does not load the key {}", service::AIK))?;
         let host_boot = boot_id()?;
         let host_reset = tpm.reset_count()?;
         let pcr = PcrIndex::new(config.host_tpm.binding_pcr.into())?;
         // a software root may be restarted within a boot; on hardware resetCount adds nothing
         let era = format!("{host_boot}-{host_reset}");
-        let log = BindingLog::open(super::state_dir(), &era, &mut OnTpm { tpm: &mut tpm, pcr })?;
+        let log = BindingLog::open(
+            service::state_dir(),
+            &era,
+            &mut OnTpm { tpm: &mut tpm, pcr },
+        )?;
         let seq = log
             .entries()
             .iter()
@@ -319,9 +319,10 @@ fn open_tpm(config: &Config) -> Result<HostTpm> {
     }
 }
 
+/// Makes the key, or loads the one that is there.
 pub fn enroll(config: &Config) -> Result<Enrolled> {
     let mut tpm = open_tpm(config)?;
-    let path = Path::new(super::AIK);
+    let path = Path::new(service::AIK);
     let (blob, fresh) = match fs::read(path) {
         Ok(bytes) => (
             AikBlob::parse(&bytes).with_context(|| format!("{} is corrupt", path.display()))?,
@@ -341,7 +342,7 @@ pub fn enroll(config: &Config) -> Result<Enrolled> {
     }
     Ok(Enrolled {
         aik_name: tpm.aik_name()?,
-        root: tpm.kind(),
+        software: tpm.kind() == Root::Software,
         fresh,
     })
 }

@@ -1,45 +1,39 @@
-//! `attestrun host`: the host service. One root process without network, the only user of the host
-//! TPM, owner of its attestation key, of the binding PCR and of the binding log.
-//!
-//! It signs only what it computed itself: create hands it a claim, the agent a nonce; nobody hands it
-//! qualifying data.
+//! The host service: one root process without network, the only user of the host TPM, owner of its
+//! attestation key, of the binding PCR and of the binding log. Here: what it is asked, and by whom;
+//! [`service`] is the program behind it.
 
 mod challenge;
 mod core;
 mod log;
+pub mod service;
 
-use self::core::Core;
 use crate::{
-    config::{self, Config},
-    ending::has_ended,
+    config::Config,
     ipc::{Answer, Channel},
-    slice,
+    spawn,
 };
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::{
+    ffi::OsString,
     fs::{self, DirBuilder, File},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{
-            fs::{DirBuilderExt, PermissionsExt},
-            net::{UnixListener, UnixStream},
-        },
+        unix::{fs::DirBuilderExt, net::UnixStream},
     },
     path::Path,
-    sync::Arc,
     thread,
     time::Duration,
 };
-use verify::{binding::Claim, event::HostLink, id::RunId};
+use verify::{binding::Claim, event::HostLink, id::RunId, tpm2::TpmName};
 
 const DIR: &str = "/run/attestrun-host";
 /// For root alone: create, and guards whose host service was restarted.
 pub const CONTROL: &str = "/run/attestrun-host/control.sock";
-/// For the agent's group.
-const AGENT: &str = "/run/attestrun-host/agent.sock";
-/// The host AIK: its blob and its authorization value, root's alone.
-const AIK: &str = "/var/lib/attestrun/host/aik";
+/// The option of a service that no service manager started: it leaves the caller's session and cgroup.
+const ON_DEMAND: &str = "--on-demand";
+/// The argument that makes the host's key instead of serving.
+const ENROLL: &str = "enroll";
 
 /// Between two messages of one conversation.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -58,172 +52,34 @@ pub enum Request {
     Rejoin { run_id: RunId, record: String },
 }
 
-/// The option of a service that no service manager started: it leaves the caller's session and cgroup.
-const ON_DEMAND: &str = "--on-demand";
+/// What enrolling made or found: the host's identity for every challenger.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Enrolled {
+    pub aik_name: TpmName,
+    /// A software root proves nothing about this machine.
+    pub software: bool,
+    pub fresh: bool,
+}
 
-/// Runs until it is ended.
-pub fn run(arguments: &[String]) -> Result<()> {
-    match arguments {
-        [] => {}
-        [option] if option == ON_DEMAND => slice::enter("host")?,
-        other => bail!("attestrun host takes no arguments but {ON_DEMAND}: {other:?}"),
-    }
+/// `attestrun host …`: becomes the service.
+pub fn become_service(words: &[OsString]) -> Result<()> {
     let config = Config::load()?;
-    let _one = lock()?;
-    let core = Arc::new(Core::open(&config)?);
-    let control = listen(CONTROL, 0o600, None)?;
-    let agent = listen(AGENT, 0o660, Some(&config.agent.group))?;
-    let for_agent = core.clone();
-    thread::spawn(move || accept(&agent, &for_agent, challenge::serve));
-    accept(&control, &core, |core, stream| {
-        converse(core, &Channel::new(stream))
-    });
-    Ok(())
+    Err(spawn::become_host_service(&config.host_service, words))
 }
 
-/// Makes this host's attestation key, once: the key is the host's identity for every challenger.
+/// Makes this host's attestation key, once.
 pub fn enroll(config: &Config) -> Result<Enrolled> {
-    let _one = lock().context("the host service holds the TPM; stop it first")?;
-    core::enroll(config)
-}
-
-pub use core::Enrolled;
-
-fn lock() -> Result<File> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(DIR)
-        .with_context(|| format!("cannot make {DIR}"))?;
-    let path = Path::new(DIR).join("lock");
-    let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-        .with_context(|| format!("another host service runs (it holds {})", path.display()))?;
-    Ok(file)
-}
-
-fn listen(path: &str, mode: u32, group: Option<&str>) -> Result<UnixListener> {
-    let doing = || format!("cannot listen on {path}");
-    fs::remove_file(path).or_else(|e| {
-        if e.kind() == std::io::ErrorKind::NotFound {
-            Ok(())
-        } else {
-            Err(e)
-        }
-    })?;
-    // the directory lets everybody pass: the socket must never exist with a wider mode than its own
-    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-    let listener = UnixListener::bind(path);
-    rustix::process::umask(before);
-    let listener = listener.with_context(doing)?;
-    if let Some(name) = group {
-        match nix::unistd::Group::from_name(name)
-            .with_context(|| format!("cannot look up group {name}"))?
-        {
-            Some(group) => std::os::unix::fs::chown(path, None, Some(group.gid.as_raw()))
-                .with_context(doing)?,
-            None => bail!(
-                "group `{name}` (agent.group) does not exist; the package makes it, or `groupadd -r {name}`"
-            ),
-        }
-    }
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).with_context(doing)?;
-    Ok(listener)
-}
-
-/// Each connection in a thread of its own, so that a slow one delays nobody.
-fn accept(listener: &UnixListener, core: &Arc<Core>, serve: fn(&Core, UnixStream) -> Result<()>) {
-    for stream in listener.incoming() {
-        let Ok(stream) = stream else {
-            thread::sleep(Duration::from_millis(50)); // out of descriptors: do not spin
-            continue;
-        };
-        let core = core.clone();
-        let spawned = thread::Builder::new().stack_size(512 << 10).spawn(move || {
-            if let Err(error) = serve(&core, stream) {
-                eprintln!("attestrun host: {error:#}");
-            }
-        });
-        if let Err(error) = spawned {
-            eprintln!("attestrun host: cannot serve: {error}");
-        }
-    }
-}
-
-/// One container's life as the host service sees it: bound, attached, ended, unbound.
-fn converse(core: &Core, peer: &Channel) -> Result<()> {
-    peer.set_timeout(PATIENCE)?;
-    while let Some((request, mut fds)) = peer.recv::<Request>()? {
-        match request {
-            Request::Hello => peer.send(&Answer::Ok(core.link()), &[])?,
-            Request::Bind { run_id, claim } => {
-                let guard = Channel::new(one(&mut fds)?.into());
-                match core.bind(&run_id, *claim, guard) {
-                    Ok(record) => peer.send(&Answer::Ok(record), &[])?,
-                    Err(error) => return peer.send(&Answer::<String>::of(Err(error)), &[]),
-                }
-                let attached = attach(peer);
-                let pidfd = match attached {
-                    Ok(pidfd) => pidfd,
-                    Err(_) => return core.void(&run_id),
-                };
-                return until_end(core, &run_id, &pidfd);
-            }
-            Request::Rejoin { run_id, record } => {
-                let pidfd = fds
-                    .pop()
-                    .context("a guard rejoined without its container")?;
-                let guard = Channel::new(one(&mut fds)?.into());
-                let rejoined = core.rejoin(&run_id, &record, guard);
-                let failed = rejoined.is_err();
-                peer.send(&Answer::of(rejoined), &[])?;
-                return if failed {
-                    Ok(())
-                } else {
-                    until_end(core, &run_id, &pidfd)
-                };
-            }
-            Request::Attach => bail!("attach before bind"),
-        }
-    }
-    Ok(())
-}
-
-fn attach(peer: &Channel) -> Result<OwnedFd> {
-    let (Request::Attach, mut fds) = peer.expect()? else {
-        bail!("bind is followed by attach")
-    };
-    let pidfd = one(&mut fds)?;
-    peer.send(&Answer::Ok(()), &[])?;
-    Ok(pidfd)
-}
-
-fn until_end(core: &Core, run_id: &RunId, pidfd: &OwnedFd) -> Result<()> {
-    while !has_ended(pidfd) {
-        let mut fds = [rustix::event::PollFd::new(
-            pidfd,
-            rustix::event::PollFlags::IN,
-        )];
-        match rustix::event::poll(&mut fds, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error).context("cannot wait for the container's end"),
-        }
-    }
-    core.unbind(run_id)
-}
-
-fn one(fds: &mut Vec<OwnedFd>) -> Result<OwnedFd> {
-    let fd = fds.pop().context("a descriptor is missing")?;
-    ensure!(fds.is_empty(), "too many descriptors");
-    Ok(fd)
+    let said = spawn::host_service_says(&config.host_service, ENROLL)?;
+    serde_json::from_str(&said).context("the host service's answer")
 }
 
 /// A conversation with the host service; starts the service when it does not run.
 pub struct Client(Channel);
 
 impl Client {
-    pub fn connect() -> Result<Self> {
-        Self::over(UnixStream::connect(CONTROL).or_else(|_| start())?, PATIENCE)
+    pub fn connect(config: &Config) -> Result<Self> {
+        let stream = UnixStream::connect(CONTROL).or_else(|_| start(config))?;
+        Self::over(stream, PATIENCE)
     }
 
     /// Over a connection that exists already, with `patience` for each answer.
@@ -274,7 +130,7 @@ impl Client {
 }
 
 /// The first create of a boot starts the service where no service manager did.
-fn start() -> Result<UnixStream> {
+fn start(config: &Config) -> Result<UnixStream> {
     const ATTEMPTS: u32 = 500;
     DirBuilder::new()
         .recursive(true)
@@ -282,10 +138,9 @@ fn start() -> Result<UnixStream> {
         .create(DIR)
         .with_context(|| format!("cannot make {DIR}"))?;
     let log = Path::new(DIR).join("host.log");
-    let null = File::open("/dev/null")?;
     let file = File::options().create(true).append(true).open(&log);
     let file = file.with_context(|| format!("cannot open {}", log.display()))?;
-    let mut service = crate::spawn::myself_logging(&["host", ON_DEMAND], null.into(), file)?;
+    let mut service = spawn::host_service(&config.host_service, ON_DEMAND, file)?;
     for _ in 0..ATTEMPTS {
         if let Ok(stream) = UnixStream::connect(CONTROL) {
             return Ok(stream);
@@ -309,9 +164,4 @@ fn start() -> Result<UnixStream> {
         "the host service was started and did not listen on {CONTROL} within 5 s; see {}",
         log.display()
     )
-}
-
-/// Where the host's state lies.
-fn state_dir() -> &'static Path {
-    Path::new(config::HOST_STATE)
 }

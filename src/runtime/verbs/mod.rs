@@ -21,7 +21,7 @@ use crate::{
 };
 use anyhow::{Context, Result, bail, ensure};
 use std::{
-    ffi::{CString, OsStr, OsString},
+    ffi::{CString, OsString},
     io::Write,
     os::unix::ffi::OsStrExt,
     path::PathBuf,
@@ -54,7 +54,7 @@ pub fn main() -> ExitCode {
 }
 
 /// One of attestrun's own verbs: what it needs comes by standard input, and nothing else is inherited.
-pub fn own(verb: &OsStr, run: impl FnOnce() -> Result<()>) -> ExitCode {
+pub fn own(name: &str, run: impl FnOnce() -> Result<()>) -> ExitCode {
     sys::clear_environment(&[]);
     let sealed_off = sys::close_from(3).context("cannot close inherited descriptors");
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
@@ -64,7 +64,7 @@ pub fn own(verb: &OsStr, run: impl FnOnce() -> Result<()>) -> ExitCode {
     {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("attestrun {}: {error:#}", verb.display());
+            eprintln!("{name}: {error:#}");
             ExitCode::FAILURE
         }
     }

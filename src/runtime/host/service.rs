@@ -1,0 +1,203 @@
+//! The host service's program: it signs only what it computed itself. create hands it a claim, the agent
+//! a nonce; nobody hands it qualifying data.
+
+use super::{CONTROL, DIR, ENROLL, ON_DEMAND, PATIENCE, Request, challenge, core, core::Core};
+use crate::{
+    config::{self, Config},
+    ending::has_ended,
+    ipc::{Answer, Channel},
+    slice,
+};
+use anyhow::{Context, Result, bail, ensure};
+use std::{
+    ffi::OsString,
+    fs::{self, DirBuilder, File},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{DirBuilderExt, PermissionsExt},
+            net::{UnixListener, UnixStream},
+        },
+    },
+    path::Path,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+use verify::id::RunId;
+
+/// For the agent's group.
+const AGENT: &str = "/run/attestrun-host/agent.sock";
+/// The host AIK: its blob and its authorization value, root's alone.
+pub(super) const AIK: &str = "/var/lib/attestrun/host/aik";
+
+/// `attestrun-host [--on-demand | enroll]`.
+pub fn main(arguments: &[OsString]) -> Result<()> {
+    let words: Vec<_> = arguments.iter().filter_map(|a| a.to_str()).collect();
+    match words[..] {
+        [] if arguments.is_empty() => serve(),
+        [ON_DEMAND] => {
+            slice::enter("host")?;
+            serve()
+        }
+        [ENROLL] => enroll(),
+        _ => bail!("takes no arguments but {ON_DEMAND} or {ENROLL}: {arguments:?}"),
+    }
+}
+
+/// Runs until it is ended.
+fn serve() -> Result<()> {
+    let config = Config::load()?;
+    let _one = lock()?;
+    let core = Arc::new(Core::open(&config)?);
+    let control = listen(CONTROL, 0o600, None)?;
+    let agent = listen(AGENT, 0o660, Some(&config.agent.group))?;
+    let for_agent = core.clone();
+    thread::spawn(move || accept(&agent, &for_agent, challenge::serve));
+    accept(&control, &core, |core, stream| {
+        converse(core, &Channel::new(stream))
+    });
+    Ok(())
+}
+
+/// Makes this host's attestation key, once, and prints what a challenger must know of it.
+fn enroll() -> Result<()> {
+    let config = Config::load()?;
+    let _one = lock().context("the host service holds the TPM; stop it first")?;
+    println!("{}", serde_json::to_string(&core::enroll(&config)?)?);
+    Ok(())
+}
+
+fn lock() -> Result<File> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(DIR)
+        .with_context(|| format!("cannot make {DIR}"))?;
+    let path = Path::new(DIR).join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .with_context(|| format!("another host service runs (it holds {})", path.display()))?;
+    Ok(file)
+}
+
+fn listen(path: &str, mode: u32, group: Option<&str>) -> Result<UnixListener> {
+    let doing = || format!("cannot listen on {path}");
+    fs::remove_file(path).or_else(|e| {
+        if e.kind() == std::io::ErrorKind::NotFound {
+            Ok(())
+        } else {
+            Err(e)
+        }
+    })?;
+    // the directory lets everybody pass: the socket must never exist with a wider mode than its own
+    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(path);
+    rustix::process::umask(before);
+    let listener = listener.with_context(doing)?;
+    if let Some(name) = group {
+        match nix::unistd::Group::from_name(name)
+            .with_context(|| format!("cannot look up group {name}"))?
+        {
+            Some(group) => std::os::unix::fs::chown(path, None, Some(group.gid.as_raw()))
+                .with_context(doing)?,
+            None => bail!(
+                "group `{name}` (agent.group) does not exist; the package makes it, or `groupadd -r {name}`"
+            ),
+        }
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).with_context(doing)?;
+    Ok(listener)
+}
+
+/// Each connection in a thread of its own, so that a slow one delays nobody.
+fn accept(listener: &UnixListener, core: &Arc<Core>, serve: fn(&Core, UnixStream) -> Result<()>) {
+    for stream in listener.incoming() {
+        let Ok(stream) = stream else {
+            thread::sleep(Duration::from_millis(50)); // out of descriptors: do not spin
+            continue;
+        };
+        let core = core.clone();
+        let spawned = thread::Builder::new().stack_size(512 << 10).spawn(move || {
+            if let Err(error) = serve(&core, stream) {
+                eprintln!("attestrun host: {error:#}");
+            }
+        });
+        if let Err(error) = spawned {
+            eprintln!("attestrun host: cannot serve: {error}");
+        }
+    }
+}
+
+/// One container's life as the host service sees it: bound, attached, ended, unbound.
+fn converse(core: &Core, peer: &Channel) -> Result<()> {
+    peer.set_timeout(PATIENCE)?;
+    while let Some((request, mut fds)) = peer.recv::<Request>()? {
+        match request {
+            Request::Hello => peer.send(&Answer::Ok(core.link()), &[])?,
+            Request::Bind { run_id, claim } => {
+                let guard = Channel::new(one(&mut fds)?.into());
+                match core.bind(&run_id, *claim, guard) {
+                    Ok(record) => peer.send(&Answer::Ok(record), &[])?,
+                    Err(error) => return peer.send(&Answer::<String>::of(Err(error)), &[]),
+                }
+                let attached = attach(peer);
+                let pidfd = match attached {
+                    Ok(pidfd) => pidfd,
+                    Err(_) => return core.void(&run_id),
+                };
+                return until_end(core, &run_id, &pidfd);
+            }
+            Request::Rejoin { run_id, record } => {
+                let pidfd = fds
+                    .pop()
+                    .context("a guard rejoined without its container")?;
+                let guard = Channel::new(one(&mut fds)?.into());
+                let rejoined = core.rejoin(&run_id, &record, guard);
+                let failed = rejoined.is_err();
+                peer.send(&Answer::of(rejoined), &[])?;
+                return if failed {
+                    Ok(())
+                } else {
+                    until_end(core, &run_id, &pidfd)
+                };
+            }
+            Request::Attach => bail!("attach before bind"),
+        }
+    }
+    Ok(())
+}
+
+fn attach(peer: &Channel) -> Result<OwnedFd> {
+    let (Request::Attach, mut fds) = peer.expect()? else {
+        bail!("bind is followed by attach")
+    };
+    let pidfd = one(&mut fds)?;
+    peer.send(&Answer::Ok(()), &[])?;
+    Ok(pidfd)
+}
+
+fn until_end(core: &Core, run_id: &RunId, pidfd: &OwnedFd) -> Result<()> {
+    while !has_ended(pidfd) {
+        let mut fds = [rustix::event::PollFd::new(
+            pidfd,
+            rustix::event::PollFlags::IN,
+        )];
+        match rustix::event::poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).context("cannot wait for the container's end"),
+        }
+    }
+    core.unbind(run_id)
+}
+
+fn one(fds: &mut Vec<OwnedFd>) -> Result<OwnedFd> {
+    let fd = fds.pop().context("a descriptor is missing")?;
+    ensure!(fds.is_empty(), "too many descriptors");
+    Ok(fd)
+}
+
+/// Where the host's state lies.
+pub(super) fn state_dir() -> &'static Path {
+    Path::new(config::HOST_STATE)
+}
