@@ -19,6 +19,7 @@ mod machine; // what the machine of this run is like
 mod namespace; // a machine of one's own
 mod packaging; // the .deb
 mod parity; // what a process sees, compared with runc
+mod policy; // entries for what is no signed image, audit mode
 mod publisher; // the owner: keys, signatures, lists
 mod runtime; // the runtime under test, bundles
 mod spawn; // starting processes
@@ -64,6 +65,7 @@ const MODULES: &[Module] = &[
     engines::MODULE,
     admission::MODULE,
     attestation::MODULE,
+    policy::MODULE,
     bad_input::MODULE,
     deaths::MODULE,
     packaging::MODULE,

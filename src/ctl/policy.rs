@@ -14,7 +14,7 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use verify::{
     cms::certificates_from_pem,
-    policy::{Policy, RevocationRule, Rule},
+    policy::{Policy, RevocationRule, Rule, RulePrograms},
     signature::PublicKey,
 };
 
@@ -58,7 +58,10 @@ fn host(path: &Path) -> anyhow::Result<Report> {
     let rules: Vec<_> = policy
         .rules()
         .iter()
-        .map(|rule| rule.name.as_str())
+        .map(|rule| rule.terms.name.as_str())
+        .chain(policy.bundles().iter().map(|e| e.terms.name.as_str()))
+        .chain(policy.sandboxes().iter().map(|e| e.terms.name.as_str()))
+        .chain(policy.builds().iter().map(|e| e.terms.name.as_str()))
         .collect();
     Ok(Report::done(
         format!(
@@ -81,7 +84,11 @@ fn check_files(rule: &Rule) -> Vec<String> {
             .and_then(|bytes| {
                 parse(&bytes).map_err(|e| format!("reading {what} {}: {e}", path.display()))
             });
-        problems.extend(found.err().map(|e| format!("rule {}: {e}", rule.name)));
+        problems.extend(
+            found
+                .err()
+                .map(|e| format!("rule {}: {e}", rule.terms.name)),
+        );
     };
     for path in &rule.keys {
         check(path, "the image key", &|bytes| {
@@ -90,14 +97,17 @@ fn check_files(rule: &Rule) -> Vec<String> {
                 .map_err(|e| e.to_string())
         });
     }
-    for path in &rule.user_ca {
+    let RulePrograms::Listed(list) = &rule.programs else {
+        return problems;
+    };
+    for path in &list.user_ca {
         check(path, "the user CA", &|bytes| {
             certificates_from_pem(bytes)
                 .map(drop)
                 .map_err(|e| e.to_string())
         });
     }
-    if let RevocationRule::Crls(paths) = &rule.revocation {
+    if let RevocationRule::Crls(paths) = &list.revocation {
         for path in paths {
             check(path, "the revocation list", &|bytes| match bytes {
                 [] => Err("it is empty".to_owned()),

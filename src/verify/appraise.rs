@@ -11,6 +11,7 @@
 mod binding;
 mod expect;
 mod facts;
+mod grounds;
 mod launch;
 mod list;
 mod log;
@@ -26,7 +27,7 @@ pub use log::{ContainerLog, Order};
 pub use report::{ContainerReport, Executed, HostReport, Measured};
 
 use crate::check::{Check, Finding, Outcome, Subject, Waiver};
-use crate::digest::{ImageDigest, RecordDigest};
+use crate::digest::{ImageDigest, OrNone, RecordDigest};
 use crate::evidence::Evidence;
 use crate::id::{ContainerId, Nonce, UnixTime};
 use facts::Facts;
@@ -44,7 +45,7 @@ pub struct Trust {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trusted {
     container: ContainerId,
-    image: ImageDigest,
+    image: OrNone<ImageDigest>,
     host: String,
     record: RecordDigest,
     waived: Vec<Waiver>,
@@ -54,7 +55,8 @@ impl Trusted {
     pub fn container(&self) -> &ContainerId {
         &self.container
     }
-    pub fn image(&self) -> ImageDigest {
+    /// None: a directory without an image, which the expectations waive by name.
+    pub fn image(&self) -> OrNone<ImageDigest> {
         self.image
     }
     /// The pinned host's name.
@@ -288,6 +290,9 @@ fn answer(check: Check, subject: Subject, facts: &Facts<'_>) -> Answer {
         Check::PPolicy => modes::policy(facts),
         Check::PRuntime => modes::runtime(facts),
         Check::PRootfs => modes::rootfs(facts),
+        Check::POrigin => grounds::origin(facts),
+        Check::PPrograms => grounds::programs(facts),
+        Check::PMounts => grounds::mounts(facts),
         Check::TAge => modes::age(facts),
         Check::TTier => modes::tier(facts),
         Check::CArgs

@@ -5,8 +5,8 @@
 
 use crate::canon::{canonical, safe_int};
 use crate::digest::{
-    BundleDigest, ConfigDigest, FileDigest, ImageDigest, KeyDigest, ListDigest, PolicyDigest,
-    ProfileDigest, RecordDigest,
+    BundleDigest, ConfigDigest, FileDigest, ImageDigest, KeyDigest, ListDigest, OrNone,
+    PolicyDigest, ProfileDigest, RecordDigest,
 };
 use crate::id::{ContainerId, UnixTime};
 use crate::tpm2::TpmName;
@@ -51,12 +51,14 @@ pub struct Claim {
     pub vtpm_ek_name: TpmName,
     pub vtpm_reset: u32,
     pub vtpm_restart: u32,
-    pub image: ImageDigest,
-    pub image_config: ConfigDigest,
+    /// None: the root file system is a directory without an image.
+    pub image: OrNone<ImageDigest>,
+    pub image_config: OrNone<ConfigDigest>,
     pub bundle_config: BundleDigest,
     pub profile: ProfileDigest,
-    pub siglist: ListDigest,
-    pub user_cert: KeyDigest,
+    /// None: no signature list says which programs may run.
+    pub siglist: OrNone<ListDigest>,
+    pub user_cert: OrNone<KeyDigest>,
     pub policy: PolicyDigest,
     /// `enforce` or `audit`, as in the policy event.
     pub mode: String,
@@ -108,12 +110,12 @@ struct Flat {
     vtpm_ek_name: TpmName,
     vtpm_reset: u32,
     vtpm_restart: u32,
-    image: ImageDigest,
-    image_config: ConfigDigest,
+    image: OrNone<ImageDigest>,
+    image_config: OrNone<ConfigDigest>,
     bundle_config: BundleDigest,
     profile: ProfileDigest,
-    siglist: ListDigest,
-    user_cert: KeyDigest,
+    siglist: OrNone<ListDigest>,
+    user_cert: OrNone<KeyDigest>,
     policy: PolicyDigest,
     mode: String,
     tier: String,
@@ -177,6 +179,12 @@ impl Record {
         }
         if !is_word(&claim.tier) {
             return wrong("tier", &claim.tier);
+        }
+        if claim.image.is_none() != claim.image_config.is_none() {
+            return wrong("image_config", &claim.image_config.to_string());
+        }
+        if claim.siglist.is_none() != claim.user_cert.is_none() {
+            return wrong("user_cert", &claim.user_cert.to_string());
         }
         if claim.peers.len() > MAX_PEERS || !claim.peers.iter().all(|p| is_hex(p, 64)) {
             return wrong("peers", &claim.peers.join(","));

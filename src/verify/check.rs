@@ -128,6 +128,12 @@ checks! {
     PRuntime "P-RUNTIME" CONTAINER;
     /// The root file system was checked in full and is an expected one.
     PRootfs "P-ROOTFS" CONTAINER;
+    /// A signed image; or the pod's sandbox, a build, a directory without an image, each by name.
+    POrigin "P-ORIGIN" CONTAINER;
+    /// A signature list says which programs may run; or the policy does, or nobody, each by name.
+    PPrograms "P-PROGRAMS" CONTAINER;
+    /// No mount may hide a listed program.
+    PMounts "P-MOUNTS" CONTAINER;
     /// The answer is fresh.
     TAge "T-AGE" BOTH;
     /// The tier of enforcement inside the container.
@@ -171,8 +177,26 @@ pub enum Waiver {
     NoIma,
     /// Nothing is enforced inside the running container (T-TIER).
     TierNone,
-    /// The policy was recorded, not enforced (P-MODE).
+    /// The policy was recorded, not enforced (P-MODE, P-FAULT).
     Audit,
+    /// Nobody that counts signed the image (P-ORIGIN).
+    UnsignedImage,
+    /// A pod's sandbox: the policy names image and arguments (P-ORIGIN, P-PROGRAMS and what is about lists).
+    Sandbox,
+    /// A step of an image's build (P-ORIGIN, B-IMG).
+    Build,
+    /// A directory that no image is known of (P-ORIGIN, B-IMG).
+    NoImage,
+    /// The policy names the programs' digests, no signed list does (P-PROGRAMS and what is about lists).
+    NoList,
+    /// Any program may run (P-PROGRAMS and what is about lists).
+    AnyProgram,
+    /// Mounts may hide listed programs (P-MOUNTS).
+    AnyMounts,
+    /// Files that did not change in this boot were not read again (P-ROOTFS).
+    RootfsBoot,
+    /// Contents of files were not compared (P-ROOTFS).
+    RootfsStat,
 }
 
 impl Waiver {
@@ -182,6 +206,15 @@ impl Waiver {
             Self::NoIma => "no-ima",
             Self::TierNone => "tier-none",
             Self::Audit => "audit",
+            Self::UnsignedImage => "unsigned-image",
+            Self::Sandbox => "sandbox",
+            Self::Build => "build",
+            Self::NoImage => "no-image",
+            Self::NoList => "no-list",
+            Self::AnyProgram => "any-program",
+            Self::AnyMounts => "any-mounts",
+            Self::RootfsBoot => "rootfs-boot",
+            Self::RootfsStat => "rootfs-stat",
         }
     }
 }

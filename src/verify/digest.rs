@@ -90,6 +90,59 @@ digests! {
     RecordDigest;
 }
 
+/// A digest, or the word `none`: said, never left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OrNone<D> {
+    None,
+    Is(D),
+}
+
+impl<D> OrNone<D> {
+    pub const fn is_none(&self) -> bool {
+        matches!(self, Self::None)
+    }
+    pub fn digest(&self) -> Option<&D> {
+        match self {
+            Self::None => None,
+            Self::Is(digest) => Some(digest),
+        }
+    }
+}
+impl<D: PartialEq> PartialEq<D> for OrNone<D> {
+    fn eq(&self, other: &D) -> bool {
+        matches!(self, Self::Is(digest) if digest == other)
+    }
+}
+impl<D> From<D> for OrNone<D> {
+    fn from(digest: D) -> Self {
+        Self::Is(digest)
+    }
+}
+impl<D: fmt::Display> fmt::Display for OrNone<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str(NONE),
+            Self::Is(digest) => digest.fmt(f),
+        }
+    }
+}
+impl<D: fmt::Display> Serialize for OrNone<D> {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+impl<'de, D: FromStr<Err = NotADigest>> Deserialize<'de> for OrNone<D> {
+    fn deserialize<R: serde::Deserializer<'de>>(from: R) -> Result<Self, R::Error> {
+        let text = String::deserialize(from)?;
+        match text.as_str() {
+            NONE => Ok(Self::None),
+            text => text.parse().map(Self::Is).map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+const NONE: &str = "none";
+
 fn parse(text: &str) -> Result<[u8; 32], NotADigest> {
     let refuse = || NotADigest(text.chars().take(80).collect());
     let hex_digits = text.strip_prefix("sha256:").ok_or_else(refuse)?;
@@ -104,6 +157,22 @@ fn parse(text: &str) -> Result<[u8; 32], NotADigest> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn none_is_a_word() {
+        let read = |text: &str| serde_json::from_str::<OrNone<FileDigest>>(text);
+        let is = OrNone::Is(FileDigest::of(b"abc"));
+        assert_eq!(read(&serde_json::to_string(&is).unwrap()).unwrap(), is);
+        assert_eq!(
+            serde_json::to_string(&OrNone::<FileDigest>::None).unwrap(),
+            "\"none\""
+        );
+        assert_eq!(read("\"none\"").unwrap(), OrNone::None);
+        for bad in ["null", "\"\"", "\"None\""] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        assert_ne!(OrNone::None, FileDigest::of(b"abc"));
+    }
 
     #[test]
     fn one_text_per_digest() {

@@ -8,11 +8,11 @@
 //! |---|---|
 //! | 0 | `attestrun.host-link` (the log's first entry), `attestrun.runtime`, separator |
 //! | 1 | `attestrun.launch`, separator |
-//! | 2 | `attestrun.image`, separator |
+//! | 2 | `attestrun.image` or `attestrun.no-image`, separator |
 //! | 3, 6 | separator |
 //! | 4 | `attestrun.rootfs`, `attestrun.rootfs-done`, separator |
-//! | 5 | `attestrun.policy`, separator |
-//! | 7 | `attestrun.user`, `attestrun.list`, separator |
+//! | 5 | `attestrun.policy`, `attestrun.grounds`, separator |
+//! | 7 | `attestrun.user`, `attestrun.list`, or `attestrun.no-list`; separator |
 //! | 8 | `attestrun.fault`, any number; none in a healthy container |
 //! | 10 | executed files (`ima-ng`), no events |
 //! | 11 | `attestrun.tier`, then at most one `attestrun.start`; after it `attestrun.exec`, `attestrun.enter` |
@@ -53,11 +53,14 @@ pub enum Event {
     Runtime(Runtime),
     Launch(Box<Launch>),
     Image(Image),
+    NoImage(NoImage),
     Rootfs(Rootfs),
     RootfsDone(RootfsDone),
     Policy(Policy),
+    Grounds(Grounds),
     User(User),
     List(List),
+    NoList(NoList),
     /// Closes one of PCRs 0 to 7.
     Separator(PcrIndex),
     Fault(Fault),
@@ -72,10 +75,10 @@ impl Event {
         match self {
             Self::HostLink(_) | Self::Runtime(_) => pcr::RUNTIME,
             Self::Launch(_) => pcr::LAUNCH,
-            Self::Image(_) => pcr::IMAGE,
+            Self::Image(_) | Self::NoImage(_) => pcr::IMAGE,
             Self::Rootfs(_) | Self::RootfsDone(_) => pcr::ROOTFS,
-            Self::Policy(_) => pcr::POLICY,
-            Self::User(_) | Self::List(_) => pcr::LIST,
+            Self::Policy(_) | Self::Grounds(_) => pcr::POLICY,
+            Self::User(_) | Self::List(_) | Self::NoList(_) => pcr::LIST,
             Self::Separator(pcr) => *pcr,
             Self::Fault(_) => pcr::FAULTS,
             Self::Tier(_) | Self::Start | Self::Exec(_) | Self::Enter(_) => pcr::LIFE,
@@ -88,11 +91,14 @@ impl Event {
             Self::Runtime(_) => "attestrun.runtime",
             Self::Launch(_) => "attestrun.launch",
             Self::Image(_) => "attestrun.image",
+            Self::NoImage(_) => "attestrun.no-image",
             Self::Rootfs(_) => "attestrun.rootfs",
             Self::RootfsDone(_) => "attestrun.rootfs-done",
             Self::Policy(_) => "attestrun.policy",
+            Self::Grounds(_) => "attestrun.grounds",
             Self::User(_) => "attestrun.user",
             Self::List(_) => "attestrun.list",
+            Self::NoList(_) => "attestrun.no-list",
             Self::Separator(_) => SEPARATOR,
             Self::Fault(_) => "attestrun.fault",
             Self::Tier(_) => "attestrun.tier",
@@ -122,11 +128,14 @@ impl Event {
             Self::Runtime(e) => canonical(e),
             Self::Launch(e) => canonical(e),
             Self::Image(e) => canonical(e),
+            Self::NoImage(e) => canonical(e),
             Self::Rootfs(e) => canonical(e),
             Self::RootfsDone(e) => canonical(e),
             Self::Policy(e) => canonical(e),
+            Self::Grounds(e) => canonical(e),
             Self::User(e) => canonical(e),
             Self::List(e) => canonical(e),
+            Self::NoList(e) => canonical(e),
             Self::Separator(_) => Ok(SEPARATOR_BUFFER.to_vec()),
             Self::Fault(e) => canonical(e),
             Self::Tier(e) => canonical(e),
@@ -150,11 +159,14 @@ impl Event {
             (0, "attestrun.runtime") => Self::Runtime(read("attestrun.runtime", buf)?),
             (1, "attestrun.launch") => Self::Launch(Box::new(read("attestrun.launch", buf)?)),
             (2, "attestrun.image") => Self::Image(read("attestrun.image", buf)?),
+            (2, "attestrun.no-image") => Self::NoImage(read("attestrun.no-image", buf)?),
             (4, "attestrun.rootfs") => Self::Rootfs(read("attestrun.rootfs", buf)?),
             (4, "attestrun.rootfs-done") => Self::RootfsDone(read("attestrun.rootfs-done", buf)?),
             (5, "attestrun.policy") => Self::Policy(read("attestrun.policy", buf)?),
+            (5, "attestrun.grounds") => Self::Grounds(read("attestrun.grounds", buf)?),
             (7, "attestrun.user") => Self::User(read("attestrun.user", buf)?),
             (7, "attestrun.list") => Self::List(read("attestrun.list", buf)?),
+            (7, "attestrun.no-list") => Self::NoList(read("attestrun.no-list", buf)?),
             (0..=7, SEPARATOR) => Self::Separator(entry.pcr()),
             (8, "attestrun.fault") => Self::Fault(read("attestrun.fault", buf)?),
             (11, "attestrun.tier") => Self::Tier(read("attestrun.tier", buf)?),

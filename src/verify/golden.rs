@@ -47,12 +47,12 @@ fn record() -> Record {
         vtpm_ek_name: name(2),
         vtpm_reset: 1,
         vtpm_restart: 0,
-        image: digest!(ImageDigest, 1),
-        image_config: digest!(ConfigDigest, 2),
+        image: digest!(ImageDigest, 1).into(),
+        image_config: digest!(ConfigDigest, 2).into(),
         bundle_config: digest!(BundleDigest, 3),
         profile: digest!(ProfileDigest, 4),
-        siglist: digest!(ListDigest, 5),
-        user_cert: digest!(KeyDigest, 6),
+        siglist: digest!(ListDigest, 5).into(),
+        user_cert: digest!(KeyDigest, 6).into(),
         policy: digest!(PolicyDigest, 7),
         mode: "enforce".into(),
         tier: "none".into(),
@@ -90,6 +90,30 @@ fn binding_record_has_these_bytes() {
     assert_eq!(String::from_utf8_lossy(&record.canonical().unwrap()), text);
     assert_eq!(Record::parse(text.as_bytes()), Ok(record.clone()));
     assert_eq!(record.digest().unwrap().hex(), RECORD_DIGEST);
+}
+
+#[test]
+fn a_record_without_image_and_list_says_so() {
+    let mut record = record();
+    record.claim.image = OrNone::None;
+    record.claim.siglist = OrNone::None;
+    assert!(Record::parse(&record.canonical().unwrap()).is_err());
+    record.claim.image_config = OrNone::None;
+    record.claim.user_cert = OrNone::None;
+    let bytes = record.canonical().unwrap();
+    let text = String::from_utf8_lossy(&bytes);
+    for said in [
+        r#""image":"none","image_config":"none","#,
+        r#""siglist":"none""#,
+        r#""user_cert":"none""#,
+    ] {
+        assert!(text.contains(said), "{text}");
+    }
+    assert_eq!(Record::parse(&bytes), Ok(record));
+    for other in ["null", "\"\"", "\"None\""] {
+        let text = text.replacen("\"none\"", other, 1);
+        assert!(Record::parse(text.as_bytes()).is_err(), "{other}");
+    }
 }
 
 const RECORD_DIGEST: &str = "a7f799c2ffce36f16a1b1ea5f9921449a9f7f2d1f0ff8e49760c959322b5b7e6";
@@ -207,7 +231,8 @@ fn checks_have_these_names() {
     let names: Vec<&str> = Check::ALL.iter().map(|check| check.name()).collect();
     let expected = "Q-PARSE Q-MAGIC Q-TYPE Q-SIG Q-QD Q-AKATTR Q-SEL Q-PCRDIG Q-CLOCK K-HAK K-VAK K-DISTINCT \
         H-ROOT B-HASH B-ID B-IMG B-EPOCH B-LIVE B-ORDER L-PARSE L-REPLAY L-FIRST L-PATH L-VIOL P-UNLISTED P-HASH \
-        P-FAULT P-HOST P-CERT P-SIGLIST P-MODE P-POLICY P-RUNTIME P-ROOTFS T-AGE T-TIER C-ARGS C-ENV C-CAPS C-NS \
+        P-FAULT P-HOST P-CERT P-SIGLIST P-MODE P-POLICY P-RUNTIME P-ROOTFS P-ORIGIN \
+        P-PROGRAMS P-MOUNTS T-AGE T-TIER C-ARGS C-ENV C-CAPS C-NS \
         C-MOUNT C-DEV C-HOOK C-PEER";
     assert_eq!(names, expected.split_whitespace().collect::<Vec<_>>());
 }
@@ -245,8 +270,31 @@ fn outcomes_have_these_spellings() {
         Waiver::NoIma,
         Waiver::TierNone,
         Waiver::Audit,
+        Waiver::UnsignedImage,
+        Waiver::Sandbox,
+        Waiver::Build,
+        Waiver::NoImage,
+        Waiver::NoList,
+        Waiver::AnyProgram,
+        Waiver::AnyMounts,
+        Waiver::RootfsBoot,
+        Waiver::RootfsStat,
     ];
-    let names = ["software-root", "no-ima", "tier-none", "audit"];
+    let names = [
+        "software-root",
+        "no-ima",
+        "tier-none",
+        "audit",
+        "unsigned-image",
+        "sandbox",
+        "build",
+        "no-image",
+        "no-list",
+        "any-program",
+        "any-mounts",
+        "rootfs-boot",
+        "rootfs-stat",
+    ];
     assert_eq!(waivers.map(Waiver::name), names);
     assert_eq!(
         serde_json::to_string(&waivers).unwrap(),

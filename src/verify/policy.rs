@@ -5,27 +5,35 @@
 //!                                    user CA, tenant: signed list  ├▶ Admission | Refusal(reasons)
 //!                                    launch rules: the profile     ┘
 //! ```
-//! Proves: an [`Admission`] holds the witnesses of all of it. `mode = "audit"` does not make it laxer in
-//! this version: nothing that was not verified is ever called admitted. The word is measured, so that a
-//! challenger who wants `enforce` sees it.
+//! Proves: an [`Admission`] says what the container is made of and which programs it may run, each as a
+//! variant that holds its witness or says that there is none. Under `mode = "audit"` it also holds every
+//! reason for which it should have been a refusal; these are measured.
 
-use crate::digest::PolicyDigest;
-pub use crate::event::{Enforce, EnterMode, TierName};
-use crate::profile::LaunchRules;
+use crate::digest::{ImageDigest, PolicyDigest};
+pub use crate::event::{
+    Enforce, EnterMode, Measure, MountsRule, RootfsCheck, Source, TierName, UpperRule,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 mod admission;
 mod decide;
 mod file;
+mod programs;
 mod refusal;
 mod scope;
+mod terms;
 
 pub use crate::signature::StoredSignature;
-pub use admission::{Admission, CheckedPrograms, NotStartable, VerifiedImage};
-pub use decide::{Material, decide};
+pub use admission::{Admission, Listed, Made, NotAllowed, Programs, VerifiedImage};
+pub use decide::{Material, Subject, decide};
+pub use programs::{CheckedPrograms, NotStartable};
 pub use refusal::{Refusal, plain_text};
 pub use scope::{ImageName, NotAScope, Scope};
+pub use terms::{
+    BaseRule, BuildRule, BundleRule, BundleScope, ContentRule, ListDemand, NamedPrograms, Rule,
+    RulePrograms, SandboxRule, Terms,
+};
 
 /// Where the policy is; no option relocates it.
 pub const PATH: &str = "/etc/attestrun/policy.toml";
@@ -41,21 +49,33 @@ pub enum PolicyError {
     Malformed(String),
     #[error("version {0} is not known; this is version 1")]
     Version(u64),
-    #[error("two rules are named `{0}`")]
+    #[error("two entries are named `{0}`")]
     DuplicateName(String),
-    #[error("`{0}` cannot be a rule's name (letters, digits, `.`, `_`, `-`; at most 128)")]
+    #[error("`{0}` cannot be an entry's name (letters, digits, `.`, `_`, `-`; at most 128)")]
     Name(String),
     #[error("rule {rule}: {source}")]
     Scope { rule: String, source: NotAScope },
-    #[error("rules {first} and {second} have the same scope `{scope}`")]
+    #[error("{first} and {second} have the same scope `{scope}`")]
     DuplicateScope {
         first: String,
         second: String,
         scope: String,
     },
-    #[error("rule {rule}: `{field}` is empty: that would admit nothing")]
+    #[error("{rule}: `{field}` is empty: that would admit nothing")]
     Empty { rule: String, field: &'static str },
-    #[error("rule {rule}: `{path}` is not an absolute path without `..`")]
+    #[error("{rule}: `{field}` is missing; {why}")]
+    Missing {
+        rule: String,
+        field: &'static str,
+        why: &'static str,
+    },
+    #[error("{rule}: `{field}` does not go with {other}")]
+    Conflict {
+        rule: String,
+        field: &'static str,
+        other: &'static str,
+    },
+    #[error("{rule}: `{path}` is not an absolute path without `..`")]
     NotAbsolute { rule: String, path: String },
     #[error("rule {rule}: `{tenant}` is not of the form spiffe://<domain>/tenant/<name>")]
     Tenant { rule: String, tenant: String },
@@ -73,25 +93,9 @@ pub struct Policy {
     digest: PolicyDigest,
     mode: Enforce,
     rules: Vec<Rule>,
-}
-
-/// What an image under this scope needs in order to run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rule {
-    pub name: String,
-    pub scope: Scope,
-    /// Any one of these signed the image.
-    pub keys: Vec<PathBuf>,
-    pub signed_identity: SignedIdentity,
-    /// The list's signer chains to one of the certificates in these files.
-    pub user_ca: Vec<PathBuf>,
-    pub tenant: String,
-    pub list: String,
-    pub min_serial: u64,
-    pub revocation: RevocationRule,
-    pub enter: EnterMode,
-    pub min_tier: TierName,
-    pub launch: LaunchRules,
+    bundles: Vec<BundleRule>,
+    sandboxes: Vec<SandboxRule>,
+    builds: Vec<BuildRule>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,24 +162,35 @@ impl Policy {
             .max_by_key(|(closeness, _)| *closeness)
             .map(|(_, rule)| rule)
     }
+    /// The entry for a directory without an image: the deepest one that it lies in.
+    pub fn bundle_for(&self, rootfs: &Path) -> Option<&BundleRule> {
+        self.bundles
+            .iter()
+            .filter_map(|entry| Some((entry.rootfs.fits(rootfs)?, entry)))
+            .max_by_key(|(closeness, _)| *closeness)
+            .map(|(_, entry)| entry)
+    }
+    /// The entries that name this image as a pod's sandbox.
+    pub fn sandboxes_of(&self, image: &ImageDigest) -> impl Iterator<Item = &SandboxRule> {
+        self.sandboxes
+            .iter()
+            .filter(|entry| entry.images.contains(image))
+    }
+    pub fn bundles(&self) -> &[BundleRule] {
+        &self.bundles
+    }
+    pub fn sandboxes(&self) -> &[SandboxRule] {
+        &self.sandboxes
+    }
+    pub fn builds(&self) -> &[BuildRule] {
+        &self.builds
+    }
     /// Every key, CA and CRL that any rule names.
     pub fn files(&self) -> BTreeSet<&Path> {
-        self.rules.iter().flat_map(Rule::files).collect()
-    }
-}
-
-impl Rule {
-    /// Every key, CA and CRL that the rule names.
-    pub fn files(&self) -> impl Iterator<Item = &Path> {
-        let crls: &[PathBuf] = match &self.revocation {
-            RevocationRule::Unchecked => &[],
-            RevocationRule::Crls(paths) => paths,
-        };
-        self.keys
+        self.rules
             .iter()
-            .chain(&self.user_ca)
-            .chain(crls)
-            .map(PathBuf::as_path)
+            .flat_map(|rule| rule.files().map(|(_, path)| path))
+            .collect()
     }
 }
 

@@ -24,19 +24,36 @@ use std::{
     path::{Path, PathBuf},
 };
 use verify::{
+    event::How,
     image::Image,
-    policy::{Admission, Material, Policy, decide, plain_text},
+    policy::{
+        Admission, Enforce, Material, Measure, MountsRule, Policy, Subject, UpperRule, decide,
+        plain_text,
+    },
     profile::LaunchProfile,
-    rootfs::{CheckedRootfs, Kind, RootfsManifest, RootfsPath, Stubs, compare, merge, summary},
+    rootfs::{
+        CheckedRootfs, Kind, MeasuredRootfs, RootfsManifest, RootfsPath, Stubs, Tree, compare,
+        merge, summary,
+    },
 };
 
-/// Everything that was found good, with the witnesses that say so.
+/// Everything that the start needs, with the witnesses that say why it may.
 pub struct Admitted {
     pub admission: Admission,
-    pub rootfs: CheckedRootfs,
+    pub rootfs: Rootfs,
     pub process: Process,
     /// Where its first argument leads to, before symbolic links are followed.
     pub program: PathBuf,
+    /// What should have been refused, and mode `audit` let pass.
+    pub audited: Vec<String>,
+}
+
+/// What is known of the root file system.
+pub enum Rootfs {
+    /// It is what the image's layers say.
+    Checked(CheckedRootfs),
+    /// It was read and measured; nothing says what it should be, or mode `audit` let it differ.
+    Measured(MeasuredRootfs),
 }
 
 pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
@@ -57,35 +74,42 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
     let profile = LaunchProfile::of(&spec, &view::of(&spec)?)?;
 
     let signatures = Store::open(Path::new(config::SIGNATURES))?;
-    let found = locate(application, config, &signatures)?;
-    let admission = decided(application, &found, &signatures, &policy, &profile)?;
+    let origin = locate(application, config, &signatures)?;
+    let admission = match &origin {
+        Located::Image(found) => decided(application, found, &signatures, &policy, &profile)?,
+        Located::NoImage(rootfs) => decide(
+            &policy,
+            Subject::Bundle(rootfs),
+            &profile,
+            application.created,
+        )
+        .map_err(|refusal| Refused(refusal.to_string()))?,
+    };
+    supported(&admission)?;
+    let mut court = Court::new(&admission);
 
-    let image = admission.image().image();
-    let expected = expected_rootfs(image, &found.layers)?;
     let root = open_root(&application.rootfs)?;
     let actual = tree::walk(root.as_fd())
         .with_context(|| format!("rootfs {}", application.rootfs.display()))?;
-    let mounts = spec
-        .mounts()
-        .iter()
-        .flatten()
-        .map(|m| m.destination().as_path());
-    let places: Vec<_> = mounts
-        .chain([process.cwd().as_path()])
-        .map(|p| p.as_os_str().as_encoded_bytes())
-        .collect();
-    let rootfs = compare(&expected, &actual, &Stubs::new(found.engine, places)?).map_err(|differences| {
-        Refused(plain_text(&format!(
-            "refused: image {} ({}): the rootfs {} is not what the signed layers hold: {}; remove the image and pull it again",
-            image.name(),
-            image.manifest_digest(),
-            application.rootfs.display(),
-            summary(&differences)
-        )))
-    })?;
-    admission
-        .check_rootfs(&expected)
-        .map_err(|refusal| Refused(refusal.to_string()))?;
+    let rootfs = match (&origin, admission.made().image()) {
+        (Located::Image(found), Some(image)) if admission.made().is_image() => {
+            let stubs = Stubs::new(found.engine, places(&spec, &process))?;
+            compared(
+                application,
+                &admission,
+                image,
+                found,
+                &actual,
+                &stubs,
+                &mut court,
+            )?
+        }
+        _ => {
+            let measured = MeasuredRootfs::of(&actual);
+            court.hear(admission.check_content(measured.manifest()))?;
+            Rootfs::Measured(measured)
+        }
+    };
 
     // the walk has just read every file; only what mounts will bring is not in it (judged at start)
     let walked = |path: &[u8]| match &actual.get(&RootfsPath::parse(path).ok()?)?.kind {
@@ -94,42 +118,145 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
     };
     let program = programs::find(root.as_fd(), &Search::of(&process))?;
     let programs = programs::resolve(root.as_fd(), &program, &walked)?;
-    let admitted = Admitted {
+    court.hear(judge(&admission, How::Entrypoint, &programs))?;
+    let audited = court.close();
+    Ok(Admitted {
         admission,
         rootfs,
         process,
         program,
-    };
-    admitted.judge(&programs)?;
-    Ok(admitted)
+        audited,
+    })
 }
 
-impl Admitted {
-    /// Every file that the kernel would execute must be in the list, by its content.
-    pub fn judge(&self, programs: &[Program]) -> Result<(), Refused> {
-        let (list, image) = (self.admission.list(), self.admission.image());
-        for program in programs {
-            if list.allows_digest(&program.digest).is_err() {
-                return Err(Refused(plain_text(&format!(
-                    "refused: {} ({}) is not in the signature list {} serial {} ({}) of image {} ({}) [policy {} rule {}]; \
-                     if it may run, add it to the list, sign that with a higher serial and import it",
-                    String::from_utf8_lossy(&program.path),
-                    program.digest,
-                    list.name(),
-                    list.serial(),
-                    list.digest(),
-                    image.name(),
-                    image.manifest_digest(),
-                    config::POLICY,
-                    self.admission.rule(),
-                ))));
+/// Hears every refusal: in mode `enforce` the first one ends the launch, in mode `audit` all are noted.
+struct Court {
+    mode: Enforce,
+    audited: Vec<String>,
+}
+
+impl Court {
+    fn new(admission: &Admission) -> Self {
+        Self {
+            mode: admission.mode(),
+            audited: admission.audited().to_vec(),
+        }
+    }
+    /// What was proved; `None`: refused, and let pass.
+    fn hear<T, R: std::fmt::Display>(
+        &mut self,
+        outcome: Result<T, R>,
+    ) -> Result<Option<T>, Refused> {
+        match (outcome, self.mode) {
+            (Ok(proved), _) => Ok(Some(proved)),
+            (Err(refusal), Enforce::Enforce) => Err(Refused(refusal.to_string())),
+            (Err(refusal), Enforce::Audit) => {
+                self.audited.push(refusal.to_string());
+                Ok(None)
             }
         }
-        Ok(())
+    }
+    fn close(self) -> Vec<String> {
+        self.audited
     }
 }
 
-fn locate(application: &Application, config: &Config, signatures: &Store) -> Result<Found> {
+/// What a policy may demand and this version cannot do yet is refused, never passed over.
+fn supported(admission: &Admission) -> Result<(), Refused> {
+    let terms = admission.terms();
+    let unknown = match (terms.measure, terms.mounts) {
+        (Measure::Files, _) => "measure = \"files\"",
+        (_, MountsRule::Measure) => "mounts = \"measure\"",
+        (Measure::Manifest, MountsRule::Programs | MountsRule::Any) => return Ok(()),
+    };
+    Err(Refused(format!(
+        "refused: {}: {unknown} is not supported yet [policy {} rule {}]; demand something else",
+        admission.made(),
+        config::POLICY,
+        terms.name
+    )))
+}
+
+/// Compares the tree that was found with the one that the image's layers make.
+fn compared(
+    application: &Application,
+    admission: &Admission,
+    image: &Image,
+    found: &Found,
+    actual: &Tree,
+    stubs: &Stubs,
+    court: &mut Court,
+) -> Result<Rootfs> {
+    let measured = || Rootfs::Measured(MeasuredRootfs::of(actual));
+    let expected = match expected_rootfs(image, &found.layers) {
+        Ok(expected) => expected,
+        Err(error) => {
+            let refused = error.downcast::<Refused>()?;
+            court.hear::<(), _>(Err(refused))?;
+            return Ok(measured());
+        }
+    };
+    let changed = |differences: Vec<_>| {
+        plain_text(&format!(
+            "refused: {}: the rootfs {} is not what the signed layers hold: {}; remove the image and pull it again",
+            admission.made(),
+            application.rootfs.display(),
+            summary(&differences)
+        ))
+    };
+    let pristine = compare(&expected, actual, stubs);
+    let rootfs = match (pristine, admission.terms().upper) {
+        (Ok(checked), _) => Rootfs::Checked(checked),
+        // said by name: it is measured as it is, and its programs are judged by their content
+        (Err(_), UpperRule::Any) => measured(),
+        (Err(differences), UpperRule::Pristine) => {
+            court.hear::<(), _>(Err(changed(differences)))?;
+            measured()
+        }
+    };
+    court.hear(admission.check_rootfs(&expected))?;
+    Ok(rootfs)
+}
+
+/// Where engines may put stubs for what they mount.
+fn places<'s>(spec: &'s Spec, process: &'s Process) -> Vec<&'s [u8]> {
+    let mounts = spec
+        .mounts()
+        .iter()
+        .flatten()
+        .map(|m| m.destination().as_path());
+    mounts
+        .chain([process.cwd().as_path()])
+        .map(|p| p.as_os_str().as_encoded_bytes())
+        .collect()
+}
+
+/// Every file that the kernel would execute must be one that may be started, by its content.
+pub fn judge(admission: &Admission, how: How, programs: &[Program]) -> Result<(), Refused> {
+    for program in programs {
+        if let Err(why) = admission.may_start(how, program.digest) {
+            return Err(Refused(plain_text(&format!(
+                "refused: {} ({}) of {} is {why} [policy {} rule {}]; \
+                 if it may run, add it there: lists are signed anew with a higher serial and imported",
+                String::from_utf8_lossy(&program.path),
+                program.digest,
+                admission.made(),
+                config::POLICY,
+                admission.rule(),
+            ))));
+        }
+    }
+    Ok(())
+}
+
+/// What the engine's store says.
+enum Located {
+    Image(Found),
+    /// A directory, or a mount of no store that the configuration names.
+    NoImage(PathBuf),
+}
+
+fn locate(application: &Application, config: &Config, signatures: &Store) -> Result<Located> {
     let roots = Roots {
         containers_storage: config.stores.containers_storage.clone(),
         docker: config.stores.docker.clone(),
@@ -149,17 +276,23 @@ fn locate(application: &Application, config: &Config, signatures: &Store) -> Res
         state_root: &application.state_root,
         bundle: &application.bundle,
     };
-    store::locate(&query, &roots, signatures, &containerd::ask).map_err(|error| match error {
-        LocateError::Failed(error) => error.context("cannot find out the container's image"),
-        // no image, or one that contradicts itself, is a no of the policy: unknown images do not run
-        other => {
+    match store::locate(&query, &roots, signatures, &containerd::ask) {
+        Ok(found) => Ok(Located::Image(found)),
+        Err(LocateError::NoImage(path) | LocateError::UnknownStore { path, .. }) => {
+            Ok(Located::NoImage(path))
+        }
+        Err(LocateError::Failed(error)) => {
+            Err(error.context("cannot find out the container's image"))
+        }
+        // an image that contradicts itself is a no of the policy
+        Err(other) => {
             let text = format!(
                 "refused: {other}; only images that a rule of {} names may run",
                 config::POLICY
             );
-            Refused(plain_text(&text)).into()
+            Err(Refused(plain_text(&text)).into())
         }
-    })
+    }
 }
 
 /// The first of the image's manifests that the policy admits.
@@ -170,7 +303,7 @@ fn decided(
     policy: &Policy,
     profile: &LaunchProfile,
 ) -> Result<Admission> {
-    let mut refusal = None;
+    let (mut refusal, mut audited) = (None, None);
     for claimed in &found.claims {
         let image = Image::of(claimed).with_context(|| format!("image {}", claimed.name))?;
         let material = Material::gather(
@@ -180,14 +313,21 @@ fn decided(
             |digest| signatures.signatures(digest),
             |digest| signatures.lists(digest),
         )?;
-        match decide(policy, &material, profile, application.created) {
-            Ok(admission) => return Ok(admission),
+        match decide(
+            policy,
+            Subject::Image(&material),
+            profile,
+            application.created,
+        ) {
+            Ok(admission) if admission.audited().is_empty() => return Ok(admission),
+            Ok(admission) => drop(audited.get_or_insert(admission)),
             Err(refused) => drop(refusal.get_or_insert(refused)),
         }
     }
-    match refusal {
-        Some(refused) => Err(Refused(refused.to_string()).into()),
-        None => anyhow::bail!("image {} has no manifest", found.name),
+    match (audited, refusal) {
+        (Some(admission), _) => Ok(admission),
+        (None, Some(refused)) => Err(Refused(refused.to_string()).into()),
+        (None, None) => anyhow::bail!("image {} has no manifest", found.name),
     }
 }
 

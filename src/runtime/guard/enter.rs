@@ -3,7 +3,7 @@
 //! Without a gate in the kernel (tier `none`) this judges what attestrun itself is asked to start;
 //! what those programs execute later is not seen, and evidence says so.
 
-use super::Guarded;
+use super::{Guarded, admit::judge};
 use crate::{
     ending::Holdings,
     ipc::Refused,
@@ -18,7 +18,7 @@ use std::{
     path::PathBuf,
 };
 use verify::{
-    event::{Enter, EnterMode, EnterVerdict, Event, Exec, How, Ids},
+    event::{AUDITED, Enforce, Enter, EnterMode, EnterVerdict, Event, Exec, How, Ids},
     imalog::encode_path,
     policy::plain_text,
     profile::{ProcessProfile, judge_process},
@@ -32,14 +32,15 @@ impl Guarded {
         let path = programs::find(root.as_fd(), &Search::of(&process))?;
         if path != self.admitted.program {
             let (now, then) = (path.display(), self.admitted.program.display());
-            return Err(Refused(plain_text(&format!(
+            let refused = Refused(plain_text(&format!(
                 "refused: PATH leads to {now} in the container, and led to {then} when it was created"
-            )))
-            .into());
+            )));
+            self.overrule("entrypoint", &refused)?;
         }
         let programs = programs::resolve(root.as_fd(), &path, &|_| None)?;
-        self.judge(&programs)
-            .inspect_err(|refused| self.deny("entrypoint", &refused.to_string()))?;
+        if let Err(refused) = judge(&self.admitted.admission, How::Entrypoint, &programs) {
+            self.overrule("entrypoint", &refused)?;
+        }
         self.journal.record(&Event::Start)?;
         self.executed(&programs, &process, How::Entrypoint)?;
         Ok(path)
@@ -49,65 +50,77 @@ impl Guarded {
     pub(super) fn enter(&mut self, process: &str, holdings: &Holdings) -> Result<PathBuf> {
         let process: Process =
             serde_json::from_str(process).context("the process to enter is malformed")?;
-        match self.may_enter(&process, holdings) {
-            Ok((path, programs)) => {
-                self.journal.record(&entered(
-                    &process,
-                    programs.first(),
-                    EnterVerdict::Allowed,
-                    "",
-                ))?;
-                self.executed(&programs, &process, How::Enter)?;
-                Ok(path)
+        // before there is a file to look at
+        let mut verdict = EnterVerdict::Allowed;
+        let mut reasons = Vec::new();
+        if let Err(refused) = self.may_any_enter(&process)? {
+            verdict = self.denied(&process, &refused)?;
+            reasons.push(refused.to_string());
+        }
+        let root = root_of(holdings)?;
+        let path = programs::find(root.as_fd(), &Search::of(&process))?;
+        let programs = programs::resolve(root.as_fd(), &path, &|_| None)?;
+        if self.admitted.admission.enter() == EnterMode::Listed
+            && let Err(refused) = judge(&self.admitted.admission, How::Enter, &programs)
+        {
+            verdict = self.denied(&process, &refused)?;
+            reasons.push(refused.to_string());
+        }
+        self.journal.record(&entered(
+            &process,
+            programs.first(),
+            verdict,
+            &reasons.join("; "),
+        ))?;
+        self.executed(&programs, &process, How::Enter)?;
+        Ok(path)
+    }
+
+    /// A refusal stands, and is recorded and a fault; in mode `audit` it is only a fault.
+    fn denied(&mut self, process: &Process, refused: &Refused) -> Result<EnterVerdict> {
+        if self.admitted.admission.mode() == Enforce::Enforce {
+            let reason = refused.to_string();
+            self.journal
+                .record(&entered(process, None, EnterVerdict::Denied, &reason))?;
+        }
+        self.overrule("enter", refused)?;
+        Ok(EnterVerdict::Audited)
+    }
+
+    fn overrule(&mut self, kind: &str, refused: &Refused) -> Result<()> {
+        let reason = refused.to_string();
+        match self.admitted.admission.mode() {
+            Enforce::Enforce => {
+                self.deny(kind, &reason);
+                Err(Refused(reason).into())
             }
-            Err(error) => {
-                let reason = error.to_string();
-                if error.is::<Refused>() {
-                    self.journal
-                        .record(&entered(&process, None, EnterVerdict::Denied, &reason))?;
-                    self.deny("enter", &reason);
-                }
-                Err(error)
-            }
+            Enforce::Audit => self.fault(AUDITED, &reason),
         }
     }
 
-    fn may_enter(&self, process: &Process, holdings: &Holdings) -> Result<(PathBuf, Vec<Program>)> {
+    /// Whether this process may enter, whichever file it executes.
+    fn may_any_enter(&self, process: &Process) -> Result<Result<(), Refused>> {
         let admission = &self.admitted.admission;
         let profile = ProcessProfile::of(process)?;
-        judge_process(
-            &profile,
-            admission.profile().profile(),
-            admission.launch_rules(),
-        )
-        .map_err(|objections| {
+        if let Err(objections) =
+            judge_process(&profile, admission.profile(), admission.launch_rules())
+        {
             let objections: Vec<_> = objections.iter().map(ToString::to_string).collect();
-            Refused(plain_text(&format!(
+            return Ok(Err(Refused(plain_text(&format!(
                 "refused: exec into this container: {} [policy {} rule {}]",
                 objections.join("; "),
                 crate::config::POLICY,
                 admission.rule()
-            )))
-        })?;
+            )))));
+        }
         if admission.enter() == EnterMode::Deny {
-            return Err(Refused(format!(
-                "refused: exec into this container is not allowed (enter = \"deny\" in rule {})",
+            return Ok(Err(Refused(format!(
+                "refused: exec into this container is not allowed (enter = \"deny\") [policy {} rule {}]",
+                crate::config::POLICY,
                 admission.rule()
-            ))
-            .into());
+            ))));
         }
-        let root = root_of(holdings)?;
-        let path = programs::find(root.as_fd(), &Search::of(process))?;
-        let programs = programs::resolve(root.as_fd(), &path, &|_| None)?;
-        if admission.enter() == EnterMode::Listed {
-            self.judge(&programs)?;
-        }
-        Ok((path, programs))
-    }
-
-    /// Every file that the kernel would execute must be in the list, by its content.
-    pub(super) fn judge(&self, programs: &[Program]) -> Result<(), Refused> {
-        self.admitted.judge(programs)
+        Ok(Ok(()))
     }
 
     fn executed(&mut self, programs: &[Program], process: &Process, how: How) -> Result<()> {

@@ -1,18 +1,24 @@
 //! What was judged goes into the vTPM's PCRs, in clear text, before anything runs: the golden contract
 //! of `verify::event`, in its order.
 
-use super::{Application, admit::Admitted, journal::Journal, swtpm::Identity};
+use super::{
+    Application,
+    admit::{Admitted, Rootfs as FoundRootfs},
+    journal::Journal,
+    swtpm::Identity,
+};
 use crate::{config::Config, executables};
 use anyhow::{Context, Result};
 use std::path::Path;
 use verify::{
     binding::Claim,
-    digest::BundleDigest,
+    digest::{BundleDigest, OrNone},
     event::{
-        Enforce, Event, ExecLog, Executable, Image, Latitude, Launch, List, Measure, Policy,
-        Rootfs, RootfsCheck, RootfsDone, Runtime, Tier, TierName, User, Verdict,
+        Enforce, Event, ExecLog, Executable, Grounds, Image, Latitude, Launch, List, NoImage,
+        NoList, Policy, Rootfs, RootfsCheck, RootfsDone, Runtime, Tier, TierName, User, Verdict,
     },
     pcr::{LAST_CLOSED, PcrIndex},
+    policy::{Admission, Made, Programs},
     signature::{Signed, Signer},
 };
 
@@ -25,10 +31,15 @@ pub fn measure(
     config: &Config,
 ) -> Result<Claim> {
     let admission = &admitted.admission;
-    let (image, list, signer) = (admission.image(), admission.list(), admission.signer());
+    let rule = || admission.rule().to_owned();
     let runtime = Runtime {
         attestrun: myself()?,
         swtpm: swtpm(config)?,
+    };
+    let image = admission.made().image();
+    let listed = match admission.programs() {
+        Programs::Listed(listed) => Some(listed.as_ref()),
+        Programs::Named(_) | Programs::Args(_) | Programs::Any => None,
     };
     let claim = Claim {
         container: application.container.clone(),
@@ -37,12 +48,12 @@ pub fn measure(
         vtpm_ek_name: identity.ek.name,
         vtpm_reset: identity.reset,
         vtpm_restart: identity.restart,
-        image: image.manifest_digest(),
-        image_config: image.config_digest(),
+        image: image.map_or(OrNone::None, |image| image.manifest_digest().into()),
+        image_config: image.map_or(OrNone::None, |image| image.config_digest().into()),
         bundle_config: BundleDigest::of(application.config.as_bytes()),
-        profile: admission.profile().digest(),
-        siglist: list.digest(),
-        user_cert: signer.certificate(),
+        profile: admission.profile_digest(),
+        siglist: listed.map_or(OrNone::None, |listed| listed.list().digest().into()),
+        user_cert: listed.map_or(OrNone::None, |listed| listed.signer().certificate().into()),
         policy: admission.policy_digest(),
         mode: mode(admission.mode()).to_owned(),
         tier: TIER.to_owned(),
@@ -50,56 +61,68 @@ pub fn measure(
         swtpm: runtime.swtpm.sha256,
         peers: Vec::new(),
     };
-    let manifest = admitted.rootfs.manifest();
-    let events = [
+    let rootfs = rootfs(&admitted.rootfs);
+    let check = rootfs.check;
+    let manifest = rootfs.manifest;
+    let mut events = vec![
         Event::HostLink(application.host.clone()),
         Event::Runtime(runtime),
         Event::Launch(Box::new(Launch {
             bundle_config: claim.bundle_config,
             backend: application.backend.clone(),
-            profile: admission.profile().profile().clone(),
+            profile: admission.profile().clone(),
         })),
-        Event::Image(Image {
-            manifest: claim.image,
-            config: claim.image_config,
-            name: image.name().to_owned(),
-            verdict: verdict(admission.signed_by()),
-            rule: admission.rule().to_owned(),
-        }),
-        Event::Rootfs(Rootfs {
-            manifest,
-            check: RootfsCheck::Full,
-            entries: admitted.rootfs.entries(),
-            bytes: admitted.rootfs.bytes(),
-            stubs: admitted.rootfs.stubs().to_vec(),
-        }),
+        made(admission, application),
+        Event::Rootfs(rootfs),
         Event::RootfsDone(RootfsDone { manifest }),
         Event::Policy(Policy {
             digest: claim.policy,
             enforce: admission.mode(),
             tier: TierName::None,
-            rootfs: RootfsCheck::Full,
-            measure: Measure::Manifest,
+            rootfs: check,
+            measure: admission.terms().measure,
             // tier none prevents none of these, and says so
             scripts: Latitude::Any,
             inject: Latitude::Any,
             anonymous_exec: Latitude::Any,
             enter: admission.enter(),
             exec_log: ExecLog::First,
-            rule: admission.rule().to_owned(),
+            rule: rule(),
             decided_at: application.created,
         }),
-        Event::User(User {
-            certificate: claim.user_cert,
-            subject: signer.subject().to_owned(),
-            tenant: signer.tenant().to_owned(),
-        }),
-        Event::List(List {
-            digest: claim.siglist,
-            name: list.name().to_owned(),
-            serial: list.serial(),
+        Event::Grounds(Grounds {
+            origin: admission.made().origin(),
+            programs: admission.programs().rule(),
+            mounts: admission.terms().mounts,
+            upper: admission.terms().upper,
+            relaxations: admission
+                .relaxations()
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            sources: admission.sources().to_vec(),
+            audited: admitted.audited.clone(),
         }),
     ];
+    match listed {
+        None => events.push(Event::NoList(NoList {
+            programs: admission.programs().rule(),
+            rule: rule(),
+        })),
+        Some(listed) => {
+            let (list, signer) = (listed.list(), listed.signer());
+            events.push(Event::User(User {
+                certificate: signer.certificate(),
+                subject: signer.subject().to_owned(),
+                tenant: signer.tenant().to_owned(),
+            }));
+            events.push(Event::List(List {
+                digest: list.digest(),
+                name: list.name().to_owned(),
+                serial: list.serial(),
+            }));
+        }
+    }
     for event in &events {
         journal.record(event)?;
     }
@@ -113,11 +136,53 @@ pub fn measure(
     Ok(claim)
 }
 
+/// PCR 2: the image and who vouches for it, or that there is none.
+fn made(admission: &Admission, application: &Application) -> Event {
+    let rule = admission.rule().to_owned();
+    let verdict = match admission.made() {
+        Made::Signed(image) => signed_by(image.signed_by()),
+        Made::Sandbox(_) => Verdict::Named {},
+        Made::Build(_) | Made::Bundle(..) | Made::Unsigned(_) => Verdict::Unsigned {},
+    };
+    match admission.made().image() {
+        Some(image) => Event::Image(Image {
+            manifest: image.manifest_digest(),
+            config: image.config_digest(),
+            name: image.name().to_owned(),
+            verdict,
+            rule,
+        }),
+        None => Event::NoImage(NoImage {
+            rootfs: application.rootfs.display().to_string(),
+            rule,
+        }),
+    }
+}
+
+fn rootfs(found: &FoundRootfs) -> Rootfs {
+    match found {
+        FoundRootfs::Checked(rootfs) => Rootfs {
+            manifest: rootfs.manifest(),
+            check: RootfsCheck::Full,
+            entries: rootfs.entries(),
+            bytes: rootfs.bytes(),
+            stubs: rootfs.stubs().to_vec(),
+        },
+        FoundRootfs::Measured(rootfs) => Rootfs {
+            manifest: rootfs.manifest(),
+            check: RootfsCheck::Measured,
+            entries: rootfs.entries(),
+            bytes: rootfs.bytes(),
+            stubs: Vec::new(),
+        },
+    }
+}
+
 /// What watches executions inside the container: nothing yet, and evidence says so.
 const TIER: &str = "none";
 
 /// Who vouched for the image.
-fn verdict(signed: &Signed) -> Verdict {
+fn signed_by(signed: &Signed) -> Verdict {
     let docker_reference = signed.docker_reference().map(str::to_owned);
     match signed.signer() {
         Signer::Key(fingerprint) => Verdict::Key {

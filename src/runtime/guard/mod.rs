@@ -227,7 +227,7 @@ impl Guarded {
             claim: self.claim.clone(),
             program: self.admitted.program.clone(),
             rule: self.admitted.admission.rule().to_owned(),
-            image: self.admitted.admission.image().name().to_owned(),
+            image: self.admitted.admission.made().to_string(),
         }
     }
 

@@ -22,6 +22,7 @@ use verify::{
     event::{Event, Fault},
     id::RunId,
     pcr::QUOTED,
+    policy::Programs,
 };
 
 /// A verb says what it wants at once, or loses its turn.
@@ -235,15 +236,19 @@ impl Guarded {
             .vtpm()
             .quote(&self.identity.aik, qualifying_data, &QUOTED)
             .context("the vTPM does not quote")?;
-        let list = self.admitted.admission.stored_list();
+        let (statement, cms): (&[u8], &[u8]) = match self.admitted.admission.programs() {
+            Programs::Listed(listed) => (&listed.stored().statement, &listed.stored().cms),
+            // the record says `none`, and so does the event in PCR 7
+            Programs::Named(_) | Programs::Args(_) | Programs::Any => (&[], &[]),
+        };
         Ok(ContainerEvidence {
             attest: BASE64.encode(quote.attest),
             signature: BASE64.encode(quote.signature),
             ak: BASE64.encode(self.identity.aik_public()?),
             ek: BASE64.encode(self.identity.ek_public()?),
             log: BASE64.encode(self.journal.log()),
-            siglist: BASE64.encode(&list.statement),
-            siglist_signature: BASE64.encode(&list.cms),
+            siglist: BASE64.encode(statement),
+            siglist_signature: BASE64.encode(cms),
         })
     }
 

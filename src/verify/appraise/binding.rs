@@ -1,9 +1,11 @@
 //! Checks of keys and of the binding record (K-…, B-…, H-ROOT).
 
 use super::facts::Facts;
+use super::grounds;
 use super::{Answer, Problem, all_of, ok, or_refuse, refused, unknown, waivable};
 use crate::binding::{self as log, NotLive};
 use crate::check::{Check, Subject, Waiver};
+use crate::digest::OrNone;
 use crate::event::Event;
 use crate::evidence::Root;
 
@@ -129,24 +131,28 @@ pub(super) fn container(facts: &Facts<'_>) -> Answer {
 
 pub(super) fn image(facts: &Facts<'_>) -> Answer {
     let claim = &facts.record()?.claim;
+    let OrNone::Is(image) = claim.image else {
+        // Whether that may be is one question, asked here and there.
+        return grounds::origin(facts);
+    };
     let mut problems = Vec::new();
-    if !facts.expect.images.contains(&claim.image) {
-        problems.push(format!("image {} is not an expected one", claim.image));
+    if !facts.expect.images.contains(&image) {
+        problems.push(format!("image {image} is not an expected one"));
     }
     let measured = or_refuse(facts.measured_image(), &problems)?;
-    if measured.manifest != claim.image {
+    if measured.manifest != image {
         problems.push(format!(
-            "measured {}, the record has {}",
-            measured.manifest, claim.image
+            "measured {}, the record has {image}",
+            measured.manifest
         ));
     }
-    if measured.config != claim.image_config {
+    if claim.image_config != measured.config {
         problems.push(format!(
             "measured config {}, the record has {}",
             measured.config, claim.image_config
         ));
     }
-    all_of(problems, format!("{} ({})", claim.image, measured.name))
+    all_of(problems, format!("{image} ({})", measured.name))
 }
 
 pub(super) fn epoch(facts: &Facts<'_>) -> Answer {

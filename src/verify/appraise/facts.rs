@@ -87,7 +87,7 @@ pub(super) struct Facts<'a> {
     pub binding_log: Result<Vec<LogEntry>, String>,
     pub log: Result<ContainerLog, ParseError>,
     pub signer: Result<VerifiedSigner, CmsRefusal>,
-    /// None: without a record there is no image that the list could be about.
+    /// None: without a record, or with none in it, there is no image that the list could be about.
     pub list: Option<Result<VerifiedList, ListRefusal>>,
 }
 
@@ -138,7 +138,10 @@ impl<'a> Facts<'a> {
             min_serial: expect.list.min_serial,
             revocation: &revocation,
         };
-        let image = record.as_ref().ok().map(|record| record.claim.image);
+        let image = record
+            .as_ref()
+            .ok()
+            .and_then(|record| record.claim.image.digest().copied());
         let list = image.map(|image| verify_list(bytes, cms, &rule, &[image], challenge.now));
 
         Self {

@@ -151,7 +151,7 @@ fn wider_enters(facts: &Facts<'_>, profile: &LaunchProfile) -> Result<Vec<String
     let mut problems = Vec::new();
     for event in &facts.log()?.events {
         if let Event::Enter(Enter {
-            verdict: EnterVerdict::Allowed,
+            verdict: EnterVerdict::Allowed | EnterVerdict::Audited,
             path,
             capabilities,
             ..

@@ -1,6 +1,7 @@
 //! Checks of the signature list, its signer, and what was executed against it (P-…).
 
 use super::facts::Facts;
+use super::grounds::without_list;
 use super::log::ContainerLog;
 use super::{Answer, all_of, or_refuse, refused, unknown};
 use crate::digest::FileDigest;
@@ -10,6 +11,9 @@ use crate::siglist::{ListRefusal, NotListed};
 use std::collections::BTreeSet;
 
 pub(super) fn certificate(facts: &Facts<'_>) -> Answer {
+    if let Some(answer) = without_list(facts) {
+        return answer;
+    }
     let signer = match &facts.signer {
         Ok(signer) => signer,
         Err(refusal) => return refused(refusal.to_string()),
@@ -23,7 +27,7 @@ pub(super) fn certificate(facts: &Facts<'_>) -> Answer {
         ));
     }
     let claim = &or_refuse(facts.record(), &problems)?.claim;
-    if signer.certificate() != claim.user_cert {
+    if claim.user_cert != signer.certificate() {
         problems.push(format!(
             "signer's certificate is {}, the record has {}",
             signer.certificate(),
@@ -55,6 +59,9 @@ pub(super) fn certificate(facts: &Facts<'_>) -> Answer {
 }
 
 pub(super) fn list(facts: &Facts<'_>) -> Answer {
+    if let Some(answer) = without_list(facts) {
+        return answer;
+    }
     let list = match &facts.list {
         Some(Ok(list)) => list,
         // The signer's own failures have their own check.
@@ -72,7 +79,7 @@ pub(super) fn list(facts: &Facts<'_>) -> Answer {
         _ => None,
     })?;
     let mut problems = Vec::new();
-    if list.digest() != claim.siglist {
+    if claim.siglist != list.digest() {
         problems.push(format!(
             "the list is {}, the record has {}",
             list.digest(),
@@ -100,6 +107,12 @@ pub(super) fn list(facts: &Facts<'_>) -> Answer {
 /// Every executed file is a listed program, at its path or by its content (a copy of a listed program
 /// is that program, and so the runtime judges it), and every record has its file in PCR 10.
 pub(super) fn unlisted(facts: &Facts<'_>) -> Answer {
+    if let Some(answer) = without_list(facts) {
+        return match unmeasured(facts.log()?) {
+            problems if problems.is_empty() => answer,
+            problems => refused(problems.join("; ")),
+        };
+    }
     let (list, log) = (facts.list()?, facts.log()?);
     let mut problems = Vec::new();
     for (path, digest) in &log.files {
@@ -116,6 +129,9 @@ pub(super) fn unlisted(facts: &Facts<'_>) -> Answer {
 
 /// Contents: no listed path was executed with a content that the list does not name.
 pub(super) fn contents(facts: &Facts<'_>) -> Answer {
+    if let Some(answer) = without_list(facts) {
+        return answer;
+    }
     let (list, log) = (facts.list()?, facts.log()?);
     let mut problems = Vec::new();
     for (path, digest) in &log.files {
@@ -136,7 +152,7 @@ fn unmeasured(log: &ContainerLog) -> Vec<String> {
     let claims = log.events.iter().filter_map(|event| match event {
         Event::Exec(exec) => Some((exec.path.as_str(), Some(&exec.digest))),
         Event::Enter(Enter {
-            verdict: EnterVerdict::Allowed,
+            verdict: EnterVerdict::Allowed | EnterVerdict::Audited,
             path,
             digest,
             ..

@@ -65,16 +65,21 @@ impl ContainerLog {
     }
 }
 
-/// The events that each closed PCR holds, once each and in this order, before its separator.
-const CLOSED: [(u32, &[&str]); 8] = [
-    (0, &["attestrun.host-link", "attestrun.runtime"]),
-    (1, &["attestrun.launch"]),
-    (2, &["attestrun.image"]),
-    (3, &[]),
-    (4, &["attestrun.rootfs", "attestrun.rootfs-done"]),
-    (5, &["attestrun.policy"]),
-    (6, &[]),
-    (7, &["attestrun.user", "attestrun.list"]),
+/// The events that each closed PCR holds, once each and in this order, before its separator; or the
+/// one that says why it does not hold these.
+const CLOSED: [(u32, &[&str], &[&str]); 8] = [
+    (0, &["attestrun.host-link", "attestrun.runtime"], &[]),
+    (1, &["attestrun.launch"], &[]),
+    (2, &["attestrun.image"], &["attestrun.no-image"]),
+    (3, &[], &[]),
+    (4, &["attestrun.rootfs", "attestrun.rootfs-done"], &[]),
+    (5, &["attestrun.policy", "attestrun.grounds"], &[]),
+    (6, &[], &[]),
+    (
+        7,
+        &["attestrun.user", "attestrun.list"],
+        &["attestrun.no-list"],
+    ),
 ];
 
 /// What is wrong with the order of events.
@@ -105,18 +110,18 @@ fn broken_rules(log: &ContainerLog) -> Vec<Order> {
     if !log.host_link_first {
         broken.push(Order::First);
     }
-    for (pcr, demanded) in CLOSED {
+    for (pcr, demanded, instead) in CLOSED {
         let found: Vec<&str> = events
             .iter()
             .filter(|e| u32::from(e.pcr()) == pcr)
             .map(Event::name)
             .collect();
-        let expected: Vec<&str> = demanded
-            .iter()
-            .copied()
-            .chain([crate::event::SEPARATOR])
-            .collect();
-        if found != expected {
+        let closed = |events: &[&'static str]| -> Vec<&str> {
+            let events = events.iter().copied();
+            events.chain([crate::event::SEPARATOR]).collect()
+        };
+        let expected = closed(demanded);
+        if found != expected && (instead.is_empty() || found != closed(instead)) {
             let (found, expected) = (found.join(", "), expected.join(", "));
             broken.push(Order::Closed {
                 pcr,
@@ -228,7 +233,7 @@ pub(super) fn paths(facts: &Facts<'_>) -> Answer {
         Event::Exec(exec) => Some(&exec.path),
         // What was denied is named as it was asked for, which need not be a path.
         Event::Enter(Enter {
-            verdict: EnterVerdict::Allowed,
+            verdict: EnterVerdict::Allowed | EnterVerdict::Audited,
             path,
             ..
         }) => Some(path),

@@ -1,10 +1,13 @@
 //! Checks of policy, modes, programs that measure, root file system, tier, faults and age.
 
 use super::facts::Facts;
+use super::grounds;
 use super::log::is_empty;
 use super::{Answer, Problem, all_of, ok, or_refuse, refused, waivable};
 use crate::check::Waiver;
-use crate::event::{Enforce, Enter, EnterMode, EnterVerdict, Event, Policy, RootfsCheck, TierName};
+use crate::event::{
+    AUDITED, Enforce, Enter, EnterMode, EnterVerdict, Event, Policy, RootfsCheck, TierName,
+};
 use crate::pcr;
 
 fn measured_policy<'a>(facts: &'a Facts<'_>) -> Result<&'a Policy, Problem> {
@@ -21,17 +24,23 @@ pub(super) fn policy(facts: &Facts<'_>) -> Answer {
         problems.push(format!("policy {} is not an expected one", claim.policy));
     }
     let measured = or_refuse(measured_policy(facts), &problems)?;
-    let image = or_refuse(facts.measured_image(), &problems)?;
+    // The entry that let the image be, or its absence.
+    let judged_by = match claim.image.is_none() {
+        false => or_refuse(facts.measured_image(), &problems)?.rule.as_str(),
+        true => or_refuse(grounds::no_image(facts), &problems)?
+            .rule
+            .as_str(),
+    };
     if measured.digest != claim.policy {
         problems.push(format!(
             "measured policy {}, the record has {}",
             measured.digest, claim.policy
         ));
     }
-    if measured.rule != image.rule {
+    if measured.rule != judged_by {
         problems.push(format!(
-            "rule `{}` admitted, the image was judged by `{}`",
-            measured.rule, image.rule
+            "rule `{}` admitted, the image was judged by `{judged_by}`",
+            measured.rule
         ));
     }
     all_of(
@@ -56,14 +65,27 @@ pub(super) fn mode(facts: &Facts<'_>) -> Answer {
             measured.enter
         ));
     }
+    let audited = &or_refuse(grounds::measured(facts), &problems)?.audited;
+    if measured.enforce == Enforce::Enforce && !audited.is_empty() {
+        problems.push(format!(
+            "the mode is enforce, and yet let through: {}",
+            audited.join("; ")
+        ));
+    }
     if !problems.is_empty() {
         return refused(problems.join("; "));
     }
     match measured.enforce {
         Enforce::Enforce => ok(format!("enforce, enter {}", measured.enter)),
         Enforce::Audit => {
-            let what = "the policy was only recorded, not enforced";
-            waivable(facts, Waiver::Audit, Problem::Refused(what.into()))
+            let what = match audited.as_slice() {
+                [] => "the policy was only recorded, not enforced".to_owned(),
+                some => format!(
+                    "the policy was only recorded, not enforced; let through: {}",
+                    some.join("; ")
+                ),
+            };
+            waivable(facts, Waiver::Audit, Problem::Refused(what))
         }
     }
 }
@@ -115,8 +137,6 @@ pub(super) fn rootfs(facts: &Facts<'_>) -> Answer {
         Event::RootfsDone(done) => Some(done),
         _ => None,
     })?;
-    // The weaker ways of checking, once there are any, need a waiver of their own here.
-    let RootfsCheck::Full = measured.check;
     let mut problems = Vec::new();
     if !facts.expect.rootfs.contains(&measured.manifest) {
         problems.push(format!(
@@ -130,20 +150,38 @@ pub(super) fn rootfs(facts: &Facts<'_>) -> Answer {
             done.manifest, measured.manifest
         ));
     }
-    if measured_policy(facts)?.rootfs != measured.check {
-        problems.push("the policy demanded another check".to_owned());
+    let demanded = measured_policy(facts)?.rootfs;
+    // A tree that was read in full and is the expected one needs nobody to compare it with.
+    if measured.check > demanded && measured.check != RootfsCheck::Measured {
+        problems.push(format!(
+            "checked `{}`, the policy demanded `{demanded}`",
+            measured.check
+        ));
     }
     let stubs = match measured.stubs.is_empty() {
         true => String::new(),
         false => format!(", put in by the engine: {}", measured.stubs.join(" ")),
     };
-    all_of(
-        problems,
-        format!(
-            "{} entries, {} bytes, checked in full{stubs}",
-            measured.entries, measured.bytes
+    let (entries, bytes) = (measured.entries, measured.bytes);
+    let weaker = |by, what: &str| match problems.is_empty() {
+        true => waivable(
+            facts,
+            by,
+            Problem::Refused(format!("{entries} entries, {bytes} bytes: {what}{stubs}")),
         ),
-    )
+        false => refused(problems.join("; ")),
+    };
+    match measured.check {
+        RootfsCheck::Boot => weaker(
+            Waiver::RootfsBoot,
+            "what did not change in this boot was not read again",
+        ),
+        RootfsCheck::Stat => weaker(Waiver::RootfsStat, "contents were not compared"),
+        RootfsCheck::Full | RootfsCheck::Measured => all_of(
+            problems,
+            format!("{entries} entries, {bytes} bytes, checked in full{stubs}"),
+        ),
+    }
 }
 
 pub(super) fn tier(facts: &Facts<'_>) -> Answer {
@@ -170,16 +208,27 @@ pub(super) fn tier(facts: &Facts<'_>) -> Answer {
 /// PCR 8 is empty, and nobody entered whom the recorded mode keeps out.
 pub(super) fn faults(facts: &Facts<'_>) -> Answer {
     let log = facts.log()?;
-    let mut problems: Vec<String> = Vec::new();
+    let policy = measured_policy(facts).ok();
+    let audit = policy.is_some_and(|policy| policy.enforce == Enforce::Audit);
+    let (mut problems, mut audited): (Vec<String>, Vec<String>) = Default::default();
     for event in &log.events {
         match event {
+            Event::Fault(fault) if audit && fault.kind == AUDITED => {
+                audited.push(fault.detail.clone());
+            }
             Event::Fault(fault) => problems.push(format!("{}: {}", fault.kind, fault.detail)),
-            Event::Enter(enter) => problems.extend(wrong_enter(enter, measured_policy(facts).ok())),
+            // Its fault says the same.
+            Event::Enter(enter) if audit && enter.verdict == EnterVerdict::Audited => {}
+            Event::Enter(enter) => problems.extend(wrong_enter(enter, policy)),
             _ => {}
         }
     }
-    if problems.is_empty() && !is_empty(log, pcr::FAULTS) {
+    if problems.is_empty() && audited.is_empty() && !is_empty(log, pcr::FAULTS) {
         problems.push(format!("PCR {} is not empty", pcr::FAULTS));
+    }
+    if problems.is_empty() && !audited.is_empty() {
+        let what = format!("let through in audit mode: {}", audited.join("; "));
+        return waivable(facts, Waiver::Audit, Problem::Refused(what));
     }
     all_of(problems, format!("PCR {} is empty", pcr::FAULTS))
 }
@@ -188,6 +237,10 @@ pub(super) fn faults(facts: &Facts<'_>) -> Answer {
 fn wrong_enter(enter: &Enter, policy: Option<&Policy>) -> Option<String> {
     let path = &enter.path;
     match (enter.verdict, policy.map(|policy| policy.enter)) {
+        (EnterVerdict::Audited, _) => Some(format!(
+            "{path} was let in against the policy: {}",
+            enter.reason
+        )),
         (EnterVerdict::Denied, _) => Some(format!("denied: {path}: {}", enter.reason)),
         (EnterVerdict::Allowed, Some(EnterMode::Listed | EnterMode::Any)) => None,
         (EnterVerdict::Allowed, Some(EnterMode::Deny)) => {

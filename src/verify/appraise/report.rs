@@ -5,7 +5,7 @@ use super::facts::Facts;
 use crate::digest::{
     FileDigest, ImageDigest, KeyDigest, ListDigest, PolicyDigest, RecordDigest, RootfsDigest,
 };
-use crate::event::{EnterMode, Event};
+use crate::event::{EnterMode, Event, Origin, ProgramsRule};
 use crate::evidence::Root;
 use crate::id::{ContainerId, UnixTime};
 use crate::tpm2::TpmName;
@@ -34,7 +34,13 @@ pub struct Executed {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Measured {
+    pub origin: Option<Origin>,
+    pub programs: Option<ProgramsRule>,
+    /// What should have been refused.
+    pub audited: Vec<String>,
     pub image_name: Option<String>,
+    /// The root file system of a container without an image.
+    pub directory: Option<String>,
     pub image_key: Option<KeyDigest>,
     /// Of a keyless signature: subject and issuer.
     pub image_identity: Option<(String, String)>,
@@ -98,8 +104,8 @@ impl ContainerReport {
             record: facts.r,
             created: claim.map(|claim| claim.created),
             ak_name: claim.map(|claim| claim.vtpm_ak_name),
-            image: claim.map(|claim| claim.image),
-            list: claim.map(|claim| claim.siglist),
+            image: claim.and_then(|claim| claim.image.digest().copied()),
+            list: claim.and_then(|claim| claim.siglist.digest().copied()),
             policy: claim.map(|claim| claim.policy),
             mode: claim.map(|claim| claim.mode.clone()),
             tier: claim.map(|claim| claim.tier.clone()),
@@ -128,7 +134,14 @@ impl Measured {
                     Verdict::Keyless {
                         subject, issuer, ..
                     } => self.image_identity = Some((subject.clone(), issuer.clone())),
+                    Verdict::Named {} | Verdict::Unsigned {} => {}
                 }
+            }
+            Event::NoImage(none) => self.directory = Some(none.rootfs.clone()),
+            Event::Grounds(grounds) => {
+                self.origin = Some(grounds.origin);
+                self.programs = Some(grounds.programs);
+                self.audited.clone_from(&grounds.audited);
             }
             Event::Policy(policy) => {
                 self.rule = Some(policy.rule.clone());
@@ -159,11 +172,15 @@ impl Measured {
             Event::Tier(tier) => self.kernel = Some(tier.kernel.clone()),
             Event::Start => self.started = true,
             Event::Enter(enter) => match enter.verdict {
-                EnterVerdict::Allowed => self.entered += 1,
+                EnterVerdict::Allowed | EnterVerdict::Audited => self.entered += 1,
                 EnterVerdict::Denied => self.denied += 1,
             },
             Event::Fault(_) => self.faults += 1,
-            Event::HostLink(_) | Event::RootfsDone(_) | Event::Separator(_) | Event::Exec(_) => {}
+            Event::HostLink(_)
+            | Event::RootfsDone(_)
+            | Event::NoList(_)
+            | Event::Separator(_)
+            | Event::Exec(_) => {}
         }
     }
 }

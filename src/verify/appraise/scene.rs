@@ -5,8 +5,9 @@ use super::*;
 use crate::binding::{self, Claim, HostPart, Kind, LogEntry, Record};
 use crate::digest::*;
 use crate::event::{
-    Backend, Enforce, EnterMode, Event, Exec, ExecLog, Executable, HostLink, How, Image, Latitude,
-    Launch, List, Measure, Policy, Rootfs, RootfsCheck, RootfsDone, Runtime, Tier, TierName, User,
+    Backend, Enforce, EnterMode, Event, Exec, ExecLog, Executable, Grounds, HostLink, How, Image,
+    Latitude, Launch, List, Measure, MountsRule, Origin, Policy, ProgramsRule, Rootfs, RootfsCheck,
+    RootfsDone, Runtime, Tier, TierName, UpperRule, User,
 };
 use crate::evidence::{HostPcrs, Root};
 use crate::imalog::{EncodedPath, Entry, Replay};
@@ -116,12 +117,12 @@ impl Scene {
             vtpm_ek_name: vtpm_ek.public().name(),
             vtpm_reset: 1,
             vtpm_restart: 0,
-            image,
-            image_config: ConfigDigest::of(b"config"),
+            image: image.into(),
+            image_config: ConfigDigest::of(b"config").into(),
             bundle_config: BundleDigest::of(b"bundle"),
             profile: profile().digest().unwrap(),
-            siglist: ListDigest::of(&list.statement_bytes().unwrap()),
-            user_cert: KeyDigest::of(&signer.der),
+            siglist: ListDigest::of(&list.statement_bytes().unwrap()).into(),
+            user_cert: KeyDigest::of(&signer.der).into(),
             policy: PolicyDigest::of(b"policy"),
             mode: "enforce".into(),
             tier: "none".into(),
@@ -225,9 +226,18 @@ impl Scene {
                 rule: "demo".into(),
                 decided_at: NOW,
             }),
+            Event::Grounds(Grounds {
+                origin: Origin::Image,
+                programs: ProgramsRule::Listed,
+                mounts: MountsRule::Programs,
+                upper: UpperRule::Pristine,
+                relaxations: vec![],
+                sources: vec![],
+                audited: vec![],
+            }),
             Event::Image(Image {
-                manifest: self.claim.image,
-                config: self.claim.image_config,
+                manifest: *self.claim.image.digest().unwrap(),
+                config: *self.claim.image_config.digest().unwrap(),
                 name: "localhost/demo:1".into(),
                 verdict: crate::event::Verdict::Key {
                     fingerprint: KeyDigest::of(b"key"),
@@ -241,7 +251,7 @@ impl Scene {
                 tenant: TENANT.into(),
             }),
             Event::List(List {
-                digest: self.claim.siglist,
+                digest: *self.claim.siglist.digest().unwrap(),
                 name: self.list.name.clone(),
                 serial: self.list.serial,
             }),
@@ -290,8 +300,8 @@ impl Scene {
 
     /// Makes record, log and list agree about another list or signer.
     pub fn relist(&mut self) {
-        self.claim.siglist = ListDigest::of(&self.list.statement_bytes().unwrap());
-        self.claim.user_cert = KeyDigest::of(&self.signer.der);
+        self.claim.siglist = ListDigest::of(&self.list.statement_bytes().unwrap()).into();
+        self.claim.user_cert = KeyDigest::of(&self.signer.der).into();
         self.log = self
             .events()
             .iter()

@@ -72,6 +72,10 @@ pub enum Verdict {
         certificate: KeyDigest,
         docker_reference: Option<String>,
     },
+    /// Nobody signed it; the policy names its digest.
+    Named {},
+    /// Nobody that counts vouches for it.
+    Unsigned {},
 }
 
 /// PCR 2: the image.
@@ -86,12 +90,28 @@ pub struct Image {
     pub rule: String,
 }
 
-/// How the root file system was compared with the image's layers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// PCR 2, in place of the image: the root file system is a directory that no image is known of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoImage {
+    /// The directory on the host.
+    pub rootfs: String,
+    /// The policy's entry that let it be.
+    pub rule: String,
+}
+
+/// How the root file system was compared with the image's layers; ordered from strict to lax.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RootfsCheck {
     /// Every file was read and hashed at this create.
     Full,
+    /// Files that were hashed in this boot and have the same inode stamps since were not read again.
+    Boot,
+    /// Sizes and other attributes were compared, contents were not.
+    Stat,
+    /// Measured, and compared with nothing: no image says what it should be, or it is not that.
+    Measured,
 }
 
 /// PCR 4: the root file system.
@@ -138,6 +158,8 @@ pub enum TierName {
 pub enum Measure {
     /// One digest over the rootfs manifest.
     Manifest,
+    /// And each file by itself.
+    Files,
 }
 
 /// Whether something that no list can name may happen inside the container.
@@ -188,6 +210,90 @@ pub struct Policy {
     pub decided_at: UnixTime,
 }
 
+/// What the policy judged: which of its entries can apply, and who vouches for the files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// An image, under a `[[rule]]`.
+    Image,
+    /// An image that holds a pod's namespaces, under a `[[sandbox]]`.
+    Sandbox,
+    /// A step of an image's build, under a `[[build]]`.
+    Build,
+    /// A directory without an image, under a `[[bundle]]`.
+    Bundle,
+}
+
+/// Which programs may be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProgramsRule {
+    /// Those of a signature list.
+    Listed,
+    /// Those whose digests the policy names.
+    Named,
+    /// The one that the policy spells out with its arguments.
+    Args,
+    /// Any: nothing vouches for them.
+    Any,
+}
+
+/// What mounts may do to the files of the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MountsRule {
+    /// None may hide a listed program.
+    Programs,
+    /// As `programs`; and what bind mounts bring in place of the image's files is measured.
+    Measure,
+    /// Anything.
+    Any,
+}
+
+/// What the container's own layer may hold before its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UpperRule {
+    /// Nothing but what engines put there.
+    Pristine,
+    /// Anything: it is measured.
+    Any,
+}
+
+/// A file that took part in the decision, by its content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// What it is: `policy.json`, `key`, `user-ca`, `crl`, `trusted-root`, `scan`…
+    pub kind: String,
+    pub path: String,
+    pub sha256: FileDigest,
+}
+
+/// PCR 5, after the policy: why the container was let through.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grounds {
+    pub origin: Origin,
+    pub programs: ProgramsRule,
+    pub mounts: MountsRule,
+    pub upper: UpperRule,
+    /// Names of the relaxations without which the launch would have been refused.
+    pub relaxations: Vec<String>,
+    /// What was decided by, besides the policy file.
+    pub sources: Vec<Source>,
+    /// What should have been refused, and was let through because the mode is `audit`.
+    pub audited: Vec<String>,
+}
+
+/// PCR 7, in place of user and list: no signature list says which programs may run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoList {
+    pub programs: ProgramsRule,
+    pub rule: String,
+}
+
 /// PCR 7: whose list it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -206,6 +312,9 @@ pub struct List {
     #[serde(with = "safe_int")]
     pub serial: u64,
 }
+
+/// Kind of the faults that mode `audit` let pass.
+pub const AUDITED: &str = "audited";
 
 /// PCR 8: something that must not happen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -257,6 +366,8 @@ pub struct Exec {
 pub enum EnterVerdict {
     Allowed,
     Denied,
+    /// Should have been denied, and was let in because the mode is `audit`.
+    Audited,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -300,13 +411,17 @@ macro_rules! words {
     )*};
 }
 words! {
-    RootfsCheck { Full "full" }
+    RootfsCheck { Full "full", Boot "boot", Stat "stat", Measured "measured" }
+    Origin { Image "image", Sandbox "sandbox", Build "build", Bundle "bundle" }
+    ProgramsRule { Listed "listed", Named "named", Args "args", Any "any" }
+    MountsRule { Programs "programs", Measure "measure", Any "any" }
+    UpperRule { Pristine "pristine", Any "any" }
     Enforce { Enforce "enforce", Audit "audit" }
     TierName { None "none" }
-    Measure { Manifest "manifest" }
+    Measure { Manifest "manifest", Files "files" }
     Latitude { Any "any", Deny "deny" }
     EnterMode { Deny "deny", Listed "listed", Any "any" }
     ExecLog { First "first" }
     How { Entrypoint "entrypoint", Enter "enter" }
-    EnterVerdict { Allowed "allowed", Denied "denied" }
+    EnterVerdict { Allowed "allowed", Denied "denied", Audited "audited" }
 }

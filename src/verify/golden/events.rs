@@ -161,6 +161,12 @@ fn events() -> Vec<(Event, u8, &'static str, String)> {
             .into(),
         ),
         (
+            Event::NoImage(NoImage { rootfs: "/srv/bundle/rootfs".into(), rule: "demo".into() }),
+            2,
+            "attestrun.no-image",
+            r#"{"rootfs":"/srv/bundle/rootfs","rule":"demo"}"#.into(),
+        ),
+        (
             Event::Rootfs(Rootfs {
                 manifest: digest!(RootfsDigest, 1),
                 check: RootfsCheck::Full,
@@ -201,6 +207,35 @@ fn events() -> Vec<(Event, u8, &'static str, String)> {
                 r#""rule":"demo","scripts":"any","tier":"none"}"#
             )
             .into(),
+        ),
+        (
+            Event::Grounds(Grounds {
+                origin: Origin::Image,
+                programs: ProgramsRule::Listed,
+                mounts: MountsRule::Programs,
+                upper: UpperRule::Pristine,
+                relaxations: vec!["device:/dev/fuse".into()],
+                sources: vec![Source {
+                    kind: "key".into(),
+                    path: "/k.pub".into(),
+                    sha256: digest!(FileDigest, 1),
+                }],
+                audited: vec!["it is not signed".into()],
+            }),
+            5,
+            "attestrun.grounds",
+            concat!(
+                r#"{"audited":["it is not signed"],"mounts":"programs","origin":"image","programs":"listed","#,
+                r#""relaxations":["device:/dev/fuse"],"sources":[{"kind":"key","path":"/k.pub","sha256":"@1"}],"#,
+                r#""upper":"pristine"}"#
+            )
+            .into(),
+        ),
+        (
+            Event::NoList(NoList { programs: ProgramsRule::Any, rule: "demo".into() }),
+            7,
+            "attestrun.no-list",
+            r#"{"programs":"any","rule":"demo"}"#.into(),
         ),
         (
             Event::User(User {

@@ -1,16 +1,26 @@
 //! What a positive decision hands on: the witnesses of every check, and the questions that can only be
 //! asked once the rootfs is known.
 
-use super::{Enforce, EnterMode, Policy, Refusal, Rule, StoredList, TierName};
+use super::programs::{CheckedPrograms, covering};
+use super::{
+    ContentRule, Enforce, EnterMode, MountsRule, Policy, Refusal, Source, StoredList, Terms,
+    TierName,
+};
 use crate::cms::VerifiedSigner;
-use crate::digest::{ConfigDigest, FileDigest, ImageDigest, PolicyDigest};
+use crate::digest::{
+    ConfigDigest, FileDigest, ImageDigest, ListDigest, PolicyDigest, ProfileDigest, RootfsDigest,
+};
+use crate::event::{How, Origin, ProgramsRule};
 use crate::id::UnixTime;
 use crate::image::Image;
 use crate::imalog::encode_path;
-use crate::profile::{JudgedProfile, LaunchRules};
-use crate::rootfs::{Kind, RootfsManifest, RootfsPath};
-use crate::siglist::{Programs, VerifiedList};
+use crate::profile::{LaunchProfile, LaunchRules, Relaxation};
+use crate::rootfs::{RootfsManifest, RootfsPath};
+use crate::siglist::{self, VerifiedList};
 use crate::signature::Signed;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
 
 /// An image that a key of the rule signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,109 +51,282 @@ impl VerifiedImage {
     }
 }
 
-/// This image may run with this profile under this list.
+/// What the container is made of, and who vouches for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Made {
+    /// An image that a key of the rule signed.
+    Signed(VerifiedImage),
+    /// An image that a `[[sandbox]]` names by its digest.
+    Sandbox(Image),
+    /// What a build makes on top of this image, or of nothing.
+    Build(Option<Image>),
+    /// A directory on the host, and what it must hold; no image is known of it.
+    Bundle(PathBuf, ContentRule),
+    /// An image that nobody vouches for: only mode `audit` lets it be.
+    Unsigned(Image),
+}
+
+impl Made {
+    /// The image, whoever vouches for it.
+    pub fn image(&self) -> Option<&Image> {
+        match self {
+            Self::Signed(verified) => Some(verified.image()),
+            Self::Sandbox(image) | Self::Unsigned(image) => Some(image),
+            Self::Build(image) => image.as_ref(),
+            Self::Bundle(..) => None,
+        }
+    }
+    pub fn origin(&self) -> Origin {
+        match self {
+            Self::Signed(_) | Self::Unsigned(_) => Origin::Image,
+            Self::Sandbox(_) => Origin::Sandbox,
+            Self::Build(_) => Origin::Build,
+            Self::Bundle(..) => Origin::Bundle,
+        }
+    }
+    /// The root file system must hold what the image's layers say; else nothing says what it must hold.
+    pub fn is_image(&self) -> bool {
+        match self {
+            Self::Signed(_) | Self::Sandbox(_) | Self::Unsigned(_) => true,
+            Self::Build(_) | Self::Bundle(..) => false,
+        }
+    }
+}
+
+/// As refusals call it.
+impl fmt::Display for Made {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self, self.image()) {
+            (Self::Build(_), Some(image)) => write!(
+                f,
+                "a build on image {} ({})",
+                image.name(),
+                image.manifest_digest()
+            ),
+            (Self::Build(_), None) => f.write_str("a build on no image"),
+            (Self::Bundle(rootfs, _), _) => write!(f, "rootfs {} (no image)", rootfs.display()),
+            (_, Some(image)) => write!(f, "image {} ({})", image.name(), image.manifest_digest()),
+            (_, None) => f.write_str("no image"),
+        }
+    }
+}
+
+/// Which programs the container may start, and who says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Programs {
+    /// A signature list.
+    Listed(Box<Listed>),
+    /// The policy, by their digests.
+    Named(BTreeSet<FileDigest>),
+    /// The policy, by one argument list (a [`super::SandboxRule`]'s).
+    Args(Vec<String>),
+    /// Nobody: any.
+    Any,
+}
+
+/// A verified list, and its bytes for evidence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    list: VerifiedList,
+    stored: StoredList,
+}
+
+impl Listed {
+    pub(super) fn new(list: VerifiedList, stored: StoredList) -> Self {
+        Self { list, stored }
+    }
+    pub fn list(&self) -> &VerifiedList {
+        &self.list
+    }
+    /// The bytes of the list and of its signature.
+    pub fn stored(&self) -> &StoredList {
+        &self.stored
+    }
+    pub fn signer(&self) -> &VerifiedSigner {
+        self.list.signer()
+    }
+}
+
+impl Programs {
+    pub fn rule(&self) -> ProgramsRule {
+        match self {
+            Self::Listed(_) => ProgramsRule::Listed,
+            Self::Named(_) => ProgramsRule::Named,
+            Self::Args(_) => ProgramsRule::Args,
+            Self::Any => ProgramsRule::Any,
+        }
+    }
+}
+
+/// A program that may not be started here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotAllowed {
+    #[error("not in the signature list {name} serial {serial} ({digest})")]
+    NotListed {
+        name: String,
+        serial: u64,
+        digest: ListDigest,
+    },
+    #[error("not among the programs that the policy names")]
+    NotNamed,
+    #[error("not the program that the sandbox is for")]
+    NotTheSandbox,
+}
+
+/// This container may run with this profile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admission {
     policy: PolicyDigest,
     mode: Enforce,
-    rule: String,
-    enter: EnterMode,
-    min_tier: TierName,
-    launch_rules: LaunchRules,
-    image: VerifiedImage,
-    list: VerifiedList,
-    stored_list: StoredList,
-    profile: JudgedProfile,
+    terms: Terms,
+    made: Made,
+    programs: Programs,
+    profile: LaunchProfile,
+    profile_digest: ProfileDigest,
+    relaxations: Vec<Relaxation>,
+    sources: Vec<Source>,
+    audited: Vec<String>,
     decided_at: UnixTime,
 }
 
+/// What a decision found, one part each; only [`super::decide`] puts them together.
+pub(super) struct Parts {
+    pub terms: Terms,
+    pub made: Made,
+    pub programs: Programs,
+    pub launch: Launchable,
+    pub sources: Vec<Source>,
+    /// Reasons to refuse that mode `audit` lets pass; always empty in mode `enforce`.
+    pub audited: Vec<String>,
+}
+
+/// A profile, and what the rules had to relax for it.
+pub(super) struct Launchable {
+    pub profile: LaunchProfile,
+    pub digest: ProfileDigest,
+    pub used: Vec<Relaxation>,
+}
+
 impl Admission {
-    pub(super) fn new(
-        policy: &Policy,
-        rule: &Rule,
-        image: VerifiedImage,
-        list: VerifiedList,
-        stored_list: StoredList,
-        profile: JudgedProfile,
-        decided_at: UnixTime,
-    ) -> Self {
+    pub(super) fn new(policy: &Policy, parts: Parts, decided_at: UnixTime) -> Self {
         Self {
             policy: policy.digest(),
             mode: policy.mode(),
-            rule: rule.name.clone(),
-            enter: rule.enter,
-            min_tier: rule.min_tier,
-            launch_rules: rule.launch.clone(),
-            image,
-            list,
-            stored_list,
-            profile,
+            terms: parts.terms,
+            made: parts.made,
+            programs: parts.programs,
+            profile: parts.launch.profile,
+            profile_digest: parts.launch.digest,
+            relaxations: parts.launch.used,
+            sources: parts.sources,
+            audited: parts.audited,
             decided_at,
         }
     }
     pub fn policy_digest(&self) -> PolicyDigest {
         self.policy
     }
-    /// What the policy calls itself; an admission in `audit` went through every check as well.
     pub fn mode(&self) -> Enforce {
         self.mode
     }
-    /// The name of the rule.
+    /// The name of the policy's entry.
     pub fn rule(&self) -> &str {
-        &self.rule
+        &self.terms.name
+    }
+    pub fn terms(&self) -> &Terms {
+        &self.terms
     }
     pub fn enter(&self) -> EnterMode {
-        self.enter
+        self.terms.enter
     }
     pub fn min_tier(&self) -> TierName {
-        self.min_tier
+        self.terms.min_tier
     }
     /// The rules for processes that enter later ([`crate::profile::judge_process`]).
     pub fn launch_rules(&self) -> &LaunchRules {
-        &self.launch_rules
+        &self.terms.launch
     }
-    pub fn image(&self) -> &VerifiedImage {
-        &self.image
+    pub fn made(&self) -> &Made {
+        &self.made
     }
-    pub fn signed_by(&self) -> &Signed {
-        &self.image.signed
+    pub fn programs(&self) -> &Programs {
+        &self.programs
     }
-    pub fn list(&self) -> &VerifiedList {
-        &self.list
-    }
-    /// The bytes of that list and of its signature, for evidence.
-    pub fn stored_list(&self) -> &StoredList {
-        &self.stored_list
-    }
-    pub fn signer(&self) -> &VerifiedSigner {
-        self.list.signer()
-    }
-    pub fn profile(&self) -> &JudgedProfile {
+    pub fn profile(&self) -> &LaunchProfile {
         &self.profile
+    }
+    pub fn profile_digest(&self) -> ProfileDigest {
+        self.profile_digest
+    }
+    /// The relaxations without which the launch would have been refused.
+    pub fn relaxations(&self) -> &[Relaxation] {
+        &self.relaxations
+    }
+    /// What was decided by, besides the policy file.
+    pub fn sources(&self) -> &[Source] {
+        &self.sources
+    }
+    /// Why this should have been a refusal; only mode `audit` has such reasons.
+    pub fn audited(&self) -> &[String] {
+        &self.audited
     }
     pub fn decided_at(&self) -> UnixTime {
         self.decided_at
+    }
+
+    /// May a program with this content be started, as entry point or by `exec`?
+    pub fn may_start(&self, how: How, program: FileDigest) -> Result<(), NotAllowed> {
+        match (&self.programs, how) {
+            (Programs::Listed(listed), _) => {
+                let list = &listed.list;
+                list.allows_digest(&program)
+                    .map(drop)
+                    .map_err(|_| NotAllowed::NotListed {
+                        name: list.name().to_owned(),
+                        serial: list.serial(),
+                        digest: list.digest(),
+                    })
+            }
+            (Programs::Named(named), _) if named.contains(&program) => Ok(()),
+            (Programs::Named(_), _) => Err(NotAllowed::NotNamed),
+            // The arguments were compared, and the file is the named image's.
+            (Programs::Args(_), How::Entrypoint) => Ok(()),
+            (Programs::Args(_), How::Enter) => Err(NotAllowed::NotTheSandbox),
+            (Programs::Any, _) => Ok(()),
+        }
+    }
+
+    /// A refusal of this container for what came out later.
+    pub fn refusal(&self, reasons: Vec<String>, hint: String) -> Refusal {
+        Refusal {
+            subject: self.made.to_string(),
+            rule: Some(self.terms.name.as_str().into()),
+            reasons: shortened(reasons),
+            hint,
+        }
     }
 
     /// The rootfs agrees with the list: each listed file is there with a content that the list names,
     /// and no mount hides a listed program. All disagreements are reported.
     pub fn check_rootfs(&self, rootfs: &RootfsManifest) -> Result<CheckedPrograms, Refusal> {
         let mut reasons = Vec::new();
-        for (path, digests) in self.list.list().files() {
-            match rootfs.file(path) {
-                Some(digest) if digests.contains(&digest) => {}
-                Some(digest) => reasons.push(format!(
-                    "{} has content {digest} in the image, which the list does not name",
-                    encode_path(path)
-                )),
-                None => reasons.push(format!(
-                    "{} is in the list, but no regular file of the image",
-                    encode_path(path)
-                )),
+        if let Programs::Listed(listed) = &self.programs {
+            for (path, digests) in listed.list.list().files() {
+                match rootfs.file(path) {
+                    Some(digest) if digests.contains(&digest) => {}
+                    Some(digest) => reasons.push(format!(
+                        "{} has content {digest} in the image, which the list does not name",
+                        encode_path(path)
+                    )),
+                    None => reasons.push(format!(
+                        "{} is in the list, but no regular file of the image",
+                        encode_path(path)
+                    )),
+                }
             }
         }
         let mut mounts = Vec::new();
-        for mount in &self.profile.profile().mounts {
+        for mount in &self.profile.mounts {
             match rootfs.resolve(mount.destination.as_bytes()) {
                 Some(place) => mounts.push(place),
                 None => reasons.push(format!(
@@ -152,7 +335,7 @@ impl Admission {
                 )),
             }
         }
-        for path in self.programs() {
+        for path in self.protected() {
             let hidden = RootfsPath::parse(path)
                 .ok()
                 .and_then(|place| covering(&mounts, &place).cloned());
@@ -166,25 +349,54 @@ impl Admission {
         }
         match reasons.is_empty() {
             true => Ok(CheckedPrograms { mounts }),
-            false => Err(Refusal {
-                image: self.image.name().to_owned(),
-                digest: self.image.manifest_digest(),
-                rule: Some(self.rule.as_str().into()),
-                hint: format!(
-                    "make a list from this very image (`attestctl list create`), or start it without the mount; the list is {} serial {} ({})",
-                    self.list.name(),
-                    self.list.serial(),
-                    self.list.digest()
-                ),
-                reasons: shortened(reasons),
-            }),
+            false => Err(self.refusal(
+                reasons,
+                match &self.programs {
+                    Programs::Listed(listed) => format!(
+                        "make a list from this very image (`attestctl list create`), or start it without the mount; the list is {} serial {} ({})",
+                        listed.list.name(),
+                        listed.list.serial(),
+                        listed.list.digest()
+                    ),
+                    _ => "start it without the mount".to_owned(),
+                },
+            )),
         }
     }
 
-    fn programs(&self) -> Vec<&Vec<u8>> {
-        match self.list.list().programs() {
-            Programs::AllFiles => self.list.list().files().keys().collect(),
-            Programs::Only(paths) => paths.iter().collect(),
+    /// A directory without an image holds what the policy's entry demands.
+    pub fn check_content(&self, found: RootfsDigest) -> Result<(), Refusal> {
+        match &self.made {
+            Made::Bundle(_, ContentRule::OneOf(digests)) if !digests.contains(&found) => Err(self
+                .refusal(
+                    vec![format!(
+                        "its content is {found}, which the entry does not name"
+                    )],
+                    "restore the directory, or name this digest under `content` of the entry"
+                        .to_owned(),
+                )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The programs that no mount may hide.
+    fn protected(&self) -> Vec<&[u8]> {
+        if self.terms.mounts == MountsRule::Any {
+            return Vec::new();
+        }
+        match &self.programs {
+            Programs::Listed(listed) => match listed.list.list().programs() {
+                siglist::Programs::AllFiles => listed
+                    .list
+                    .list()
+                    .files()
+                    .keys()
+                    .map(Vec::as_slice)
+                    .collect(),
+                siglist::Programs::Only(paths) => paths.iter().map(Vec::as_slice).collect(),
+            },
+            Programs::Args(args) => args.first().map(String::as_bytes).into_iter().collect(),
+            Programs::Named(_) | Programs::Any => Vec::new(),
         }
     }
 }
@@ -198,87 +410,4 @@ fn shortened(mut reasons: Vec<String>) -> Vec<String> {
         reasons.push(format!("and {more} more"));
     }
     reasons
-}
-
-/// The mount that a path lies in.
-fn covering<'m>(mounts: &'m [RootfsPath], path: &RootfsPath) -> Option<&'m RootfsPath> {
-    mounts
-        .iter()
-        .find(|mount| path == *mount || path.is_below(mount))
-}
-
-/// The list's programs are in the rootfs as the list says, and no mount hides one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CheckedPrograms {
-    mounts: Vec<RootfsPath>,
-}
-
-/// Why it cannot be said which file a path would execute.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotStartable {
-    #[error("{0} is not in the image")]
-    Missing(String),
-    #[error("{0} is no regular file of the image")]
-    NotAFile(String),
-    #[error("{path} leads through the mount at {mount}, whose content is not the image's")]
-    Mounted { path: String, mount: String },
-    #[error("{0} leads through too many symbolic links")]
-    Loop(String),
-}
-
-impl CheckedPrograms {
-    /// The file of the image that executing `path` (absolute) would start: symbolic links are followed
-    /// step by step, and no step may lie in a mount, since what is there is not what was measured.
-    pub fn resolve(
-        &self,
-        rootfs: &RootfsManifest,
-        path: &[u8],
-    ) -> Result<(RootfsPath, FileDigest), NotStartable> {
-        const MAX_LINKS: usize = 40; // as the kernel, MAXSYMLINKS
-        let shown = || encode_path(path);
-        let names = |text: &[u8]| -> Vec<Vec<u8>> {
-            text.split(|b| *b == b'/')
-                .rev()
-                .map(<[u8]>::to_vec)
-                .collect()
-        };
-        let (mut here, mut rest, mut links) = (RootfsPath::root(), names(path), 0);
-        while let Some(name) = rest.pop() {
-            match name.as_slice() {
-                b"" | b"." => continue,
-                b".." => {
-                    here = here.parent().unwrap_or(here);
-                    continue;
-                }
-                _ => {}
-            }
-            let next = here
-                .join(&name)
-                .map_err(|_| NotStartable::Missing(shown()))?;
-            if let Some(mount) = covering(&self.mounts, &next) {
-                return Err(NotStartable::Mounted {
-                    path: shown(),
-                    mount: encode_path(&mount.absolute()),
-                });
-            }
-            match rootfs.tree().get(&next).map(|entry| &entry.kind) {
-                None => return Err(NotStartable::Missing(shown())),
-                Some(Kind::Symlink { target }) => {
-                    links += 1;
-                    if links > MAX_LINKS {
-                        return Err(NotStartable::Loop(shown()));
-                    }
-                    if target.starts_with(b"/") {
-                        here = RootfsPath::root();
-                    }
-                    rest.extend(names(target));
-                }
-                Some(_) => here = next,
-            }
-        }
-        match rootfs.tree().get(&here).map(|entry| &entry.kind) {
-            Some(Kind::File { digest, .. }) => Ok((here, *digest)),
-            _ => Err(NotStartable::NotAFile(shown())),
-        }
-    }
 }

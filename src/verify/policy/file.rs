@@ -1,58 +1,21 @@
 //! The policy file as TOML 1.0, strictly: what is not understood refuses the whole file.
 
+mod wire;
+
+use self::wire::{
+    BuildWire, BundleWire, PolicyWire, ProgramsWire, RevocationWire, RuleOwn, RuleWire,
+    SandboxWire, TermsWire, WordOr,
+};
 use super::{
-    Enforce, EnterMode, MAX_POLICY, Policy, PolicyError, RevocationRule, Rule, Scope,
-    SignedIdentity, TierName,
+    BaseRule, BuildRule, BundleRule, BundleScope, ContentRule, ListDemand, MAX_POLICY,
+    NamedPrograms, Policy, PolicyError, RevocationRule, RootfsCheck, Rule, RulePrograms,
+    SandboxRule, Scope, Terms, UpperRule,
 };
 use crate::cms::is_tenant;
 use crate::digest::PolicyDigest;
-use crate::profile::LaunchRules;
 use crate::siglist::is_name;
-use serde::Deserialize;
-use std::path::{Component, PathBuf};
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PolicyWire {
-    version: u64,
-    mode: Enforce,
-    /// No rules at all is a policy that admits nothing.
-    #[serde(default)]
-    rule: Vec<RuleWire>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RuleWire {
-    name: String,
-    scope: String,
-    keys: Vec<PathBuf>,
-    #[serde(default = "strict_identity")]
-    signed_identity: SignedIdentity,
-    user_ca: Vec<PathBuf>,
-    tenant: String,
-    list: String,
-    min_serial: u64,
-    revocation: RevocationWire,
-    #[serde(default)]
-    crls: Vec<PathBuf>,
-    enter: EnterMode,
-    min_tier: TierName,
-    /// Left out, nothing is relaxed.
-    #[serde(default)]
-    launch: LaunchRules,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum RevocationWire {
-    Unchecked,
-    Crl,
-}
-
-fn strict_identity() -> SignedIdentity {
-    SignedIdentity::Scope
-}
+use std::collections::BTreeSet;
+use std::path::{Component, Path};
 
 pub(super) fn parse(bytes: &[u8]) -> Result<Policy, PolicyError> {
     if bytes.len() > MAX_POLICY {
@@ -64,95 +27,279 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Policy, PolicyError> {
     if wire.version != 1 {
         return Err(PolicyError::Version(wire.version));
     }
-    let mut rules: Vec<Rule> = Vec::new();
-    for wire in wire.rule {
-        let rule = rule(wire)?;
-        for other in &rules {
-            if other.name == rule.name {
-                return Err(PolicyError::DuplicateName(rule.name));
-            }
-            if other.scope == rule.scope {
-                return Err(PolicyError::DuplicateScope {
-                    first: other.name.clone(),
-                    second: rule.name,
-                    scope: rule.scope.to_string(),
-                });
-            }
-        }
-        rules.push(rule);
-    }
-    Ok(Policy {
+    let policy = Policy {
         digest: PolicyDigest::of(bytes),
         mode: wire.mode,
-        rules,
+        rules: each(wire.rule, rule)?,
+        bundles: each(wire.bundle, bundle)?,
+        sandboxes: each(wire.sandbox, sandbox)?,
+        builds: each(wire.build, build)?,
+    };
+    unambiguous(&policy)?;
+    Ok(policy)
+}
+
+fn each<W, E>(
+    wires: Vec<W>,
+    read: impl Fn(W) -> Result<E, PolicyError>,
+) -> Result<Vec<E>, PolicyError> {
+    wires.into_iter().map(read).collect()
+}
+
+/// Each name once, and never two entries that could apply to the same container equally well.
+fn unambiguous(policy: &Policy) -> Result<(), PolicyError> {
+    let rules = policy.rules.iter().map(|e| &e.terms);
+    let bundles = policy.bundles.iter().map(|e| &e.terms);
+    let sandboxes = policy.sandboxes.iter().map(|e| &e.terms);
+    let builds = policy.builds.iter().map(|e| &e.terms);
+    let mut names = BTreeSet::new();
+    for terms in rules.chain(bundles).chain(sandboxes).chain(builds) {
+        if !names.insert(&terms.name) {
+            return Err(PolicyError::DuplicateName(terms.name.clone()));
+        }
+    }
+    let scopes = (policy.rules.iter()).map(|e| (&e.terms, format!("image {}", e.scope)));
+    let directories = policy.bundles.iter().map(|e| {
+        let scope = match &e.rootfs {
+            BundleScope::Everywhere => "*".to_owned(),
+            BundleScope::Below(directory) => directory.display().to_string(),
+        };
+        (&e.terms, format!("rootfs {scope}"))
+    });
+    let commands = policy.sandboxes.iter().flat_map(|e| {
+        let scope = |image| (&e.terms, format!("{image} {:?}", e.args));
+        e.images.iter().map(scope)
+    });
+    let bases = policy.builds.iter().flat_map(|e| match &e.base {
+        BaseRule::Any => vec![(&e.terms, "base any".to_owned())],
+        BaseRule::OneOf(images) => images
+            .iter()
+            .map(|image| (&e.terms, format!("base {image}")))
+            .collect(),
+    });
+    let mut seen: Vec<(&Terms, String)> = Vec::new();
+    for (terms, scope) in scopes.chain(directories).chain(commands).chain(bases) {
+        if let Some((first, _)) = seen.iter().find(|(_, other)| *other == scope) {
+            return Err(PolicyError::DuplicateScope {
+                first: first.name.clone(),
+                second: terms.name.clone(),
+                scope,
+            });
+        }
+        seen.push((terms, scope));
+    }
+    Ok(())
+}
+
+/// The weakest check of the root file system, and what its own layer may hold.
+type Files = (RootfsCheck, UpperRule);
+
+fn terms(wire: TermsWire, (rootfs, upper): Files) -> Result<Terms, PolicyError> {
+    if !is_name(&wire.name) {
+        return Err(PolicyError::Name(clip(&wire.name)));
+    }
+    Ok(Terms {
+        name: wire.name,
+        enter: wire.enter,
+        min_tier: wire.min_tier,
+        rootfs,
+        upper,
+        mounts: wire.mounts,
+        measure: wire.measure,
+        launch: wire.launch,
     })
 }
 
 fn rule(wire: RuleWire) -> Result<Rule, PolicyError> {
-    let rule = || wire.name.clone();
-    if !is_name(&wire.name) {
-        return Err(PolicyError::Name(clip(&wire.name)));
-    }
-    let scope = Scope::parse(&wire.scope).map_err(|source| PolicyError::Scope {
-        rule: rule(),
+    let mut own = wire.own;
+    let terms = terms(wire.terms, (own.rootfs.check(), own.upper))?;
+    let scope = Scope::parse(&own.scope).map_err(|source| PolicyError::Scope {
+        rule: terms.name.clone(),
         source,
     })?;
-    for (field, files) in [("keys", &wire.keys), ("user_ca", &wire.user_ca)] {
-        if files.is_empty() {
-            return Err(PolicyError::Empty {
-                rule: rule(),
-                field,
-            });
+    not_empty(&terms, "keys", own.keys.is_empty())?;
+    absolute(&terms, &own.keys)?;
+    let programs = match own.programs {
+        ProgramsWire::Listed => RulePrograms::Listed(demand(&mut own, &terms)?),
+        ProgramsWire::Any => {
+            if let Some(field) = given(&own) {
+                return Err(PolicyError::Conflict {
+                    rule: terms.name,
+                    field,
+                    other: "programs = \"any\"",
+                });
+            }
+            RulePrograms::Any
         }
-    }
-    for path in wire.keys.iter().chain(&wire.user_ca).chain(&wire.crls) {
-        if !path.is_absolute() || path.components().any(|c| c == Component::ParentDir) {
-            return Err(PolicyError::NotAbsolute {
-                rule: rule(),
-                path: clip(&path.display().to_string()),
-            });
-        }
-    }
-    if !is_tenant(&wire.tenant) {
+    };
+    Ok(Rule {
+        terms,
+        scope,
+        keys: own.keys,
+        signed_identity: own.signed_identity,
+        programs,
+    })
+}
+
+/// The first key that is about a list.
+fn given(own: &RuleOwn) -> Option<&'static str> {
+    [
+        ("user_ca", own.user_ca.is_some()),
+        ("tenant", own.tenant.is_some()),
+        ("list", own.list.is_some()),
+        ("min_serial", own.min_serial.is_some()),
+        ("revocation", own.revocation.is_some()),
+        ("crls", !own.crls.is_empty()),
+    ]
+    .into_iter()
+    .find_map(|(field, given)| given.then_some(field))
+}
+
+fn demand(own: &mut RuleOwn, terms: &Terms) -> Result<ListDemand, PolicyError> {
+    let missing = |field| PolicyError::Missing {
+        rule: terms.name.clone(),
+        field,
+        why: "it says whose list of programs counts (only programs = \"any\" needs none)",
+    };
+    let rule = || terms.name.clone();
+    let crls = std::mem::take(&mut own.crls);
+    let user_ca = own.user_ca.take().ok_or_else(|| missing("user_ca"))?;
+    not_empty(terms, "user_ca", user_ca.is_empty())?;
+    absolute(terms, user_ca.iter().chain(&crls))?;
+    let tenant = own.tenant.take().ok_or_else(|| missing("tenant"))?;
+    if !is_tenant(&tenant) {
         return Err(PolicyError::Tenant {
             rule: rule(),
-            tenant: clip(&wire.tenant),
+            tenant: clip(&tenant),
         });
     }
-    if !is_name(&wire.list) {
+    let name = own.list.take().ok_or_else(|| missing("list"))?;
+    if !is_name(&name) {
         return Err(PolicyError::List {
             rule: rule(),
-            list: clip(&wire.list),
+            list: clip(&name),
         });
     }
-    let revocation = match (wire.revocation, wire.crls.is_empty()) {
+    let min_serial = own.min_serial.ok_or_else(|| missing("min_serial"))?;
+    let wanted = own.revocation.take().ok_or_else(|| missing("revocation"))?;
+    let revocation = match (wanted, crls.is_empty()) {
         (RevocationWire::Unchecked, true) => RevocationRule::Unchecked,
-        (RevocationWire::Crl, false) => RevocationRule::Crls(wire.crls),
+        (RevocationWire::Crl, false) => RevocationRule::Crls(crls),
         (found, _) => {
             let found = match found {
                 RevocationWire::Unchecked => "unchecked",
                 RevocationWire::Crl => "crl",
             };
             return Err(PolicyError::Revocation {
-                rule: wire.name,
+                rule: rule(),
                 found: found.to_owned(),
             });
         }
     };
-    Ok(Rule {
-        name: wire.name,
-        scope,
-        keys: wire.keys,
-        signed_identity: wire.signed_identity,
-        user_ca: wire.user_ca,
-        tenant: wire.tenant,
-        list: wire.list,
-        min_serial: wire.min_serial,
+    Ok(ListDemand {
+        user_ca,
+        tenant,
+        name,
+        min_serial,
         revocation,
-        enter: wire.enter,
-        min_tier: wire.min_tier,
-        launch: wire.launch,
     })
+}
+
+fn bundle(wire: BundleWire) -> Result<BundleRule, PolicyError> {
+    let own = wire.own;
+    // Nothing says what a directory should hold: it is measured as it is.
+    let terms = terms(wire.terms, (RootfsCheck::Measured, UpperRule::Any))?;
+    let rootfs = match own.rootfs.as_os_str() == "*" {
+        true => BundleScope::Everywhere,
+        false => {
+            absolute(&terms, [&own.rootfs])?;
+            BundleScope::Below(own.rootfs)
+        }
+    };
+    Ok(BundleRule {
+        rootfs,
+        content: match own.content {
+            WordOr::Any(_) => ContentRule::Any,
+            WordOr::OneOf(digests) => ContentRule::OneOf(some(&terms, "content", digests)?),
+        },
+        programs: programs(&terms, own.programs)?,
+        terms,
+    })
+}
+
+fn sandbox(wire: SandboxWire) -> Result<SandboxRule, PolicyError> {
+    let own = wire.own;
+    let terms = terms(wire.terms, (own.rootfs.check(), UpperRule::Pristine))?;
+    let Some(program) = own.args.first() else {
+        return Err(PolicyError::Empty {
+            rule: terms.name,
+            field: "args",
+        });
+    };
+    absolute(&terms, [Path::new(program)])?;
+    Ok(SandboxRule {
+        images: some(&terms, "images", own.images)?,
+        args: own.args,
+        terms,
+    })
+}
+
+fn build(wire: BuildWire) -> Result<BuildRule, PolicyError> {
+    let own = wire.own;
+    let terms = terms(wire.terms, (RootfsCheck::Measured, UpperRule::Any))?;
+    Ok(BuildRule {
+        base: match own.base {
+            WordOr::Any(_) => BaseRule::Any,
+            WordOr::OneOf(digests) => BaseRule::OneOf(some(&terms, "base", digests)?),
+        },
+        programs: programs(&terms, own.programs)?,
+        terms,
+    })
+}
+
+fn programs(
+    terms: &Terms,
+    wire: WordOr<crate::digest::FileDigest>,
+) -> Result<NamedPrograms, PolicyError> {
+    match wire {
+        WordOr::Any(_) => Ok(NamedPrograms::Any),
+        WordOr::OneOf(digests) => Ok(NamedPrograms::OneOf(some(terms, "programs", digests)?)),
+    }
+}
+
+fn some<D: Ord>(
+    terms: &Terms,
+    field: &'static str,
+    digests: Vec<D>,
+) -> Result<BTreeSet<D>, PolicyError> {
+    not_empty(terms, field, digests.is_empty())?;
+    Ok(digests.into_iter().collect())
+}
+
+fn not_empty(terms: &Terms, field: &'static str, empty: bool) -> Result<(), PolicyError> {
+    match empty {
+        false => Ok(()),
+        true => Err(PolicyError::Empty {
+            rule: terms.name.clone(),
+            field,
+        }),
+    }
+}
+
+fn absolute<P: AsRef<Path>>(
+    terms: &Terms,
+    paths: impl IntoIterator<Item = P>,
+) -> Result<(), PolicyError> {
+    for path in paths {
+        let path = path.as_ref();
+        if !path.is_absolute() || path.components().any(|c| c == Component::ParentDir) {
+            return Err(PolicyError::NotAbsolute {
+                rule: terms.name.clone(),
+                path: clip(&path.display().to_string()),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn clip(text: &str) -> String {

@@ -1,15 +1,14 @@
 //! A "no", in words: which image, why, by which policy and rule, and what to do about it.
 
 use super::PATH;
-use crate::digest::ImageDigest;
 use std::fmt;
 
-/// Why an image was not admitted. All reasons that could be found out, not only the first.
+/// Why a container was not admitted. All reasons that could be found out, not only the first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    pub image: String,
-    pub digest: ImageDigest,
-    /// The rule that was applied; none when no rule fits the image.
+    /// What was to run: the image by name and digest, or the directory.
+    pub subject: String,
+    /// The policy's entry that was applied; none when none fits.
     pub rule: Option<Box<str>>,
     pub reasons: Vec<String>,
     /// What to do about it.
@@ -23,9 +22,8 @@ impl fmt::Display for Refusal {
             None => "no rule".to_owned(),
         };
         let text = format!(
-            "refused: image {} ({}): {} [policy {PATH} {rule}]; {}",
-            self.image,
-            self.digest,
+            "refused: {}: {} [policy {PATH} {rule}]; {}",
+            self.subject,
             self.reasons.join("; "),
             self.hint,
         );

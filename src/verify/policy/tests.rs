@@ -10,6 +10,7 @@ use crate::signature::{SimpleSignature, simple_payload};
 use crate::testkit::{ImageKey, NOW, TENANT, User, UserCa, draft, image_key, user_ca};
 use rcgen::date_time_ymd;
 
+mod entries;
 mod file;
 mod rootfs;
 
@@ -127,7 +128,7 @@ impl Scene {
         };
         decide(
             &parse(&self.policy).unwrap(),
-            &material,
+            Subject::Image(&material),
             &self.profile,
             self.now,
         )
@@ -149,6 +150,21 @@ impl Scene {
     }
 }
 
+#[track_caller]
+fn signed(admission: &Admission) -> &VerifiedImage {
+    match admission.made() {
+        Made::Signed(image) => image,
+        other => panic!("{other:?}"),
+    }
+}
+#[track_caller]
+fn listed(admission: &Admission) -> &Listed {
+    match admission.programs() {
+        Programs::Listed(listed) => listed,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn accept_signed_image() {
     let scene = scene();
@@ -162,17 +178,17 @@ fn accept_signed_image() {
         PolicyDigest::of(scene.policy.as_bytes())
     );
     assert_eq!(
-        admission.image().manifest_digest(),
+        signed(&admission).manifest_digest(),
         scene.image.manifest_digest()
     );
     assert_eq!(
-        admission.signed_by().docker_reference(),
+        signed(&admission).signed_by().docker_reference(),
         Some("localhost/demo")
     );
-    assert_eq!(admission.signer().tenant(), TENANT);
-    assert_eq!(admission.list().serial(), 7);
-    assert_eq!(admission.stored_list(), &scene.lists[0]);
-    assert_eq!(admission.profile().profile(), &scene.profile);
+    assert_eq!(listed(&admission).signer().tenant(), TENANT);
+    assert_eq!(listed(&admission).list().serial(), 7);
+    assert_eq!(listed(&admission).stored(), &scene.lists[0]);
+    assert_eq!(admission.profile(), &scene.profile);
     assert_eq!(admission.decided_at(), NOW);
 }
 
@@ -188,7 +204,7 @@ fn accept_gathered_material() {
         |_| Ok(scene.lists.clone()),
     )
     .unwrap();
-    assert!(decide(&policy, &material, &scene.profile, NOW).is_ok());
+    assert!(decide(&policy, Subject::Image(&material), &scene.profile, NOW).is_ok());
     let unreadable = Material::gather(
         &policy,
         &scene.image,
@@ -197,7 +213,7 @@ fn accept_gathered_material() {
         |_| Ok(scene.lists.clone()),
     )
     .unwrap();
-    let refusal = decide(&policy, &unreadable, &scene.profile, NOW).unwrap_err();
+    let refusal = decide(&policy, Subject::Image(&unreadable), &scene.profile, NOW).unwrap_err();
     assert_eq!(refusal.reasons.len(), 2, "key and CA: {refusal}");
     assert!(!refusal.to_string().to_lowercase().contains("no such file"));
     let failed = Material::gather(
@@ -231,8 +247,8 @@ fn accept_signature_and_list_on_an_index() {
     scene.lists.clear();
     scene.list(|d| d.images[0].1 = digest);
     let admission = scene.decide().unwrap();
-    assert_eq!(admission.signed_by().image(), digest);
-    assert_ne!(admission.image().manifest_digest(), digest);
+    assert_eq!(signed(&admission).signed_by().image(), digest);
+    assert_ne!(signed(&admission).manifest_digest(), digest);
 }
 
 #[test]
@@ -268,12 +284,24 @@ fn refuse_no_rule() {
 }
 
 #[test]
-fn refuse_audit_as_well() {
+fn accept_in_audit_mode_what_is_noted() {
     let mut scene = scene();
     scene.policy = scene.policy.replace("\"enforce\"", "\"audit\"");
-    assert_eq!(scene.decide().unwrap().mode(), Enforce::Audit);
+    let admission = scene.decide().unwrap();
+    assert_eq!(admission.mode(), Enforce::Audit);
+    assert!(admission.audited().is_empty());
+    signed(&admission);
     scene.signatures.clear();
-    scene.refused("it is not signed");
+    scene.lists.clear();
+    let admission = scene.decide().unwrap();
+    assert!(matches!(admission.made(), Made::Unsigned(_)));
+    assert_eq!(admission.programs(), &Programs::Any);
+    assert_eq!(admission.audited().len(), 2, "{:?}", admission.audited());
+    assert!(admission.audited()[0].contains("it is not signed"));
+    scene.image = image_named("localhost/other:latest");
+    let admission = scene.decide().unwrap();
+    assert_eq!(admission.audited(), ["no rule is for this image"]);
+    assert_eq!(admission.rule(), "(none)");
 }
 
 #[test]
@@ -373,7 +401,7 @@ fn accept_highest_serial() {
     let mut scene = scene();
     scene.list(|d| d.serial = 9);
     scene.list(|d| d.serial = 8);
-    assert_eq!(scene.decide().unwrap().list().serial(), 9);
+    assert_eq!(listed(&scene.decide().unwrap()).list().serial(), 9);
 }
 
 #[test]
@@ -396,8 +424,8 @@ fn accept_same_list_signed_twice() {
     scene.lists.reverse();
     let other = scene.decide().unwrap();
     assert_eq!(
-        one.signer(),
-        other.signer(),
+        listed(&one).signer(),
+        listed(&other).signer(),
         "whatever the order in the store"
     );
 }
@@ -427,12 +455,12 @@ fn refuse_falling_back_to_an_older_list() {
         .ca
         .user_with(|p| p.not_after = date_time_ymd(2026, 11, 1));
     scene.list(|d| d.serial = 8);
-    assert_eq!(scene.decide().unwrap().list().serial(), 7);
+    assert_eq!(listed(&scene.decide().unwrap()).list().serial(), 7);
     // Nor does somebody else's.
     let mut scene = self::scene();
     scene.user = user_ca().user();
     scene.list(|d| d.serial = 8);
-    assert_eq!(scene.decide().unwrap().list().serial(), 7);
+    assert_eq!(listed(&scene.decide().unwrap()).list().serial(), 7);
 }
 
 #[test]

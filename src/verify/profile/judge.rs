@@ -39,7 +39,7 @@ impl fmt::Display for Objection {
 /// Text that names no relaxation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not the name of a relaxation (known are device:<path>, device:*, mount:<path or type>, cap:CAP_<NAME>, hostpid-ptrace, hook:sha256:<digest>)"
+    "`{0}` is not the name of a relaxation (known are device:<path>, mount:<path or type>, cap:CAP_<NAME>, hook:sha256:<digest>, device:*, mount:*, cap:*, hook:*, hostpid-ptrace)"
 )]
 pub struct NotARelaxation(pub String);
 
@@ -53,6 +53,7 @@ impl Relaxation {
         let known = match text.split_once(':') {
             None => text == HOSTPID_PTRACE,
             Some(("device", rest)) => rest == "*" || rest.starts_with('/'),
+            Some(("cap" | "hook", "*")) => true,
             Some(("mount", rest)) => !rest.is_empty(),
             Some(("cap", rest)) => rest.strip_prefix("CAP_").is_some_and(|c| {
                 !c.is_empty() && c.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
@@ -92,6 +93,18 @@ impl From<Relaxation> for String {
 #[serde(deny_unknown_fields)]
 pub struct LaunchRules {
     pub allow: Vec<Relaxation>,
+}
+
+impl LaunchRules {
+    /// What allows it: its own name, or `<kind>:*`.
+    fn allowing(&self, wanted: &Relaxation) -> Option<&Relaxation> {
+        let kind = wanted
+            .0
+            .split_once(':')
+            .map(|(kind, _)| format!("{kind}:*"));
+        let allows = |name: &&Relaxation| *name == wanted || kind.as_ref() == Some(&name.0);
+        self.allow.iter().find(allows)
+    }
 }
 
 /// A profile without objections under some rules.
@@ -225,11 +238,13 @@ impl<'a> Court<'a> {
     fn object(&mut self, area: Area, relaxation: Option<String>, text: String) {
         // A name that is too long to be written into a policy is one that no policy can allow.
         let relaxation = relaxation.and_then(|name| Relaxation::parse(&name).ok());
+        let allowed = relaxation
+            .as_ref()
+            .and_then(|name| self.rules.allowing(name));
         match relaxation {
-            Some(name) if self.rules.allow.contains(&name) => {
-                if !self.used.contains(&name) {
-                    self.used.push(name);
-                }
+            Some(_) if allowed.is_some() => {
+                let news = allowed.filter(|name| !self.used.contains(name));
+                self.used.extend(news.cloned());
             }
             relaxation => self.objections.push(Objection {
                 area,

@@ -104,6 +104,13 @@ impl ProcessProfile {
     }
 }
 
+impl ProcessProfile {
+    /// Exactly this argument list.
+    pub fn runs(&self, args: &[String]) -> bool {
+        digest_of(&args).is_ok_and(|digest| digest == self.args_digest)
+    }
+}
+
 fn names(set: &Option<Capabilities>) -> Result<Vec<String>, ProfileError> {
     let mut names = set
         .iter()

@@ -402,8 +402,36 @@ fn accept_what_the_rules_name_and_nothing_else() {
 }
 
 #[test]
+fn accept_all_of_a_kind_by_name() {
+    let edit = |v: &mut Value| {
+        v["process"]["capabilities"]["bounding"] = json!(["CAP_BPF", "CAP_SYS_MODULE"])
+    };
+    let mut spec = usual();
+    edit(&mut spec);
+    let judged = |allow: &[&str]| {
+        let allow = allow
+            .iter()
+            .map(|n| Relaxation::parse(n).unwrap())
+            .collect();
+        judge(&profile(&spec), &LaunchRules { allow })
+    };
+    let used = judged(&["hook:*", "cap:*"]).unwrap().used().to_vec();
+    assert_eq!(used, [Relaxation::parse("cap:*").unwrap()]);
+    assert_eq!(
+        judged(&["device:*", "mount:*", "hook:*"])
+            .unwrap_err()
+            .len(),
+        2
+    );
+    assert_eq!(judged(&["cap:CAP_BPF"]).unwrap_err().len(), 1);
+}
+
+#[test]
 fn refuse_unknown_relaxations() {
     for good in [
+        "cap:*",
+        "hook:*",
+        "mount:*",
         "device:*",
         "device:/dev/tpm0",
         "mount:/run",
@@ -421,8 +449,8 @@ fn refuse_unknown_relaxations() {
         "mount:",
         "cap:BPF",
         "cap:CAP_",
-        "cap:*",
-        "hook:*",
+        "cap:*x",
+        "hook:",
         "hook:/bin/sh",
         "all",
         "hostpid",

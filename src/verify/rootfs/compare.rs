@@ -152,6 +152,34 @@ impl CheckedRootfs {
     }
 }
 
+/// A tree as it was found: measured, and compared with nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeasuredRootfs {
+    manifest: RootfsDigest,
+    entries: u64,
+    bytes: u64,
+}
+
+impl MeasuredRootfs {
+    pub fn of(found: &Tree) -> Self {
+        Self {
+            manifest: RootfsDigest::of(found.mtree().as_bytes()),
+            entries: found.count(),
+            bytes: found.bytes(),
+        }
+    }
+    /// Of the manifest of the tree itself, whatever is in it.
+    pub fn manifest(&self) -> RootfsDigest {
+        self.manifest
+    }
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 /// Compares every entry; on refusal reports every difference, never only the first.
 pub fn compare(
     expected: &RootfsManifest,

@@ -13,7 +13,7 @@ mod mtree;
 mod path;
 mod stubs;
 
-pub use compare::{CheckedRootfs, Difference, What, compare, summary};
+pub use compare::{CheckedRootfs, Difference, MeasuredRootfs, What, compare, summary};
 pub use merge::{
     Layer, LayerBuilder, LayerEntry, LayerError, MAX_ENTRIES, MergeError, RootfsManifest, merge,
 };

@@ -43,7 +43,10 @@ fn refuse_policies_that_are_not_understood() {
             .filter(|line| !line.starts_with(&format!("{required} =")))
             .fold(String::new(), |all, line| all + line + "\n");
         assert!(
-            matches!(parse(&text), Err(PolicyError::Malformed(_))),
+            matches!(
+                parse(&text),
+                Err(PolicyError::Malformed(_) | PolicyError::Missing { .. })
+            ),
             "without {required}"
         );
     }
@@ -168,7 +171,11 @@ fn the_closest_scope_wins() {
         (&"a".repeat(64), "all"),
         ("not a name", "all"),
     ] {
-        assert_eq!(policy.rule_for(name).unwrap().name, expected, "{name}");
+        assert_eq!(
+            policy.rule_for(name).unwrap().terms.name,
+            expected,
+            "{name}"
+        );
     }
     assert_eq!(policy.files().len(), 2);
 }

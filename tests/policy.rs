@@ -1,0 +1,219 @@
+//! What the policy's entries let through besides signed images under signed lists, and how evidence
+//! shows it: each by a name that a challenger must waive.
+
+use crate::{
+    Module, Test,
+    attestation::waivers,
+    host::{POLICY, policy},
+    image::UNLISTED,
+    runtime::{Backend, Bundle, Runtime},
+    spawn::Output,
+    world::World,
+};
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::{collections::BTreeSet, fs};
+
+pub const MODULE: Module = Module {
+    name: "policy",
+    prepare: |world| {
+        world.open_for_business()?;
+        world.rootfs(0).map(drop)
+    },
+    tests: &[
+        Test::Once(
+            "a_directory_runs_only_under_its_entry",
+            a_directory_runs_only_under_its_entry,
+        ),
+        Test::Once(
+            "a_sandbox_is_exact_in_image_and_arguments",
+            a_sandbox_is_exact_in_image_and_arguments,
+        ),
+        Test::Once(
+            "audit_lets_through_and_says_what",
+            audit_lets_through_and_says_what,
+        ),
+    ],
+};
+
+const BASE: &str = "version = 1\nmode = \"enforce\"\n";
+const TERMS: &str = "enter = \"any\"\nmin_tier = \"none\"\n";
+
+fn ours(world: &World) -> Result<Runtime> {
+    Ok(Runtime::attestrun(
+        &world.program("attestrun")?,
+        Backend::Libcontainer,
+    ))
+}
+
+/// `body` under this policy; afterwards the old one is back.
+fn under(text: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
+    let kept = fs::read(POLICY)?;
+    fs::write(POLICY, text)?;
+    let done = body();
+    fs::write(POLICY, kept)?;
+    done
+}
+
+fn demo(world: &World, args: &[&str]) -> Result<Bundle> {
+    let rootfs = world.rootfs(0)?;
+    world.note(&rootfs.id);
+    Bundle::make(&world.work, &rootfs, args)
+}
+
+fn refused(output: &Output) -> Result<()> {
+    ensure!(!output.status.success(), "{output}");
+    output
+        .says("refused: ")?
+        .says("; ")?
+        .says_not("no such file")?;
+    Ok(())
+}
+
+/// The answer to a challenge, and the names of the checks that it refuses.
+fn asked(
+    world: &World,
+    id: &str,
+    waive: &[&str],
+    edit: &[(String, String)],
+) -> Result<(Value, BTreeSet<String>)> {
+    let path = world.expectations(&[&waivers()[..], waive].concat())?;
+    let mut text = fs::read_to_string(&path)?;
+    for (from, to) in edit {
+        ensure!(text.contains(from.as_str()), "{from} in {text}");
+        text = text.replace(from.as_str(), to);
+    }
+    fs::write(&path, text)?;
+    let output = world.challenge(id, &path)?;
+    let answer: Value = serde_json::from_str(&output.stdout).with_context(|| output.to_string())?;
+    let findings = answer["findings"].as_array().cloned().unwrap_or_default();
+    let named = findings.iter().filter(|f| f["outcome"] == "refused");
+    let named = named.filter_map(|f| f["check"].as_str().map(str::to_owned));
+    let named = named.collect();
+    Ok((answer, named))
+}
+
+fn names(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn a_directory_runs_only_under_its_entry(world: &World) -> Result<()> {
+    let rt = ours(world)?;
+    let dir = world.work.join("a-directory/rootfs");
+    fs::create_dir_all(&dir)?;
+    crate::cmd!("cp", "-a", world.rootfs(0)?.path.join("."), &dir).ok()?;
+    let mut bundle = demo(world, &["/bin/sleep", "1000"])?;
+    bundle.set("/root/path", json!(dir))?;
+    refused(&rt.run(&bundle)?)?;
+    let entry = |rootfs: &str| {
+        format!(
+            "{}\n[[bundle]]\nname = \"lab\"\nrootfs = \"{rootfs}\"\ncontent = \"any\"\nprograms = \"any\"\n{TERMS}",
+            policy("enforce")
+        )
+    };
+    under(&entry("/nowhere"), || refused(&rt.run(&bundle)?))?;
+    under(&entry(&world.work.display().to_string()), || {
+        rt.up(&bundle)?;
+        rt.cmd("exec")
+            .args([bundle.id.as_str(), UNLISTED, "x"])
+            .output()?;
+        let (answer, checks) = asked(world, &bundle.id, &[], &[])?;
+        let expected = names(&[
+            "P-ORIGIN",
+            "P-PROGRAMS",
+            "B-IMG",
+            "P-CERT",
+            "P-SIGLIST",
+            "P-UNLISTED",
+            "P-HASH",
+            "P-MODE",
+        ]);
+        ensure!(checks.is_superset(&expected), "{checks:?}");
+        let rootfs = answer["container"]["measured"]["rootfs"]
+            .as_str()
+            .context("rootfs")?;
+        let text = fs::read_to_string(world.work.join("expectations.toml"))?;
+        let line = |key: &str| {
+            text.lines()
+                .find(|l| l.starts_with(key))
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let edit = [
+            (line("rootfs ="), format!("rootfs = [\"{rootfs}\"]")),
+            (line("enter ="), "enter = \"any\"".to_owned()),
+        ];
+        let (answer, _) = asked(world, &bundle.id, &["no-image", "any-program"], &edit)?;
+        ensure!(answer["outcome"] == "accepted", "{answer:#}");
+        rt.down(&bundle)
+    })
+}
+
+fn a_sandbox_is_exact_in_image_and_arguments(world: &World) -> Result<()> {
+    let (rt, image) = (ours(world)?, &world.images()?.demo.manifest);
+    let text = format!(
+        "{BASE}[[sandbox]]\nname = \"pause\"\nimages = [\"{image}\"]\nargs = [\"/bin/sleep\", \"1000\"]\n\
+         enter = \"deny\"\nmin_tier = \"none\"\n[sandbox.launch]\nallow = {}\n",
+        crate::publisher::relaxations()
+    );
+    under(&text, || {
+        let mut bundle = demo(world, &["/bin/sleep", "1001"])?;
+        // what annotations say is no matter
+        bundle.config["annotations"] = json!({"io.kubernetes.cri.container-type": "sandbox"});
+        bundle.write()?;
+        refused(&rt.run(&bundle)?)?;
+        bundle.args(&["/bin/sleep", "1000"])?;
+        rt.up(&bundle)?;
+        let (_, checks) = asked(world, &bundle.id, &[], &[])?;
+        ensure!(
+            checks.contains("P-ORIGIN") && checks.contains("P-PROGRAMS"),
+            "{checks:?}"
+        );
+        let (answer, _) = asked(world, &bundle.id, &["sandbox"], &[])?;
+        ensure!(answer["outcome"] == "accepted", "{answer:#}");
+        let inside = rt
+            .cmd("exec")
+            .args([bundle.id.as_str(), "/bin/true"])
+            .fails()?;
+        inside.says("refused")?;
+        rt.down(&bundle)
+    })
+}
+
+fn audit_lets_through_and_says_what(world: &World) -> Result<()> {
+    let rt = ours(world)?;
+    under(&policy("audit"), || {
+        // no image, no rule, no list
+        let dir = world.work.join("a-directory/rootfs");
+        fs::create_dir_all(&dir)?;
+        crate::cmd!("cp", "-a", world.rootfs(0)?.path.join("."), &dir).ok()?;
+        let mut bundle = demo(world, &["/bin/sleep", "1000"])?;
+        bundle.set("/root/path", json!(dir))?;
+        rt.up(&bundle)?;
+        let (answer, checks) = asked(world, &bundle.id, &[], &[])?;
+        ensure!(
+            checks.is_superset(&names(&["P-MODE", "P-ORIGIN", "P-PROGRAMS"])),
+            "{checks:?}"
+        );
+        let audited = answer["container"]["measured"]["audited"].to_string();
+        ensure!(audited.contains("no [[bundle]] entry"), "{audited}");
+        rt.down(&bundle)?;
+        // signed and listed; a program is let in that is not
+        let bundle = demo(world, &["/bin/sleep", "1000"])?;
+        rt.up(&bundle)?;
+        let waived = ["audit"];
+        let (answer, _) = asked(world, &bundle.id, &waived, &[])?;
+        ensure!(answer["outcome"] == "accepted", "{answer:#}");
+        rt.cmd("exec")
+            .args([bundle.id.as_str(), UNLISTED, "x"])
+            .ok()?;
+        let (_, checks) = asked(world, &bundle.id, &[], &[])?;
+        ensure!(checks.contains("P-FAULT"), "{checks:?}");
+        let (_, checks) = asked(world, &bundle.id, &waived, &[])?;
+        ensure!(
+            checks.contains("P-UNLISTED") && !checks.contains("P-FAULT"),
+            "{checks:?}"
+        );
+        rt.down(&bundle)
+    })
+}
