@@ -9,6 +9,7 @@ mod admission; // what may not start
 mod attestation; // challenges accepted, tampering refused
 mod bad_input; // what is missing, corrupt or dies
 mod bench; // B1 and B2: attested start next to plain runc
+mod conformance; // runc's own tests, and a driver on go-runc
 mod deaths; // whoever dies at whatever moment
 mod drop_in; // the verbs on the runtime itself: what runc does, and in runc's words
 mod engines; // podman, containerd, docker
@@ -25,6 +26,7 @@ mod runtime; // the runtime under test, bundles
 mod spawn; // starting processes
 mod tidy; // rules about the source itself
 mod world; // binaries, software root, engines, images
+mod wrong_input; // compared with runc: status, words, nothing left
 
 use anyhow::{Context, Result, ensure};
 use runtime::Runtime;
@@ -67,6 +69,7 @@ const MODULES: &[Module] = &[
     attestation::MODULE,
     policy::MODULE,
     bad_input::MODULE,
+    wrong_input::MODULE,
     deaths::MODULE,
     packaging::MODULE,
 ];
@@ -78,6 +81,8 @@ fn main() -> ExitCode {
         Some("--inner") => inner(&args[1..]),
         Some("--list") => list(),
         Some("--bench") => bench::check(&args[1..]).and_then(|()| namespace::enter(&args, LIMIT)),
+        Some("--conformance") => conformance::Wanted::parse(&args[1..])
+            .and_then(|_| namespace::enter(&args, conformance::LIMIT)),
         _ => outer(&args),
     };
     done.unwrap_or_else(|error| {
@@ -113,7 +118,16 @@ fn inner(args: &[String]) -> Result<ExitCode> {
     // target/release/deps/e2e-… -> target/release
     let me = std::env::current_exe()?;
     let binaries = me.ancestors().nth(2).context("this program's place")?;
+    let judged = rest.first().is_some_and(|a| a == "--conformance");
+    let judged = judged
+        .then(|| conformance::Wanted::parse(&rest[1..]))
+        .transpose()?;
     let world = World::make(Path::new(work), binaries)?;
+    if let Some(wanted) = judged {
+        let done = conformance::run(&world, &wanted);
+        world.close()?;
+        return done.map(|()| ExitCode::SUCCESS);
+    }
     if rest.first().is_some_and(|a| a == "--bench") {
         let done = bench::run(&world, &rest[1..]);
         world.close()?;

@@ -20,7 +20,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::fs::{DirBuilderExt, OpenOptionsExt},
     },
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 use verify::id::ContainerId;
 
@@ -49,7 +49,7 @@ impl Bundle {
         .with_context(|| format!("cannot open the bundle {}", path.display()))?;
         let spec = parse(&read_config(&dir, path)?)
             .with_context(|| format!("{}/config.json", path.display()))?;
-        let root = spec.root().as_ref().context("Root must be specified")?;
+        let root = spec.root().as_ref().context("root must be specified")?;
         let named = path.join(root.path());
         let rootfs = match fs::canonicalize(&named) {
             Ok(rootfs) => rootfs,
@@ -61,6 +61,15 @@ impl Bundle {
                     .with_context(|| format!("cannot resolve the rootfs {}", named.display()));
             }
         };
+        // runc's rule (validator, rootfs): what is named is what is mounted, with no link on the way
+        let bundle = fs::canonicalize(path)
+            .with_context(|| format!("cannot resolve the bundle {}", path.display()))?;
+        ensure!(
+            plain(&bundle.join(root.path())) == rootfs,
+            "invalid rootfs {}: not an absolute path, or a symlink: it leads to {}",
+            named.display(),
+            rootfs.display()
+        );
         ensure!(
             rootfs != Path::new("/"),
             "the host's root directory cannot be a container's rootfs"
@@ -122,7 +131,7 @@ impl Bundle {
             .spec
             .process()
             .clone()
-            .context("Process must be specified")?;
+            .context("process property must not be empty")?;
         let path = programs::find(self.rootfs_fd.as_fd(), &Search::of(&process))?;
         self.spec.set_process(Some(named(process, &path)));
         Ok(())
@@ -130,13 +139,13 @@ impl Bundle {
 
     fn normalise(&mut self, id: &ContainerId, systemd_cgroup: bool) -> Result<()> {
         let spec = &mut self.spec;
-        let mut root = spec.root().clone().context("Root must be specified")?;
+        let mut root = spec.root().clone().context("root must be specified")?;
         root.set_path(self.rootfs.clone());
         spec.set_root(Some(root));
         let mut process = spec
             .process()
             .clone()
-            .context("Process must be specified")?;
+            .context("process property must not be empty")?;
         check_process(&process)?;
         normalise_process(&mut process);
         spec.set_process(Some(process));
@@ -241,6 +250,21 @@ fn no_capabilities() -> LinuxCapabilities {
         set(&mut caps, None);
     }
     caps
+}
+
+/// Without `.`, `..` and doubled slashes; symbolic links are left alone.
+pub fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::from("/");
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => plain.push(name),
+            Component::ParentDir => {
+                plain.pop();
+            }
+            _ => {}
+        }
+    }
+    plain
 }
 
 fn read_config(dir: &OwnedFd, path: &Path) -> Result<Vec<u8>> {

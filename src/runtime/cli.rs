@@ -6,10 +6,13 @@
 mod grammar;
 mod verbs;
 
-use crate::report::{LogFormat, Report};
+use crate::{
+    bundle::plain,
+    report::{LogFormat, Report},
+};
 use grammar::{Flag, Order, Parsed};
 use std::path::{Path, PathBuf};
-use verbs::{GLOBAL, VERBS, switch};
+use verbs::{GLOBAL, VERBS, Verb, switch};
 use verify::id::ContainerId;
 
 /// Used wrongly: the message and the usage text are for the person who typed it.
@@ -123,6 +126,8 @@ pub struct Update {
     pub memory_reservation: Option<i64>,
     pub memory_swap: Option<i64>,
     pub pids_limit: Option<i64>,
+    /// A schema of Intel RDT.
+    pub rdt: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -231,24 +236,15 @@ fn request(
     };
     match first.as_str() {
         "help" => {
-            return Ok(Request::Help(
-                VERBS
-                    .iter()
-                    .find(|v| rest.first().is_some_and(|r| r == v.name))
-                    .map(|v| v.name),
-            ));
+            let verb = rest.first().map(|name| find_verb(name)).transpose()?;
+            return Ok(Request::Help(verb.map(|v| v.name)));
         }
-        "checkpoint" => return Ok(Request::Unsupported("checkpoint")),
-        "restore" => return Ok(Request::Unsupported("restore")),
         _ => {}
     }
     if parsed.is_set("help")? {
         return Ok(Request::Help(None));
     }
-    let verb = VERBS
-        .iter()
-        .find(|v| v.name == first)
-        .ok_or_else(|| UsageError::UnknownVerb(first.clone()))?;
+    let verb = find_verb(first)?;
     *name = verb.name;
     let mut flags = verb.flags.to_vec();
     flags.push(const { &[switch(&["help", "h"])] });
@@ -257,6 +253,11 @@ fn request(
         return Ok(Request::Help(Some(verb.name)));
     }
     build(verb.name, &parsed, cwd)
+}
+
+fn find_verb(name: &str) -> Result<&'static Verb> {
+    let verb = VERBS.iter().find(|v| v.name == name);
+    verb.ok_or_else(|| UsageError::UnknownVerb(name.to_owned()))
 }
 
 fn build(verb: &'static str, p: &Parsed, cwd: &Path) -> Result<Request> {
@@ -282,6 +283,10 @@ fn build(verb: &'static str, p: &Parsed, cwd: &Path) -> Result<Request> {
         Some("json") => Ok(ListFormat::Json),
         Some(other) => Err(bad("format", other, "table or json")),
     };
+    if matches!(verb, "list" | "features" | "spec") && !p.arguments.is_empty() {
+        let count = "exactly 0";
+        return Err(UsageError::Count { verb, count });
+    }
     Ok(match verb {
         "create" => Request::Create(create()?),
         "run" => Request::Run(Run {
@@ -336,6 +341,7 @@ fn build(verb: &'static str, p: &Parsed, cwd: &Path) -> Result<Request> {
             interval: grammar::duration("interval", p.one("interval").unwrap_or("5s"))?,
         },
         "features" => Request::Features,
+        "checkpoint" | "restore" => Request::Unsupported(verb),
         _ => Request::Spec {
             bundle: path("bundle").unwrap_or_else(|| cwd.to_owned()),
             rootless: p.is_set("rootless")?,
@@ -387,7 +393,7 @@ fn exec(p: &Parsed, path: impl Fn(&'static str) -> Option<PathBuf>) -> Result<Re
 }
 
 fn update(p: &Parsed) -> Result<Update> {
-    let text = |name| p.one(name).map(str::to_owned);
+    let text = |name| p.one(name).filter(|v| !v.is_empty()).map(str::to_owned);
     Ok(Update {
         resources: text("resources"),
         blkio_weight: p.number("blkio-weight")?,
@@ -402,6 +408,7 @@ fn update(p: &Parsed) -> Result<Update> {
         memory_reservation: p.bytes("memory-reservation")?,
         memory_swap: p.bytes("memory-swap")?,
         pids_limit: p.number("pids-limit")?,
+        rdt: text("l3-cache-schema").or_else(|| text("mem-bw-schema")),
     })
 }
 
@@ -433,48 +440,37 @@ fn bad(flag: &str, value: &str, why: &str) -> UsageError {
     }
 }
 
-/// Joined to `cwd` and without `.`, `..` and doubled slashes; symbolic links are left alone.
+/// Joined to `cwd`; see [`plain`].
 fn absolute(cwd: &Path, path: &str) -> PathBuf {
-    let mut clean = PathBuf::from("/");
-    for part in cwd.join(path).components() {
-        match part {
-            std::path::Component::Normal(name) => clean.push(name),
-            std::path::Component::ParentDir => {
-                clean.pop();
-            }
-            _ => {}
-        }
-    }
-    clean
+    plain(&cwd.join(path))
 }
 
-/// The usage text, for `--help` and for errors of usage.
-pub fn usage(verb: &str) -> String {
+/// The usage text, for `--help` and for errors of usage; `called` is the program's name.
+pub fn usage(called: &str, verb: &str) -> String {
+    let list = |flags: &[&[Flag]]| {
+        let lines = flags.iter().flat_map(|f| f.iter()).map(Flag::describe);
+        lines.map(|l| format!("   {l}\n")).collect::<String>()
+    };
     if let Some(v) = VERBS.iter().find(|v| v.name == verb) {
-        let flags: Vec<_> = v
-            .flags
-            .iter()
-            .flat_map(|f| f.iter())
-            .map(Flag::describe)
-            .collect();
-        let options = if flags.is_empty() {
-            String::new()
+        let (name, does, arguments, flags) = (v.name, v.does, v.usage, list(v.flags));
+        let (options, heading) = if flags.is_empty() {
+            ("", "")
         } else {
-            format!("\n\nOPTIONS:\n   {}", flags.join("\n   "))
+            ("[command options] ", "\nOPTIONS:\n")
         };
-        return format!("USAGE:\n   attestrun {} {}{options}\n", v.name, v.usage);
+        return format!(
+            "NAME:\n   {called} {name} - {does}\n\nUSAGE:\n   {called} {name} {options}{arguments}\n{heading}{flags}"
+        );
     }
-    let verbs: Vec<_> = VERBS
+    let verbs: String = VERBS
         .iter()
-        .map(|v| format!("   {:<9}{}", v.name, v.usage))
+        .map(|v| format!("   {:<12}{}\n", v.name, v.does))
         .collect();
-    let flags: Vec<_> = GLOBAL.iter().map(Flag::describe).collect();
     format!(
-        "NAME:\n   attestrun - a drop-in OCI runtime that makes containers provable\n\n\
-         USAGE:\n   attestrun [global options] command [command options] [arguments...]\n\n\
-         COMMANDS:\n{}\n\nGLOBAL OPTIONS:\n   {}\n",
-        verbs.join("\n"),
-        flags.join("\n   ")
+        "NAME:\n   {called} - Open Container Initiative runtime, which makes containers provable\n\n\
+         USAGE:\n   {called} [global options] command [command options] [arguments...]\n\n\
+         COMMANDS:\n{verbs}\nGLOBAL OPTIONS:\n{}",
+        list(&[GLOBAL])
     )
 }
 

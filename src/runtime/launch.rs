@@ -10,14 +10,14 @@ use crate::{
     guarding::{self, Agreed, Guarding},
     host, slice, spawn,
     state::{Birth, Index, Init, Phase, RunDir, State},
-    term::{self, Terminal},
+    term::{self, Laid, Served, Terminal},
 };
 use anyhow::{Context, Result};
 use oci_spec::runtime::Process;
 use std::{
     fs::{self, File},
     io::Write,
-    os::{fd::AsFd, fd::OwnedFd},
+    os::fd::AsFd,
     path::Path,
 };
 use verify::id::UnixTime;
@@ -25,8 +25,8 @@ use verify::id::UnixTime;
 /// A container whose init waits for `start`.
 pub struct Launched {
     pub state: State,
-    /// The pseudoterminal's master, if the foreground serves it.
-    pub master: Option<OwnedFd>,
+    /// What the foreground, if there is one, serves.
+    pub served: Served,
 }
 
 /// Makes the container. `detached`: nobody serves it in the foreground.
@@ -41,7 +41,7 @@ pub fn create(
         .spec
         .process()
         .as_ref()
-        .context("Process must be specified")?;
+        .context("process property must not be empty")?;
     let terminal = Terminal::choose(
         process.terminal().unwrap_or(false),
         request.console_socket.as_deref(),
@@ -75,9 +75,13 @@ pub fn create(
         preserve_fds: request.preserve_fds,
         detached,
     };
+    let laid = (!detached && terminal == Terminal::None)
+        .then(Laid::lay)
+        .transpose()?;
     let made = state
         .backend
         .create(state, &sealed, &bound, options, terminal)?;
+    let pipes = laid.map(Laid::take).transpose()?;
     let init = Init::of(made.pid)?;
     state.init = Some(init);
     state.cgroup = Cgroup::of_container(made.pid)?;
@@ -93,7 +97,7 @@ pub fn create(
     }
     Ok(Launched {
         state: launch.keep(),
-        master: made.master,
+        served: made.served(pipes),
     })
 }
 

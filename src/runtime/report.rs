@@ -2,10 +2,11 @@
 //! runc's exit codes (runtime contract, section 1.3).
 
 use crate::{cli::UsageError, ipc::Refused};
+use anyhow::{Context, Result};
 use std::{
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     io::{Write, stderr},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,12 +23,25 @@ pub struct Report {
 }
 
 impl Report {
+    /// A log that cannot be written is an error at once, and one that was not there is there (runc).
+    pub fn open(&self) -> Result<()> {
+        if let Some(path) = &self.log {
+            self.appending(path)
+                .with_context(|| format!("cannot open the log {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    fn appending(&self, path: &Path) -> std::io::Result<File> {
+        OpenOptions::new().append(true).create(true).open(path)
+    }
+
     /// Writes the one error line. Engines read the file as a sequence of JSON values and podman as
     /// exactly one, so nothing else is ever written there.
     pub fn error(&self, message: &str) {
         let line = self.line(message, chrono::Utc::now());
         let written = self.log.as_ref().is_some_and(|path| {
-            let file = OpenOptions::new().append(true).create(true).open(path);
+            let file = self.appending(path);
             file.and_then(|mut f| f.write_all(line.as_bytes())).is_ok()
         });
         let mut stderr = stderr().lock();
@@ -73,6 +87,9 @@ pub fn words(verb: &str, error: &anyhow::Error) -> String {
 pub fn exit_code(verb: &str, error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<UsageError>() {
         Some(UsageError::UnknownVerb(_)) => 3,
+        // what runc finds out only after it has begun
+        Some(UsageError::Combination(_) | UsageError::Id(_)) if verb == "exec" => 255,
+        Some(UsageError::Value { flag, .. }) if verb == "exec" && flag == "user" => 255,
         Some(_) => 1,
         None if verb == "exec" => 255,
         None => 1,

@@ -1,6 +1,10 @@
 //! Terminals: who serves the pseudoterminal's master, its size and owner, and the foreground of
 //! `run` and `exec`: signals in, exit status out.
 
+mod pipes;
+
+pub use pipes::{Copying, Laid, Pipes};
+
 use crate::sys;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::{
@@ -54,6 +58,15 @@ impl Terminal {
             }
         }
     }
+}
+
+/// What the foreground serves of a process that was made.
+#[derive(Debug)]
+pub enum Served {
+    Nothing,
+    /// The pseudoterminal's master.
+    Console(OwnedFd),
+    Pipes(Pipes),
 }
 
 /// A connected pair: ours, and the one that the process sends its master through.
@@ -188,13 +201,36 @@ impl Signals {
     }
 }
 
-/// Serves the process until it ends: its exit code, or 128 + signal.
-pub fn foreground(pidfd: &OwnedFd, signals: &Signals, master: Option<OwnedFd>) -> Result<i32> {
-    let master = master.map(File::from);
+/// How a process ended that was served: its exit code or 128 + signal, and output still to be passed on.
+pub struct Ended {
+    pub code: u8,
+    output: Option<Copying>,
+}
+
+impl Ended {
+    /// Waits for the output's end; who else holds the streams must have ended, or will.
+    pub fn finish(self) -> u8 {
+        if let Some(output) = self.output {
+            output.finish();
+        }
+        self.code
+    }
+}
+
+/// Serves the process until it ends.
+pub fn foreground(pidfd: &OwnedFd, signals: &Signals, served: Served) -> Result<Ended> {
+    let (master, output) = match served {
+        Served::Nothing => (None, None),
+        Served::Console(master) => (Some(File::from(master)), None),
+        Served::Pipes(pipes) => (None, Some(pipes.copy()?)),
+    };
     let raw = master.as_ref().map(|m| RawStdin::enter(m.as_fd()));
     let status = serve(pidfd, signals, master.as_ref());
     drop(raw);
-    status
+    Ok(Ended {
+        code: u8::try_from(status?).unwrap_or(u8::MAX),
+        output,
+    })
 }
 
 fn serve(pidfd: &OwnedFd, signals: &Signals, master: Option<&File>) -> Result<i32> {

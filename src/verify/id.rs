@@ -7,7 +7,7 @@ use std::fmt;
 pub enum IdError {
     #[error("container id is empty")]
     Empty,
-    #[error("container id is longer than 1024 bytes")]
+    #[error("container id is too long: a file name has at most 255 bytes")]
     TooLong,
     #[error(
         "invalid container ID format: `{0}` (allowed are letters, digits, `_`, `+`, `-`, `.`; not `.` or `..`)"
@@ -30,7 +30,7 @@ impl ContainerId {
     pub fn parse(text: &str) -> Result<Self, IdError> {
         match text {
             "" => Err(IdError::Empty),
-            t if t.len() > 1024 => Err(IdError::TooLong),
+            t if t.len() > 255 => Err(IdError::TooLong),
             t if t == "."
                 || t == ".."
                 || !t
@@ -176,7 +176,7 @@ mod tests {
             "ä",
             "a\0",
             "a\n",
-            &"x".repeat(1025),
+            &"x".repeat(256),
         ] {
             assert!(ContainerId::parse(bad).is_err(), "{bad:?}");
         }

@@ -189,20 +189,24 @@ fn call(runc: &Path, state: &State, args: &[OsString], streams: spawn::Streams) 
     }
 }
 
-/// The last error of runc's log, without its own "runc create failed: ".
+/// The last error of runc's log, without its own "runc create failed: "; what its C part said before
+/// (level fatal) is the reason of the reason.
 fn last_error(log: &str) -> Option<String> {
     let lines = serde_json::Deserializer::from_str(log).into_iter::<serde_json::Value>();
-    let errors = lines
-        .map_while(Result::ok)
-        .filter(|l| l["level"] == "error");
-    let message = errors
-        .filter_map(|l| l["msg"].as_str().map(str::to_owned))
-        .last()?;
+    let lines: Vec<_> = lines.map_while(Result::ok).collect();
+    let last = |level: &str| {
+        let of_level = lines.iter().filter(|l| l["level"] == level);
+        of_level.filter_map(|l| l["msg"].as_str()).next_back()
+    };
+    let message = last("error")?;
     let cause = message
         .strip_prefix("runc ")
         .and_then(|m| m.split_once(" failed: "))
-        .map(|(_, cause)| cause.to_owned());
-    Some(cause.unwrap_or(message))
+        .map_or(message, |(_, cause)| cause);
+    Some(match last("fatal") {
+        Some(fatal) => format!("{cause}: {fatal}"),
+        None => cause.to_owned(),
+    })
 }
 
 #[cfg(test)]
@@ -221,6 +225,12 @@ mod tests {
         assert_eq!(
             last_error(r#"{"level":"error","msg":"container does not exist"}"#).unwrap(),
             "container does not exist"
+        );
+        let log = r#"{"level":"fatal","msg":"nsexec[7]: failed to update oom_score_adj"}
+{"level":"error","msg":"runc create failed: can't get final child's PID from pipe: EOF"}"#;
+        assert_eq!(
+            last_error(log).unwrap(),
+            "can't get final child's PID from pipe: EOF: nsexec[7]: failed to update oom_score_adj"
         );
         assert_eq!(last_error(""), None);
         assert_eq!(last_error("no json"), None);

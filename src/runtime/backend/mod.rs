@@ -14,7 +14,7 @@ use crate::{
     config::{BackendChoice, Config},
     guarding::{Agreed, Bound},
     state::State,
-    term::Terminal,
+    term::{Pipes, Served, Terminal},
 };
 use anyhow::{Result, bail, ensure};
 use oci_spec::runtime::{LinuxResources, Process, Spec};
@@ -47,6 +47,17 @@ pub struct Made {
     pub pid: i32,
     /// The pseudoterminal's master, if it is ours to serve.
     pub master: Option<OwnedFd>,
+}
+
+impl Made {
+    /// With the pipes that were laid for it, if any.
+    pub fn served(self, pipes: Option<Pipes>) -> Served {
+        match (self.master, pipes) {
+            (Some(master), _) => Served::Console(master),
+            (None, Some(pipes)) => Served::Pipes(pipes),
+            (None, None) => Served::Nothing,
+        }
+    }
 }
 
 impl Backend {

@@ -142,11 +142,19 @@ impl Parsed {
             }
             _ => (digits, 0),
         };
-        let number: i64 = digits.trim_end().parse().map_err(|_| wrong())?;
-        if number < -1 || (number == -1 && shift != 0) {
-            return Err(wrong());
+        let digits = digits.trim_end();
+        if digits == "-1" && shift == 0 {
+            return Ok(Some(-1));
         }
-        number.checked_mul(1 << shift).map(Some).ok_or_else(wrong)
+        let is_part = |c: char| c.is_ascii_digit() || c == '.';
+        if let (true, Some((whole, part))) = (digits.chars().all(is_part), digits.split_once('.')) {
+            let number: f64 = format!("{whole}.{part}").parse().map_err(|_| wrong())?;
+            return Ok(Some((number * (1u64 << shift) as f64) as i64)); // as Go converts it
+        }
+        let number: i64 = digits.parse().map_err(|_| wrong())?;
+        let positive = Some(number).filter(|n| *n >= 0);
+        let bytes = positive.and_then(|n| n.checked_mul(1 << shift));
+        bytes.map(Some).ok_or_else(wrong)
     }
 }
 

@@ -66,6 +66,26 @@ const EXEC: &[Flag] = &[
     switch(&["ignore-paused"]),
     switch(&["no-subreaper"]),
 ];
+/// Known, so that their usage can be asked for; the verbs are refused whatever the flags.
+const CHECKPOINT: &[Flag] = &[
+    value(&["image-path"]),
+    value(&["work-path"]),
+    value(&["parent-path"]),
+    value(&["page-server"]),
+    value(&["status-fd"]),
+    value(&["manage-cgroups-mode"]),
+    list(&["empty-ns"]),
+    switch(&["leave-running"]),
+    switch(&["tcp-established"]),
+    switch(&["ext-unix-sk"]),
+    switch(&["shell-job"]),
+    switch(&["lazy-pages"]),
+    switch(&["file-locks"]),
+    switch(&["pre-dump"]),
+    switch(&["auto-dedup"]),
+    switch(&["link-remap"]),
+];
+const RESTORE: &[Flag] = &[value(&["lsm-profile"]), value(&["lsm-mount-context"])];
 const UPDATE: &[Flag] = &[
     value(&["resources", "r"]),
     value(&["blkio-weight"]),
@@ -79,81 +99,139 @@ const UPDATE: &[Flag] = &[
     value(&["memory"]),
     value(&["memory-reservation"]),
     value(&["memory-swap"]),
+    value(&["kernel-memory"]),
+    value(&["kernel-memory-tcp"]),
+    value(&["l3-cache-schema"]),
+    value(&["mem-bw-schema"]),
     value(&["pids-limit"]),
 ];
 const FORMAT: Flag = value(&["format", "f"]);
 
-/// Every verb of runc: name, flags, where flags may stand, usage.
+/// Every verb of runc: name, flags, where flags may stand, usage, what it does.
 pub struct Verb {
     pub name: &'static str,
     pub flags: &'static [&'static [Flag]],
     pub order: Order,
     pub usage: &'static str,
+    pub does: &'static str,
 }
-const fn verb(name: &'static str, flags: &'static [&'static [Flag]], usage: &'static str) -> Verb {
+const fn verb(
+    name: &'static str,
+    flags: &'static [&'static [Flag]],
+    usage: &'static str,
+    does: &'static str,
+) -> Verb {
     Verb {
         name,
         flags,
         order: Order::Anywhere,
         usage,
+        does,
+    }
+}
+/// What follows the first argument belongs to another program.
+const fn before_arguments(verb: Verb) -> Verb {
+    Verb {
+        order: Order::BeforeArguments,
+        ..verb
     }
 }
 pub const VERBS: &[Verb] = &[
     verb(
+        "checkpoint",
+        &[CHECKPOINT],
+        "<container-id>",
+        "is refused: memory kept on disk could come back under measurements not its own",
+    ),
+    verb(
         "create",
         &[CREATE],
-        "[--bundle DIR] [--pid-file FILE] [--console-socket SOCKET] <container-id>",
-    ),
-    verb(
-        "run",
-        &[CREATE, RUN],
-        "[--bundle DIR] [--detach] [--keep] [--pid-file FILE] <container-id>",
-    ),
-    verb("start", &[], "<container-id>"),
-    verb("state", &[], "<container-id>"),
-    verb(
-        "kill",
-        &[&[switch(&["all", "a"])]],
-        "[--all] <container-id> [signal]",
+        "<container-id>",
+        "creates a container that waits for its start",
     ),
     verb(
         "delete",
         &[&[switch(&["force", "f"])]],
-        "[--force] <container-id>",
-    ),
-    Verb {
-        name: "exec",
-        flags: &[EXEC],
-        order: Order::BeforeArguments,
-        usage: "[--process FILE] [--tty] [--detach] [--user UID[:GID]] [--env K=V] <container-id> <command> [argument...]",
-    },
-    verb(
-        "list",
-        &[&[FORMAT, switch(&["quiet", "q"])]],
-        "[--format table|json] [--quiet]",
-    ),
-    Verb {
-        name: "ps",
-        flags: &[&[FORMAT]],
-        order: Order::BeforeArguments,
-        usage: "[--format table|json] <container-id> [ps options]",
-    },
-    verb("pause", &[], "<container-id>"),
-    verb("resume", &[], "<container-id>"),
-    verb(
-        "update",
-        &[UPDATE],
-        "[--resources FILE|-] [limits] <container-id>",
+        "<container-id>",
+        "removes all that is left of a container",
     ),
     verb(
         "events",
         &[&[switch(&["stats"]), value(&["interval"])]],
-        "[--stats] [--interval 5s] <container-id>",
+        "<container-id>",
+        "prints counters every 5 seconds, and when memory ran out",
     ),
-    verb("features", &[], ""),
+    before_arguments(verb(
+        "exec",
+        &[EXEC],
+        "<container-id> <command> [argument...]",
+        "starts a further process in a container",
+    )),
+    verb("features", &[], "", "prints what this runtime can do"),
+    verb(
+        "kill",
+        &[&[switch(&["all", "a"])]],
+        "<container-id> [signal]",
+        "sends a signal (default: SIGTERM) to the container's init process",
+    ),
+    verb(
+        "list",
+        &[&[FORMAT, switch(&["quiet", "q"])]],
+        "",
+        "lists the containers of a state root",
+    ),
+    verb(
+        "pause",
+        &[],
+        "<container-id>",
+        "stops all processes of a container for a while",
+    ),
+    before_arguments(verb(
+        "ps",
+        &[&[FORMAT]],
+        "<container-id> [ps options]",
+        "lists the processes of a container",
+    )),
+    verb(
+        "restore",
+        &[CHECKPOINT, CREATE, RUN, RESTORE],
+        "<container-id>",
+        "is refused: see checkpoint",
+    ),
+    verb(
+        "resume",
+        &[],
+        "<container-id>",
+        "lets the processes of a paused container go on",
+    ),
+    verb(
+        "run",
+        &[CREATE, RUN],
+        "<container-id>",
+        "creates and starts a container",
+    ),
     verb(
         "spec",
         &[&[value(&["bundle", "b"]), switch(&["rootless"])]],
-        "[--bundle DIR] [--rootless]",
+        "",
+        "writes a config.json to begin with",
+    ),
+    verb(
+        "start",
+        &[],
+        "<container-id>",
+        "executes the program of a created container",
+    ),
+    verb(
+        "state",
+        &[],
+        "<container-id>",
+        "prints the state of a container",
+    ),
+    verb(
+        "update",
+        &[UPDATE],
+        "<container-id>",
+        "sets other limits for a container",
     ),
 ];

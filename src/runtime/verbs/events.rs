@@ -1,4 +1,8 @@
-//! `events`: the cgroup's counters as runc's JSON lines (libcontainer/types, Stats).
+//! `events`: the cgroup's counters at intervals, and each time that memory ran out, as runc's JSON
+//! lines, until the container ends.
+
+mod oom;
+mod stats;
 
 use super::say;
 use crate::{
@@ -7,89 +11,81 @@ use crate::{
     state::{State, Status},
 };
 use anyhow::{Context, Result, bail};
-use libcgroups::{
-    common::{CgroupManager, create_cgroup_manager},
-    stats::{BlkioDeviceStat, MemoryData, Stats},
-};
-use serde_json::{Map, Value, json};
-use std::{thread::sleep, time::Duration};
+use libcgroups::common::{CgroupManager, create_cgroup_manager};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::Serialize;
+use serde_json::Value;
+use std::time::{Duration, Instant};
 use verify::id::ContainerId;
 
 pub fn run(id: &ContainerId, once: bool, interval: Duration, globals: &Globals) -> Result<()> {
     let state = State::find(&globals.root, id)?;
+    let init = state.init.map(|init| init.pidfd()).transpose()?.flatten();
+    let Some(init) = init.filter(|_| !matches!(state.status(), Ok(Status::Stopped))) else {
+        bail!("container with id {id} is not running")
+    };
+    if once {
+        return say_stats(&state);
+    }
+    let mut oom = oom::Listener::of(&state.cgroup)?;
+    let mut next = Instant::now() + interval;
     loop {
-        if state.status()? == Status::Stopped {
-            if once {
-                bail!("container with id {id} is not running");
+        let left = next.saturating_duration_since(Instant::now());
+        let mut fds = [
+            PollFd::new(&init, PollFlags::IN),
+            PollFd::from_borrowed_fd(oom.fd(), PollFlags::IN),
+        ];
+        match poll(&mut fds, Some(&Timespec::try_from(left)?)) {
+            Err(rustix::io::Errno::INTR) => continue,
+            result => result.context("cannot wait for the container")?,
+        };
+        let [ended, alarmed] = fds.map(|fd| !fd.revents().is_empty());
+        if alarmed {
+            for _ in 0..oom.take(&state.cgroup) {
+                say_line(&Line {
+                    kind: "oom",
+                    id,
+                    data: None,
+                })?;
             }
+        }
+        if ended {
             return Ok(());
         }
-        let manager = create_cgroup_manager(cgroup_config(&state))?;
-        let stats = manager
-            .stats()
-            .context("cannot read the container's counters")?;
-        say(&format!(
-            "{}\n",
-            json!({ "type": "stats", "id": id, "data": data(&stats) })
-        ))?;
-        if once {
-            return Ok(());
+        if Instant::now() >= next {
+            next += interval;
+            // a container that ends at this moment has no counters any more
+            if let Err(error) = say_stats(&state)
+                && !matches!(state.status(), Ok(Status::Stopped))
+            {
+                return Err(error);
+            }
         }
-        sleep(interval);
     }
 }
 
-fn data(s: &Stats) -> Value {
-    let memory = |m: &MemoryData| json!({ "limit": m.limit, "usage": m.usage, "max": m.max_usage, "failcnt": m.fail_count });
-    let hugetlb: Map<String, Value> = s
-        .hugetlb
-        .iter()
-        .map(|(size, h)| {
-            (
-                size.clone(),
-                json!({ "usage": h.usage, "max": h.max_usage, "failcnt": h.fail_count }),
-            )
-        })
-        .collect();
-    let blkio = |list: &[BlkioDeviceStat]| -> Value {
-        let one = |d: &BlkioDeviceStat| json!({ "major": d.major, "minor": d.minor, "op": d.op_type, "value": d.value });
-        list.iter().map(one).collect()
-    };
-    json!({
-        "cpu": {
-            "usage": {
-                "total": s.cpu.usage.usage_total,
-                "percpu": s.cpu.usage.per_core_usage_total,
-                "kernel": s.cpu.usage.usage_kernel,
-                "user": s.cpu.usage.usage_user,
-            },
-            "throttling": {
-                "periods": s.cpu.throttling.periods,
-                "throttledPeriods": s.cpu.throttling.throttled_periods,
-                "throttledTime": s.cpu.throttling.throttled_time,
-            },
-        },
-        "memory": {
-            "cache": s.memory.cache,
-            "usage": memory(&s.memory.memory),
-            "swap": memory(&s.memory.memswap),
-            "kernel": memory(&s.memory.kernel),
-            "kernelTCP": memory(&s.memory.kernel_tcp),
-            "raw": s.memory.stats,
-        },
-        "pids": { "current": s.pids.current, "limit": s.pids.limit },
-        "blkio": {
-            "ioServiceBytesRecursive": blkio(&s.blkio.service_bytes),
-            "ioServicedRecursive": blkio(&s.blkio.serviced),
-            "ioQueueRecursive": blkio(&s.blkio.queued),
-            "ioServiceTimeRecursive": blkio(&s.blkio.service_time),
-            "ioWaitTimeRecursive": blkio(&s.blkio.wait_time),
-            "ioMergedRecursive": blkio(&s.blkio.merged),
-            "ioTimeRecursive": blkio(&s.blkio.time),
-            "sectorsRecursive": blkio(&s.blkio.sectors),
-        },
-        "hugetlb": hugetlb,
-        "intel_rdt": {},
-        "network_interfaces": null,
+/// runc, types.Event; in this order of fields.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: &'a ContainerId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Value>,
+}
+
+fn say_stats(state: &State) -> Result<()> {
+    let manager = create_cgroup_manager(cgroup_config(state))?;
+    let stats = manager
+        .stats()
+        .context("cannot read the container's counters")?;
+    say_line(&Line {
+        kind: "stats",
+        id: &state.id,
+        data: Some(stats::data(&stats, &state.cgroup)),
     })
+}
+
+fn say_line(line: &Line<'_>) -> Result<()> {
+    say(&format!("{}\n", serde_json::to_string(line)?))
 }

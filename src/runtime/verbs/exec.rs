@@ -1,13 +1,13 @@
 //! `exec`: a further process in the container, admitted like the first one.
 
 use crate::{
-    backend::ExecOptions,
+    backend::{Backend, ExecOptions},
     bundle::{SealedBundle, check_process},
     cli::{Exec, Globals},
     launch,
     report::LogFormat,
     state::{State, Status},
-    term::{self, Signals, Terminal},
+    term::{self, Laid, Signals, Terminal},
 };
 use anyhow::{Context, Result, bail, ensure};
 use oci_spec::runtime::{Capabilities, Capability, Process};
@@ -51,7 +51,13 @@ pub fn run(id: &ContainerId, request: &Exec, globals: &Globals) -> Result<u8> {
         log: globals.report.log.clone(),
         log_is_json: globals.report.format == LogFormat::Json,
     };
+    // the external backend becomes this process, and lays its own
+    let ours = matches!(state.backend, Backend::Libcontainer);
+    let laid = (ours && !request.detach && options.terminal == Terminal::None)
+        .then(Laid::lay)
+        .transpose()?;
     let made = state.backend.exec(&state, process, &agreed, &options)?;
+    let pipes = laid.map(Laid::take).transpose()?;
     // our unreaped child: its number cannot be another's
     let pid = rustix::process::Pid::from_raw(made.pid).context("the process has no pid")?;
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
@@ -64,8 +70,8 @@ pub fn run(id: &ContainerId, request: &Exec, globals: &Globals) -> Result<u8> {
     match signals {
         None => Ok(0),
         Some(signals) => {
-            let code = term::foreground(&pidfd, &signals, made.master)?;
-            Ok(u8::try_from(code).unwrap_or(u8::MAX))
+            let ended = term::foreground(&pidfd, &signals, made.served(pipes))?;
+            Ok(ended.finish())
         }
     }
 }
@@ -100,7 +106,7 @@ fn from_flags(request: &Exec, state: &State) -> Result<Process> {
     let mut process = spec
         .process()
         .clone()
-        .context("Process must be specified")?;
+        .context("process property must not be empty")?;
     process.set_args(Some(request.command.clone()));
     process.set_terminal(Some(request.tty));
     process.set_console_size(None);

@@ -8,7 +8,8 @@ use crate::{
 use anyhow::Result;
 
 pub fn run(format: ListFormat, quiet: bool, globals: &Globals) -> Result<()> {
-    let states = State::all(&globals.root)?;
+    let mut states = State::all(&globals.root)?;
+    states.sort_by(|a, b| a.id.cmp(&b.id));
     if quiet {
         return say(&states
             .iter()
@@ -21,8 +22,8 @@ pub fn run(format: ListFormat, quiet: bool, globals: &Globals) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     match format {
         // Go's nil slice
-        ListFormat::Json if rows.is_empty() => say("null"),
-        ListFormat::Json => say(&serde_json::to_string(&rows)?),
+        ListFormat::Json if rows.is_empty() => say("null\n"),
+        ListFormat::Json => say(&format!("{}\n", serde_json::to_string(&rows)?)),
         ListFormat::Table => say(&table(&rows)),
     }
 }

@@ -35,11 +35,19 @@ pub fn main() -> ExitCode {
     let invocation = cli::parse(&args, &cwd);
     let (globals, verb) = (invocation.globals, invocation.verb);
     let result = match invocation.request {
-        Ok(request) => hygiene(&request).and_then(|()| run(request, &globals)),
+        Ok(request) => globals
+            .report
+            .open()
+            .and_then(|()| hygiene(&request))
+            .and_then(|()| run(request, &globals)),
         Err(error) => {
             // a wrong id is a value, not a wrong use
             if !matches!(error, UsageError::Id(_)) {
-                say(&format!("Incorrect Usage: {error}\n\n{}", cli::usage(verb))).ok();
+                say(&format!(
+                    "Incorrect Usage: {error}\n\n{}",
+                    cli::usage(&called(), verb)
+                ))
+                .ok();
             }
             Err(error.into())
         }
@@ -158,7 +166,7 @@ fn run(request: Request, globals: &Globals) -> Result<u8> {
         Request::Features => features::run().map(|()| 0),
         Request::Spec { bundle, rootless } => spec::run(&bundle, rootless).map(|()| 0),
         Request::Version => say(&version()).map(|()| 0),
-        Request::Help(verb) => say(&cli::usage(verb.unwrap_or_default())).map(|()| 0),
+        Request::Help(verb) => say(&cli::usage(&called(), verb.unwrap_or_default())).map(|()| 0),
         Request::Unsupported(verb) => {
             bail!(
                 "{verb} is refused: a container's memory kept on disk could come back under measurements not its own"
@@ -184,14 +192,25 @@ fn ensure_host_root() -> Result<()> {
     Ok(())
 }
 
-/// go-runc, dockerd, podman and CRI-O each read these lines in their own way.
+/// go-runc demands that the first line begins with `runc version`, and is told whose interface this is;
+/// dockerd takes the last line with `version` for name and number; podman and CRI-O show it all.
 fn version() -> String {
     let version = env!("CARGO_PKG_VERSION");
     let commit = option_env!("ATTESTRUN_COMMIT").unwrap_or(version);
     format!(
-        "attestrun version {version}\ncommit: {commit}\nspec: {}\n",
+        "runc version {RUNC_INTERFACE}+attestrun\ncommit: {commit}\nspec: {}\nattestrun version {version}\n",
         oci_spec::runtime::VERSION
     )
+}
+
+/// The version of runc that the tests compare this program with.
+const RUNC_INTERFACE: &str = "1.1.5";
+
+/// The name that this program was called by, as its usage text has it.
+fn called() -> String {
+    let name = std::env::args_os().next().map(PathBuf::from);
+    let name = name.and_then(|n| Some(n.file_name()?.to_string_lossy().into_owned()));
+    name.unwrap_or_else(|| "attestrun".to_owned())
 }
 
 /// Writes to standard output; a closed pipe is an error, not a panic.

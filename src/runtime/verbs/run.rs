@@ -1,7 +1,14 @@
 //! `run`: create, start, and in the foreground serve the container to its end.
 
 use super::{delete, start};
-use crate::{cli::Globals, cli::Run, config::Config, launch, term};
+use crate::{
+    cli::Globals,
+    cli::Run,
+    config::Config,
+    launch,
+    state::State,
+    term::{self, Ended, Served},
+};
 use anyhow::{Context, Result};
 
 pub fn run(request: &Run, globals: &Globals) -> Result<u8> {
@@ -22,25 +29,20 @@ pub fn run(request: &Run, globals: &Globals) -> Result<u8> {
     let signals = term::Signals::block()?;
     let launched = launch::create(&request.create, globals, false, &config)?;
     let state = launched.state;
-    let served = serve(&state, &signals, launched.master);
+    let served = serve(&state, &signals, launched.served);
     let removed = if request.keep && served.is_ok() {
         Ok(())
     } else {
         delete::destroy(&state)
     };
-    let code = served?;
+    let code = served?.finish();
     removed?;
     Ok(code)
 }
 
-fn serve(
-    state: &crate::state::State,
-    signals: &term::Signals,
-    master: Option<std::os::fd::OwnedFd>,
-) -> Result<u8> {
+fn serve(state: &State, signals: &term::Signals, served: Served) -> Result<Ended> {
     let init = state.init.context("the container has no init")?;
     let pidfd = init.pidfd()?.context("init ended before its start")?;
     start::start(state.clone())?;
-    let code = term::foreground(&pidfd, signals, master)?;
-    Ok(u8::try_from(code).unwrap_or(u8::MAX))
+    term::foreground(&pidfd, signals, served)
 }

@@ -18,16 +18,52 @@ pub fn run(id: &ContainerId, update: &Update, globals: &Globals) -> Result<()> {
     if matches!(state.status()?, Status::Stopped | Status::Creating) {
         bail!("container not running");
     }
-    let mut resources = match &update.resources {
+    let resources = match update.resources.as_deref().filter(|path| !path.is_empty()) {
         Some(path) => read(path)?,
         None => from_flags(update)?,
     };
-    // device rules stay as they were sealed and measured (runc ignores them here too)
-    resources.set_devices(None);
-    state.backend.update(&state, &resources)
+    state.backend.update(&state, &changes(resources)?)
 }
 
-fn read(path: &str) -> Result<LinuxResources> {
+/// What runc's update changes: these limits, of which 0 and "" mean that they stay as they are. Device
+/// rules, among others, stay as they were sealed and measured.
+fn changes(mut resources: Value) -> Result<LinuxResources> {
+    const LIMITS: [(&str, &[&str]); 4] = [
+        ("memory", &["limit", "reservation", "swap"]),
+        (
+            "cpu",
+            &[
+                "shares",
+                "quota",
+                "period",
+                "realtimeRuntime",
+                "realtimePeriod",
+                "cpus",
+                "mems",
+            ],
+        ),
+        ("blockIO", &["weight"]),
+        ("pids", &["limit"]),
+    ];
+    let all = resources
+        .as_object_mut()
+        .context("the resources are no JSON object")?;
+    all.retain(|name, _| name == "unified" || LIMITS.iter().any(|(limit, _)| limit == name));
+    for (name, known) in LIMITS {
+        let Some(Value::Object(limits)) = all.get_mut(name) else {
+            all.remove(name); // null
+            continue;
+        };
+        let stays = |v: &Value| v.is_null() || v.as_i64() == Some(0) || v.as_str() == Some("");
+        limits.retain(|limit, value| known.contains(&limit.as_str()) && !stays(value));
+        if limits.is_empty() {
+            all.remove(name);
+        }
+    }
+    serde_json::from_value(resources).context("the resources")
+}
+
+fn read(path: &str) -> Result<Value> {
     let mut bytes = Vec::new();
     let mut source: Box<dyn Read> = match path {
         "-" => Box::new(std::io::stdin()),
@@ -45,17 +81,16 @@ fn read(path: &str) -> Result<LinuxResources> {
     serde_json::from_slice(&bytes).with_context(|| format!("resources from {path}"))
 }
 
-fn from_flags(u: &Update) -> Result<LinuxResources> {
-    let object = |pairs: Vec<(&str, Option<Value>)>| -> Option<Value> {
-        let map: Map<String, Value> = pairs
+fn from_flags(u: &Update) -> Result<Value> {
+    ensure!(
+        u.rdt.is_none(),
+        "Intel RDT is not available: its schemas cannot be updated"
+    );
+    let object = |pairs: Vec<(&str, Option<Value>)>| -> Value {
+        let given = pairs
             .into_iter()
-            .filter_map(|(k, v)| Some((k.to_owned(), v?)))
-            .collect();
-        if map.is_empty() {
-            None
-        } else {
-            Some(Value::Object(map))
-        }
+            .filter_map(|(k, v)| Some((k.to_owned(), v?)));
+        Value::Object(given.collect::<Map<_, _>>())
     };
     let number = |n: Option<i64>| n.map(|n| json!(n));
     let unsigned = |n: Option<u64>| n.map(|n| json!(n));
@@ -76,14 +111,7 @@ fn from_flags(u: &Update) -> Result<LinuxResources> {
     ]);
     let block = object(vec![("weight", u.blkio_weight.map(|w| json!(w)))]);
     let pids = object(vec![("limit", number(u.pids_limit))]);
-    let all = object(vec![
-        ("memory", memory),
-        ("cpu", cpu),
-        ("blockIO", block),
-        ("pids", pids),
-    ]);
-    let all = all.context("nothing to update: no limit was named")?;
-    Ok(serde_json::from_value(all)?)
+    Ok(json!({ "memory": memory, "cpu": cpu, "blockIO": block, "pids": pids }))
 }
 
 #[cfg(test)]
@@ -97,10 +125,31 @@ mod tests {
             pids_limit: Some(5),
             ..Update::default()
         };
-        let r = from_flags(&update).unwrap();
+        let r = changes(from_flags(&update).unwrap()).unwrap();
         assert_eq!(r.memory().as_ref().unwrap().limit(), Some(1 << 20));
         assert_eq!(r.pids().as_ref().unwrap().limit(), 5);
         assert!(r.cpu().is_none());
-        assert!(from_flags(&Update::default()).is_err());
+        let none = changes(from_flags(&Update::default()).unwrap()).unwrap();
+        assert_eq!(none, changes(json!({})).unwrap());
+    }
+
+    #[test]
+    fn zero_leaves_a_limit_as_it_is() {
+        let r = changes(json!({
+            "memory": { "limit": 0, "swap": -1, "kernel": 5, "useHierarchy": true },
+            "cpu": { "shares": 0, "cpus": "" },
+            "pids": null,
+            "devices": [{ "allow": true }],
+            "hugepageLimits": [],
+        }))
+        .unwrap();
+        let memory = r.memory().as_ref().unwrap();
+        assert_eq!(
+            (memory.limit(), memory.swap(), memory.kernel()),
+            (None, Some(-1), None)
+        );
+        assert!(r.cpu().is_none() && r.pids().is_none() && r.devices().is_none());
+        assert!(changes(json!([])).is_err());
+        assert!(changes(json!({ "pids": { "limit": "many" } })).is_err());
     }
 }

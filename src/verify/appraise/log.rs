@@ -5,7 +5,7 @@ use super::facts::Facts;
 use super::{Answer, Problem, all_of, ok, refused, unknown};
 use crate::binding;
 use crate::digest::FileDigest;
-use crate::event::{Enter, EnterVerdict, Event, EventError};
+use crate::event::{Enter, EnterVerdict, Event, EventError, How};
 use crate::imalog::{self, EncodedPath, Entry, ParseError, Replay, Template};
 use crate::pcr::{self, HOST_BINDING_PCR, PcrIndex};
 
@@ -99,7 +99,7 @@ pub enum Order {
     Started,
     #[error("`{0}` stands before the start")]
     BeforeStart(&'static str),
-    #[error("`{0}` stands after the start")]
+    #[error("`{0}` stands after the start, or after a process entered")]
     AfterStart(&'static str),
 }
 
@@ -138,17 +138,19 @@ fn broken_rules(log: &ContainerLog) -> Vec<Order> {
     if tiers != 1 || !matches!(first, Some(Event::Tier(_))) {
         broken.push(Order::Tier);
     }
-    let mut started = false;
+    // `exec` may enter a container that was created and not yet started, as under runc
+    let (mut started, mut in_use) = (false, false);
     for event in events {
         match event {
             Event::Start if started => broken.push(Order::Started),
-            Event::Start => started = true,
-            Event::Exec(_) | Event::Enter(_) if !started => {
+            Event::Start => (started, in_use) = (true, true),
+            Event::Exec(exec) if exec.how == How::Entrypoint && !started => {
                 broken.push(Order::BeforeStart(event.name()))
             }
+            Event::Exec(_) | Event::Enter(_) => in_use = true,
             // Faults may come at any time; everything else was closed before.
-            Event::Exec(_) | Event::Enter(_) | Event::Fault(_) => {}
-            _ if started => broken.push(Order::AfterStart(event.name())),
+            Event::Fault(_) => {}
+            _ if in_use => broken.push(Order::AfterStart(event.name())),
             _ => {}
         }
     }

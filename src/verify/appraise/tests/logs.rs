@@ -66,10 +66,18 @@ fn refuse_logs_in_other_order() {
             "no tier",
             base.iter().filter(|e| **e != base[tier]).cloned().collect(),
         ),
-        ("exec before start", {
+        ("the entry point before the start", {
             let mut log = base.clone();
             let last = log.pop().unwrap();
             log.insert(start, last);
+            log
+        }),
+        ("a process entered before the registers were closed", {
+            let mut log = base.clone();
+            log.splice(
+                tier + 1..tier + 1,
+                executed(b"/usr/bin/app", b"app", How::Enter),
+            );
             log
         }),
     ];
@@ -162,6 +170,20 @@ fn refuse_violation_and_path() {
         .unwrap(),
     );
     assert_refused(&scene, &["container L-PATH", "container P-UNLISTED"]);
+}
+
+#[test]
+fn accept_a_listed_process_that_entered_before_the_start() {
+    let mut scene = Scene::new();
+    let start = scene
+        .log
+        .iter()
+        .position(|e| Event::from_entry(e).is_ok_and(|e| e == Event::Start))
+        .unwrap();
+    scene
+        .log
+        .splice(start..start, executed(b"/usr/bin/app", b"app", How::Enter));
+    assert_eq!(with(&scene.appraise(), "refused"), Vec::<String>::new());
 }
 
 #[test]
