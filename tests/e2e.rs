@@ -26,7 +26,8 @@ mod runtime; // the runtime under test, bundles
 mod spawn; // starting processes
 mod tidy; // rules about the source itself
 mod world; // binaries, software root, engines, images
-mod wrong_input; // compared with runc: status, words, nothing left
+mod wrong_calls; // command lines, ids, places, streams: compared with runc
+mod wrong_input; // bundles: compared with runc
 
 use anyhow::{Context, Result, ensure};
 use runtime::Runtime;
@@ -70,6 +71,7 @@ const MODULES: &[Module] = &[
     policy::MODULE,
     bad_input::MODULE,
     wrong_input::MODULE,
+    wrong_calls::MODULE,
     deaths::MODULE,
     packaging::MODULE,
 ];

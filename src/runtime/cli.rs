@@ -234,12 +234,9 @@ fn request(
     let Some((first, rest)) = parsed.arguments.split_first() else {
         return Ok(Request::Help(None));
     };
-    match first.as_str() {
-        "help" => {
-            let verb = rest.first().map(|name| find_verb(name)).transpose()?;
-            return Ok(Request::Help(verb.map(|v| v.name)));
-        }
-        _ => {}
+    if first == "help" {
+        let verb = rest.first().map(|name| find_verb(name)).transpose()?;
+        return Ok(Request::Help(verb.map(|v| v.name)));
     }
     if parsed.is_set("help")? {
         return Ok(Request::Help(None));
