@@ -24,6 +24,7 @@ mod policy; // entries for what is no signed image, audit mode
 mod publisher; // the owner: keys, signatures, lists
 mod runtime; // the runtime under test, bundles
 mod spawn; // starting processes
+mod systemd; // a host whose first process is systemd
 mod tidy; // rules about the source itself
 mod world; // binaries, software root, engines, images
 mod wrong_calls; // command lines, ids, places, streams: compared with runc
@@ -74,6 +75,7 @@ const MODULES: &[Module] = &[
     wrong_calls::MODULE,
     deaths::MODULE,
     packaging::MODULE,
+    systemd::MODULE,
 ];
 
 fn main() -> ExitCode {

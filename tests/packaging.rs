@@ -126,7 +126,7 @@ fn walk(top: &Path, below: &Path, found: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-fn build(world: &World) -> Result<PathBuf> {
+pub fn build(world: &World) -> Result<PathBuf> {
     if crate::spawn::which("dpkg").is_none() {
         return Err(Skip("this is no Debian system: there is no dpkg".to_owned()).into());
     }

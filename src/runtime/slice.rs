@@ -38,7 +38,7 @@ pub fn join(name: &str, processes: &[u32]) -> Result<()> {
             )
             .ok();
         } else if controller.is_empty() {
-            fs::write(cgroup.join("memory.max"), MEMORY_MAX_BYTES.to_string()).ok();
+            limit_unified(&hierarchy, &cgroup);
         }
         let procs = cgroup.join("cgroup.procs");
         for process in processes {
@@ -47,6 +47,15 @@ pub fn join(name: &str, processes: &[u32]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// On cgroup v2 a controller counts below a cgroup that hands it down. systemd does so for the slices
+/// that it knows; where nobody does, and nobody may, the guard has no limit of its own.
+fn limit_unified(root: &Path, cgroup: &Path) {
+    for parent in [root, &root.join(SLICE)] {
+        fs::write(parent.join("cgroup.subtree_control"), "+memory").ok();
+    }
+    fs::write(cgroup.join("memory.max"), MEMORY_MAX_BYTES.to_string()).ok();
 }
 
 /// Removes a run's cgroups. Keeper, guard and vTPM end with the container; what is still there after

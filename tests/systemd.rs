@@ -1,0 +1,236 @@
+//! A host whose first process is systemd: the package's units start, guards lie apart from what systemd
+//! stops, containers lie where its cgroup driver puts them, and restarts of services hurt neither.
+
+use crate::{
+    Module, Test, attestation, cmd,
+    machine::{machine, patient},
+    packaging,
+    runtime::{Backend, Runtime},
+    spawn::Cmd,
+    world::{Skip, World},
+};
+use anyhow::{Context, Result, ensure};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+pub const MODULE: Module = Module {
+    name: "systemd",
+    prepare: |_| Ok(()),
+    tests: &[
+        Test::Once("cgroups_are_as_under_runc", cgroups_are_as_under_runc),
+        Test::Once("the_packages_units_hold", the_packages_units_hold),
+    ],
+};
+
+const INSTALLED: &str = "/usr/bin/attestrun";
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+fn systemd_and_tpm() -> Result<()> {
+    if machine().systemd && machine().tpm {
+        return Ok(());
+    }
+    let why = "this machine has no systemd and TPM of its own; tests/qemu-host makes one";
+    Err(Skip(why.to_owned()).into())
+}
+
+/// A process's cgroup on the unified hierarchy.
+fn cgroup(pid: i64) -> Result<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let line = text.lines().find_map(|l| l.strip_prefix("0::"));
+    Ok(line.context("no unified hierarchy")?.to_owned())
+}
+
+/// Scope, slice and limits that systemd knows, by runc and by each backend.
+fn cgroups_are_as_under_runc(world: &World) -> Result<()> {
+    systemd_and_tpm()?;
+    let mut of_runc = None;
+    for rt in world.runtimes() {
+        world.select(Some(&rt))?;
+        let mut bundle = crate::drop_in::bundle(world, &["/bin/sleep", "1000"])?;
+        let scope = format!("e2e-{}.scope", &bundle.id[..12]);
+        let path = format!("system.slice:e2e:{}", &bundle.id[..12]);
+        bundle.set("/linux/cgroupsPath", path.into())?;
+        let limits = serde_json::json!({ "limit": 64 << 20 });
+        bundle.set("/linux/resources/memory", limits)?;
+        bundle.set("/linux/resources/pids", serde_json::json!({ "limit": 77 }))?;
+        rt.up(&bundle)?;
+        let pid = rt.state(&bundle)?["pid"].as_i64().context("pid")?;
+        let shown = cmd!("systemctl", "show", &scope)
+            .arg("-pActiveState,Slice,ControlGroup,MemoryMax,TasksMax,Delegate,DevicePolicy")
+            .ok()?
+            .stdout;
+        let seen = (cgroup(pid)?, shown);
+        rt.down(&bundle)?;
+        let gone = cmd!("systemctl", "is-active", &scope).output()?;
+        ensure!(
+            !gone.status.success(),
+            "{}: the scope is still there",
+            rt.name
+        );
+        ensure!(
+            !Path::new(CGROUPS)
+                .join("system.slice")
+                .join(&scope)
+                .exists(),
+            "{}: the scope's cgroup is still there",
+            rt.name
+        );
+        match &of_runc {
+            None => of_runc = Some(seen),
+            Some(of_runc) => ensure!(
+                seen == *of_runc,
+                "{}: {seen:#?}\n    runc: {of_runc:#?}",
+                rt.name
+            ),
+        }
+    }
+    Ok(())
+}
+
+fn the_packages_units_hold(world: &World) -> Result<()> {
+    systemd_and_tpm()?;
+    world.open_for_business()?;
+    world.configure(Backend::Runc)?;
+    for service in ["attestrun-agent", "attestrun-host"] {
+        world.stop(service)?;
+    }
+    let deb = packaging::build(world)?;
+    // the harness has written a configuration already: it stays
+    cmd!("dpkg", "--force-confold", "--install", &deb)
+        .limit(Duration::from_secs(120))
+        .ok()?;
+    let done = units_hold(world);
+    let stopped = systemctl(&["stop", "attestrun-agent", "attestrun-host"]).output();
+    cmd!("dpkg", "--remove", "attestrun").ok()?;
+    for dir in ["/run/attestrun-agent", "/run/attestrun-host"] {
+        fs::create_dir_all(dir)?;
+    }
+    std::os::unix::fs::chown("/run/attestrun-agent", Some(64999), Some(64999))?;
+    world.start_services()?;
+    stopped?;
+    done
+}
+
+fn systemctl(args: &[&str]) -> Cmd {
+    cmd!("systemctl").args(args)
+}
+
+fn units_hold(world: &World) -> Result<()> {
+    let units = ["attestrun-host.service", "attestrun-agent.service"];
+    systemctl(&["start"])
+        .args(units)
+        .ok()
+        .with_context(|| journal(&units))?;
+    settled(&units)?;
+    let place = systemctl(&["show", "-PControlGroup", units[0]])
+        .ok()?
+        .stdout;
+    ensure!(
+        place.trim() == "/attestrun.slice/attestrun-host.service",
+        "the host service lies in {place}"
+    );
+
+    let rt = Runtime {
+        path: PathBuf::from(INSTALLED),
+        ..Runtime::attestrun(Path::new(INSTALLED), Backend::Runc)
+    };
+    let demo = world.images()?.demo.name.as_str();
+    let id = world
+        .podman_run(&rt, "run")?
+        .args(["-d", demo, "/bin/sleep", "1000"])
+        .ok()?
+        .stdout;
+    let id = id.trim().to_owned();
+    world.note(&id);
+    let held = holds(world, &id);
+    world.podman()?.args(["rm", "-f", "-t", "0", &id]).ok()?;
+    held
+}
+
+/// A container under the installed package: in its scope, its guard apart; challenged before and after
+/// the services' restart.
+fn holds(world: &World, id: &str) -> Result<()> {
+    let pid = world
+        .podman()?
+        .args(["inspect", "--format", "{{.State.Pid}}", id])
+        .ok()?
+        .stdout;
+    let place = cgroup(pid.trim().parse()?)?;
+    ensure!(
+        place.starts_with(&format!("/machine.slice/libpod-{id}.scope")),
+        "the container lies in {place}"
+    );
+    let guards = guards()?;
+    let [(run, guarding)] = guards.as_slice() else {
+        anyhow::bail!("not one guarded run but {guards:?}");
+    };
+    ensure!(guarding.len() == 3, "keeper, guard, swtpm: {guarding:?}");
+    let limit = fs::read_to_string(run.join("memory.max"))?;
+    ensure!(limit.trim() == "268435456", "memory.max is {limit}");
+    attestation::accepted(world, id)?;
+
+    systemctl(&["daemon-reload"]).ok()?;
+    systemctl(&["restart", "attestrun-host", "attestrun-agent"]).ok()?;
+    let since = Instant::now();
+    while let Err(error) = attestation::accepted(world, id) {
+        ensure!(
+            since.elapsed() < patient(Duration::from_secs(20)),
+            "after a restart of the services: {error:#}"
+        );
+    }
+    ensure!(
+        self::guards()? == guards,
+        "a restart of the services moved or ended a guard"
+    );
+    let limit = fs::read_to_string(run.join("memory.max"))?;
+    ensure!(limit.trim() == "268435456", "memory.max is then {limit}");
+    Ok(())
+}
+
+/// The runs' cgroups in the slice and who is in them; the services' own are not runs.
+fn guards() -> Result<Vec<(PathBuf, Vec<String>)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(Path::new(CGROUPS).join("attestrun.slice"))? {
+        let path = entry?.path();
+        let is_service = path.extension().is_some_and(|e| e == "service") || path.ends_with("host");
+        if path.is_dir() && !is_service {
+            let members = fs::read_to_string(path.join("cgroup.procs"))?;
+            found.push((path, members.lines().map(str::to_owned).collect()));
+        }
+    }
+    Ok(found)
+}
+
+/// Both units are up and stay so: a unit that is restarted over and over is neither.
+fn settled(units: &[&str]) -> Result<()> {
+    let socket = Path::new("/run/attestrun-agent/challenge.sock");
+    let since = Instant::now();
+    while !socket.exists() {
+        ensure!(
+            since.elapsed() < patient(Duration::from_secs(10)),
+            "no {}\n{}",
+            socket.display(),
+            journal(units)
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for unit in units {
+        let is = systemctl(&["show", "-PActiveState,NRestarts", unit]).ok()?;
+        ensure!(
+            is.stdout.contains("active") && is.stdout.contains('0'),
+            "{unit}: {is}\n{}",
+            journal(units)
+        );
+    }
+    Ok(())
+}
+
+fn journal(units: &[&str]) -> String {
+    let lines = cmd!("journalctl", "--no-pager", "-n", "30")
+        .args(units.iter().map(|u| format!("--unit={u}")))
+        .output();
+    lines.map(|l| l.all()).unwrap_or_default()
+}
