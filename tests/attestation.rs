@@ -4,7 +4,6 @@
 use crate::{
     Module, Test,
     image::UNLISTED,
-    machine::machine,
     runtime::{Backend, Bundle, Runtime},
     spawn::Output,
     world::World,
@@ -47,10 +46,7 @@ pub const MODULE: Module = Module {
 };
 
 /// What the tests' host needs waived: a software root, no IMA list, nothing enforced inside.
-pub fn waivers() -> Vec<&'static str> {
-    let root = (!machine().tpm).then_some("software-root");
-    root.into_iter().chain(["no-ima", "tier-none"]).collect()
-}
+pub const WAIVERS: [&str; 3] = ["software-root", "no-ima", "tier-none"];
 
 fn ours(world: &World) -> Result<Runtime> {
     Ok(Runtime::attestrun(
@@ -81,7 +77,7 @@ fn refused(answer: &Value) -> BTreeSet<String> {
 }
 
 pub fn accepted(world: &World, id: &str) -> Result<Value> {
-    let output = world.challenge(id, &world.expectations(&waivers())?)?;
+    let output = world.challenge(id, &world.expectations(&WAIVERS)?)?;
     let answer = answer(&output)?;
     if output.code() != 0 {
         let findings = answer["findings"].as_array().cloned().unwrap_or_default();
@@ -99,7 +95,7 @@ pub fn accepted(world: &World, id: &str) -> Result<Value> {
     ensure!(findings.len() > 30, "few checks were made: {answer}");
     let mut waived: Vec<_> = answer["waived"].as_array().context("waived")?.clone();
     waived.sort_by_key(ToString::to_string);
-    let mut named = waivers().iter().map(|w| json!(w)).collect::<Vec<_>>();
+    let mut named = WAIVERS.map(|w| json!(w)).to_vec();
     named.sort_by_key(ToString::to_string);
     ensure!(waived == named, "waived: {waived:?}");
     Ok(answer)
@@ -116,15 +112,10 @@ fn a_challenge_is_accepted(world: &World, rt: &Runtime) -> Result<()> {
     let text = world
         .ctl()?
         .args(["challenge", "--policy"])
-        .arg(world.expectations(&waivers())?)
+        .arg(world.expectations(&WAIVERS)?)
         .arg(&bundle.id)
         .ok()?;
-    let root = if machine().tpm {
-        "hardware"
-    } else {
-        "software"
-    };
-    for word in [root, "Q-SIG", "P-SIGLIST", "waived", "accepted"] {
+    for word in ["software", "Q-SIG", "P-SIGLIST", "waived", "accepted"] {
         text.says(word)?;
     }
     rt.down(&bundle)
@@ -183,10 +174,7 @@ fn waivers_must_be_named(world: &World) -> Result<()> {
         ("no-ima", "P-HOST"),
         ("tier-none", "T-TIER"),
     ] {
-        if !waivers().contains(&left_out) {
-            continue; // a real TPM needs no such waiver
-        }
-        let named: Vec<_> = waivers().into_iter().filter(|w| *w != left_out).collect();
+        let named: Vec<_> = WAIVERS.into_iter().filter(|w| *w != left_out).collect();
         let output = world.challenge(&bundle.id, &world.expectations(&named)?)?;
         ensure!(
             [1, 2].contains(&output.code()),
@@ -399,7 +387,7 @@ fn no_other_containers_items_are_accepted(world: &World) -> Result<()> {
 fn expectations_decide(world: &World) -> Result<()> {
     let rt = ours(world)?;
     let bundle = up(world, &rt, 0)?;
-    let good = world.expectations(&waivers())?;
+    let good = world.expectations(&WAIVERS)?;
     let text = fs::read_to_string(&good)?;
     let path = world.work.join("other-expectations.toml");
     let line = |key: &str| {
@@ -460,7 +448,7 @@ fn a_denied_exec_shows(world: &World) -> Result<()> {
     rt.cmd("exec")
         .args([bundle.id.as_str(), UNLISTED, "x"])
         .fails()?;
-    let output = world.challenge(&bundle.id, &world.expectations(&waivers())?)?;
+    let output = world.challenge(&bundle.id, &world.expectations(&WAIVERS)?)?;
     ensure!(output.code() == 1, "{output}");
     let named = refused(&answer(&output)?);
     ensure!(named.contains("P-FAULT"), "{named:?}");
@@ -473,14 +461,14 @@ fn audit_mode_shows(world: &World) -> Result<()> {
     fs::write(crate::host::POLICY, crate::host::policy("audit"))?;
     let done = (|| -> Result<()> {
         let bundle = up(world, &rt, 0)?;
-        let output = world.challenge(&bundle.id, &world.expectations(&waivers())?)?;
+        let output = world.challenge(&bundle.id, &world.expectations(&WAIVERS)?)?;
         ensure!(
             output.code() == 1 && refused(&answer(&output)?).contains("P-MODE"),
             "{output}"
         );
         let output = world.challenge(
             &bundle.id,
-            &world.expectations(&[&waivers()[..], &["audit"]].concat())?,
+            &world.expectations(&[&WAIVERS[..], &["audit"]].concat())?,
         )?;
         ensure!(output.code() == 0, "audit is waived by name: {output}");
         rt.down(&bundle)
@@ -492,7 +480,7 @@ fn audit_mode_shows(world: &World) -> Result<()> {
 fn the_dead_do_not_answer(world: &World) -> Result<()> {
     let rt = ours(world)?;
     let bundle = up(world, &rt, 0)?;
-    let expectations = world.expectations(&waivers())?;
+    let expectations = world.expectations(&WAIVERS)?;
     accepted(world, &bundle.id)?;
     rt.on("kill", &bundle).arg("KILL").ok()?;
     rt.wait_for(&bundle, "stopped")?;

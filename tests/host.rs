@@ -22,6 +22,7 @@ pub const POLICY: &str = "/etc/attestrun/policy.toml";
 pub const TRUST: &str = "/etc/attestrun/trust/e2e";
 const CONTROL: &str = "/run/attestrun-host/control.sock";
 const CHALLENGE: &str = "/run/attestrun-agent/challenge.sock";
+const DEVICE: &str = "device:/dev/tpmrm0";
 const TCTI: &str = "swtpm:host=127.0.0.1,port=2321";
 
 /// Made once: the owner whose images may run here, and what `attestrun setup` said.
@@ -54,8 +55,8 @@ impl World {
             self.start_software_root()?;
             let setup = Cmd::new(self.program("attestrun")?).arg("setup").ok()?;
             ensure!(
-                setup.stderr.contains("software root") != machine().tpm,
-                "a software root is named, and nothing else: {setup}"
+                setup.stderr.contains("software root"),
+                "a software root is named: {setup}"
             );
             let facts = serde_json::from_str(&setup.stdout).with_context(|| format!("{setup}"))?;
             let again = Cmd::new(self.program("attestrun")?).arg("setup").ok()?;
@@ -124,18 +125,15 @@ impl World {
             Backend::Libcontainer => "libcontainer",
             Backend::Runc => "runc",
         };
-        let (tcti, root) = if machine().tpm {
-            ("device:/dev/tpmrm0", "hardware")
-        } else {
-            (TCTI, "software")
-        };
+        // The emulated machine's TPM is an swtpm too, and attestrun knows it as one.
+        let tcti = if machine().tpm { DEVICE } else { TCTI };
         for (from, to) in [
             ("backend = \"auto\"", format!("backend = \"{name}\"")),
             (
                 "tcti = \"device:/dev/tpmrm0\"",
                 format!("tcti = \"{tcti}\""),
             ),
-            ("root = \"hardware\"", format!("root = \"{root}\"")),
+            ("root = \"hardware\"", "root = \"software\"".to_owned()),
             (
                 "/usr/libexec/attestrun/attestrun-host",
                 self.program("attestrun-host")?.display().to_string(),
@@ -170,7 +168,7 @@ impl World {
             "images = [\"{}\"]\nuser_ca = [\"{TRUST}/ca/ca.pem\"]\nrevocation = \"unchecked\"\ntenant = \"{TENANT}\"\n\
              policies = [\"{policy}\"]\nruntimes = [\"{}\"]\nswtpms = [\"{}\"]\nrootfs = [\"{}\"]\nenter = \"listed\"\n\
              waive = {}\nmax_age_secs = 60\n\n[list]\nname = \"{LIST}\"\nmin_serial = 1\n\n[launch]\nargs = \"any\"\n\
-             env = \"any\"\nallow = {}\n\n[[hosts]]\nname = \"e2e\"\nak_name = \"{}\"\nroot = {}\n\
+             env = \"any\"\nallow = {}\n\n[[hosts]]\nname = \"e2e\"\nak_name = \"{}\"\nroot = \"software\"\n\
              binding_pcr_start = \"{}\"\n",
             demo.manifest,
             fact(&host.facts, "runtime")?,
@@ -179,7 +177,6 @@ impl World {
             strings(waive),
             publisher::relaxations(),
             fact(&host.facts, "host_ak_name")?,
-            host.facts["root"],
             publisher::fact(&pin, "binding_pcr_start")?,
         );
         let path = self.work.join("expectations.toml");

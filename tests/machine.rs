@@ -16,7 +16,7 @@ pub struct Machine {
     pub here: bool,
     /// Engines and runtimes let systemd make the cgroups.
     pub systemd: bool,
-    /// The host's TPM is the machine's `/dev/tpmrm0`, not an swtpm of the tests.
+    /// The host's TPM is the machine's `/dev/tpmrm0`, not an swtpm on loopback.
     pub tpm: bool,
 }
 

@@ -3,7 +3,7 @@
 
 use crate::{
     Module, Test,
-    attestation::waivers,
+    attestation::WAIVERS,
     host::{POLICY, policy},
     image::UNLISTED,
     runtime::{Backend, Bundle, Runtime},
@@ -77,7 +77,7 @@ fn asked(
     waive: &[&str],
     edit: &[(String, String)],
 ) -> Result<(Value, BTreeSet<String>)> {
-    let path = world.expectations(&[&waivers()[..], waive].concat())?;
+    let path = world.expectations(&[&WAIVERS[..], waive].concat())?;
     let mut text = fs::read_to_string(&path)?;
     for (from, to) in edit {
         ensure!(text.contains(from.as_str()), "{from} in {text}");
