@@ -190,7 +190,8 @@ pub fn reap(args: &[String]) -> Result<ExitCode> {
 pub fn furnish(work: &Path) -> Result<()> {
     if machine().here {
         tmpfs(WORK, "mode=0755")?;
-        return sources();
+        sources()?;
+        return tmpfs("/tmp", "mode=1777"); // the project may lie there, which is no leftover
     }
     ensure!(
         getpid().as_raw() < 10 && Path::new("/proc/1").exists(),
