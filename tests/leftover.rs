@@ -39,7 +39,7 @@ const STAYS: &[&str] = &[
     "/run/rt/attestrun",
     "/run/rt/attestrun+runc",
     "/run/lock/*",
-    "/run/mount", // libmount
+    "/run/mount",     // libmount
     "/run/systemd/*", // of a service manager, where there is one
     // podman's own database, locks and boot marker, made at its first call
     "/run/libpod",
