@@ -100,7 +100,7 @@ fn refusal(output: &Output, words: &str) -> Result<()> {
 }
 
 /// `body` with files of its own at `path`; afterwards they are as before, whatever happened.
-fn restoring(path: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
+pub fn restoring(path: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
     let kept = format!("{path}.kept");
     crate::cmd!("cp", "-a", path, &kept).ok()?;
     let done = body();

@@ -19,11 +19,11 @@ mod leftover; // what a test may not leave behind
 mod machine; // what the machine of this run is like
 mod namespace; // a machine of one's own
 mod packaging; // the .deb
-mod parity; // what a process sees, compared with runc
 mod policy; // entries for what is no signed image, audit mode
 mod publisher; // the owner: keys, signatures, lists
 mod runtime; // the runtime under test, bundles
 mod spawn; // starting processes
+mod surface; // what a process sees and may do, compared with runc
 mod systemd; // a host whose first process is systemd
 mod tidy; // rules about the source itself
 mod world; // binaries, software root, engines, images
@@ -65,7 +65,7 @@ pub struct Module {
 const MODULES: &[Module] = &[
     tidy::MODULE,
     drop_in::MODULE,
-    parity::MODULE,
+    surface::MODULE,
     engines::MODULE,
     admission::MODULE,
     attestation::MODULE,

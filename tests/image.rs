@@ -40,13 +40,24 @@ pub struct Plan<'a> {
     pub text: &'a str,
 }
 
+/// A regular file: path without the leading slash, mode, content.
+pub type File<'a> = (&'a str, u32, &'a [u8]);
+
 impl Image {
     /// Writes the image below `dir`.
     pub fn make(dir: &Path, plan: &Plan<'_>) -> Result<Self> {
+        Self::with_files(dir, plan, &[])
+    }
+
+    /// The same with further files in its second layer: path, mode, content.
+    pub fn with_files(dir: &Path, plan: &Plan<'_>, files: &[File<'_>]) -> Result<Self> {
         let layout = dir.join(plan.name.replace(['/', ':'], "_"));
         fs::create_dir_all(layout.join("blobs/sha256"))?;
         let busybox = fs::read("/bin/busybox").context("busybox-static is not installed")?;
-        let layers = [base_layer(&busybox)?, upper_layer(&busybox, plan.text)?];
+        let layers = [
+            base_layer(&busybox)?,
+            upper_layer(&busybox, plan.text, files)?,
+        ];
         let mut descriptors = Vec::new();
         let mut diff_ids = Vec::new();
         for layer in &layers {
@@ -185,7 +196,7 @@ fn base_layer(busybox: &[u8]) -> Result<Vec<u8>> {
     layer.finish()
 }
 
-fn upper_layer(busybox: &[u8], text: &str) -> Result<Vec<u8>> {
+fn upper_layer(busybox: &[u8], text: &str, files: &[File<'_>]) -> Result<Vec<u8>> {
     let mut layer = Layer::new();
     layer.add(tar::EntryType::Directory, "etc/", 0o755, b"", None)?;
     layer.add(
@@ -204,6 +215,9 @@ fn upper_layer(busybox: &[u8], text: &str) -> Result<Vec<u8>> {
         &second,
         None,
     )?;
+    for (path, mode, data) in files {
+        layer.add(tar::EntryType::Regular, path, *mode, data, None)?;
+    }
     layer.finish()
 }
 

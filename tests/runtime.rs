@@ -164,6 +164,14 @@ impl Bundle {
         bundle.args(args)?;
         Ok(bundle)
     }
+    /// The same container, to be changed.
+    pub fn again(&self) -> Self {
+        Self {
+            id: self.id.clone(),
+            dir: self.dir.clone(),
+            config: self.config.clone(),
+        }
+    }
     pub fn args(&mut self, args: &[&str]) -> Result<()> {
         self.config["process"]["args"] = json!(args);
         self.write()

@@ -13,7 +13,6 @@ use anyhow::{Context, Result, bail, ensure};
 use oci_spec::runtime::{Capabilities, LinuxCapabilities, Process, Spec};
 use rustix::fs::{Mode, OFlags, openat};
 use std::{
-    collections::BTreeSet,
     fs::{self, File},
     io::{Read, Write},
     os::{
@@ -94,11 +93,8 @@ impl Bundle {
         systemd_cgroup: bool,
     ) -> Result<SealedBundle> {
         self.normalise(id, systemd_cgroup)?;
-        match backend {
-            Backend::Libcontainer => {
-                read_only_cgroup_v1(&mut self.spec, &host_cgroup_v1_mounts()?)?
-            }
-            Backend::Runc { .. } => self.name_program()?,
+        if let Backend::Runc { .. } = backend {
+            self.name_program()?;
         }
         // through a Value: its maps are sorted, so equal configurations have equal bytes
         let bytes = serde_json::to_vec(&serde_json::to_value(&self.spec)?)?;
@@ -311,56 +307,6 @@ fn parse(bytes: &[u8]) -> Result<Spec> {
     Ok(spec)
 }
 
-/// Mount points of cgroup v1 hierarchies below /sys/fs/cgroup, by the names that a container sees.
-fn host_cgroup_v1_mounts() -> Result<BTreeSet<String>> {
-    let mut names = BTreeSet::new();
-    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-    let Ok(entries) = fs::read_dir("/sys/fs/cgroup") else {
-        return Ok(names);
-    };
-    for entry in entries {
-        let entry = entry.context("cannot read /sys/fs/cgroup")?;
-        // a hierarchy, or a link to one (cpu -> cpu,cpuacct)
-        if !unified && entry.path().join("cgroup.procs").exists() {
-            names.extend(entry.file_name().into_string().ok());
-        }
-    }
-    Ok(names)
-}
-
-/// libcontainer 0.7 mounts cgroup v1 hierarchies read-write whatever the configuration says; where it
-/// says `ro`, each becomes a read-only path, which is applied after all mounts.
-fn read_only_cgroup_v1(spec: &mut Spec, hierarchies: &BTreeSet<String>) -> Result<()> {
-    let read_only = |m: &oci_spec::runtime::Mount| {
-        m.typ().as_deref() == Some("cgroup") && m.options().iter().flatten().any(|o| o == "ro")
-    };
-    let mounts: Vec<PathBuf> = spec
-        .mounts()
-        .iter()
-        .flatten()
-        .filter(|m| read_only(m))
-        .map(|m| m.destination().clone())
-        .collect();
-    let mut linux = spec.linux().clone().context("linux must be specified")?;
-    let mut paths = linux.readonly_paths().clone().unwrap_or_default();
-    for mount in mounts {
-        for name in hierarchies {
-            let path = mount.join(name);
-            let path = path
-                .to_str()
-                .context("a mount's destination is not valid UTF-8")?;
-            if !paths.iter().any(|p| p == path) {
-                paths.push(path.to_owned());
-            }
-        }
-    }
-    if !paths.is_empty() {
-        linux.set_readonly_paths(Some(paths));
-    }
-    spec.set_linux(Some(linux));
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -415,24 +361,25 @@ mod tests {
     }
 
     #[test]
-    fn read_only_cgroups_become_read_only_paths() {
-        let mounts = r#","mounts":[{"destination":"/sys/fs/cgroup","type":"cgroup","source":"cgroup","options":["ro"]}]"#;
-        let names = BTreeSet::from(["cpu".to_owned(), "memory".to_owned()]);
-        let paths = |options: &str| {
-            let mut s = spec("", &mounts.replace("[\"ro\"]", options));
-            read_only_cgroup_v1(&mut s, &names).unwrap();
-            s.linux()
-                .as_ref()
-                .unwrap()
-                .readonly_paths()
-                .clone()
-                .unwrap_or_default()
+    fn refuse_a_rootfs_that_is_a_symbolic_link() {
+        let dir = std::env::temp_dir().join(format!("attestrun-bundle-{}", std::process::id()));
+        fs::create_dir_all(dir.join("real/rootfs")).unwrap();
+        std::os::unix::fs::symlink("real", dir.join("link")).unwrap();
+        std::os::unix::fs::symlink("rootfs", dir.join("real/other")).unwrap();
+        let open = |bundle: &str, root: &str| {
+            let text = format!(r#"{{"ociVersion":"1.0.2","root":{{"path":"{root}"}}}}"#);
+            fs::write(dir.join("real/config.json"), text).unwrap();
+            Bundle::open(&dir.join(bundle)).map(drop)
         };
-        assert_eq!(
-            paths("[\"ro\"]"),
-            ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/memory"]
-        );
-        assert!(paths("[\"rw\"]").is_empty());
+        open("real", "rootfs").unwrap();
+        open("real", "./x/../rootfs/").unwrap_err(); // x does not exist
+        open("real", "../real//rootfs/").unwrap();
+        open("link", "rootfs").unwrap(); // the bundle may be reached by a link
+        for root in ["other", "../link/rootfs"] {
+            let error = open("real", root).unwrap_err().to_string();
+            assert!(error.contains("or a symlink"), "{error}");
+        }
+        fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

@@ -108,6 +108,18 @@ pub fn version_of(program: &Path) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// What `PROGRAM features` prints, if it knows that verb (runc since 1.1).
+pub fn features_of(program: &Path) -> Option<serde_json::Value> {
+    let mut command = Command::new(program);
+    command
+        .arg("features")
+        .env_clear()
+        .stdin(Stdio::null())
+        .stderr(Stdio::null());
+    let output = command.output().ok()?;
+    serde_json::from_slice(&output.stdout).ok()
+}
+
 /// The environment of the external backend: nothing but where its own helpers are found.
 pub const PATH_FOR_BACKEND: &str =
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -44,10 +44,12 @@ pub fn is_open(fd: RawFd) -> bool {
 /// Every signal at its default disposition and none blocked, as a program expects after execve.
 /// Rust ignores SIGPIPE and our callers may block signals; neither is the container's business.
 pub fn reset_signals() {
+    // struct kernel_sigaction of SIG_DFL; the C library hides its own two signals, 32 and 33
+    let default = [0u64; 4];
     // SAFETY: plain system calls; SIG_DFL has no handler that could run.
     unsafe {
         for signal in 1..=64 {
-            libc::signal(signal, libc::SIG_DFL);
+            libc::syscall(libc::SYS_rt_sigaction, signal, &default, 0usize, 8usize);
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
@@ -278,35 +280,99 @@ fn is_protected(exe: &File) -> Result<bool> {
     Ok(read_only || (seals >= 0 && seals & SEALS == SEALS))
 }
 
+/// A detached read-only mount of this program.
 fn read_only_mount() -> Result<OwnedFd> {
     use rustix::mount::{OpenTreeFlags, open_tree};
-    #[repr(C)]
-    struct MountAttr {
-        attr_set: u64,
-        attr_clr: u64,
-        propagation: u64,
-        userns_fd: u64,
-    }
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = open_tree(rustix::fs::CWD, "/proc/self/exe", flags)?;
-    let attr = MountAttr {
-        attr_set: libc::MOUNT_ATTR_RDONLY,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
-    };
-    // SAFETY: the kernel reads one mount_attr of the size given.
+    set_read_only(tree.as_raw_fd(), c"", libc::AT_EMPTY_PATH)?;
+    Ok(tree)
+}
+
+/// Makes the mount at `path` read-only, and no other.
+pub fn make_read_only(path: &std::path::Path) -> Result<()> {
+    let path = CString::new(path.as_os_str().as_encoded_bytes())?;
+    set_read_only(libc::AT_FDCWD, &path, 0)
+}
+
+/// mount_setattr(2), MOUNT_ATTR_RDONLY.
+fn set_read_only(dir: RawFd, path: &CStr, flags: i32) -> Result<()> {
+    // linux/mount.h, struct mount_attr: set, clear, propagation, user namespace
+    let attr: [u64; 4] = [libc::MOUNT_ATTR_RDONLY, 0, 0, 0];
+    // SAFETY: the kernel reads a C string and one mount_attr of the size given.
     check(unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
+            dir,
+            path.as_ptr(),
+            flags,
             &attr,
-            size_of::<MountAttr>(),
+            size_of_val(&attr),
         )
-    })?;
-    Ok(tree)
+    })
+    .map(drop)
+}
+
+/// bpf(2): loads a program of type BPF_PROG_TYPE_CGROUP_DEVICE and attaches it to a cgroup v2 directory,
+/// beside the programs that are there: each must allow.
+pub fn attach_device_filter(cgroup: BorrowedFd<'_>, program: &[u64]) -> Result<()> {
+    const PROG_LOAD: libc::c_long = 5;
+    const PROG_ATTACH: libc::c_long = 8;
+    const TYPE_CGROUP_DEVICE: u32 = 15;
+    const ATTACH_CGROUP_DEVICE: u32 = 6;
+    const ALLOW_MULTI: u32 = 2;
+    /// The beginnings of union bpf_attr (linux/bpf.h); the kernel takes the rest for zeroes.
+    #[repr(C)]
+    struct Load {
+        prog_type: u32,
+        insn_cnt: u32,
+        insns: u64,
+        license: u64,
+        log_level: u32,
+        log_size: u32,
+        log_buf: u64,
+        kern_version: u32,
+        prog_flags: u32,
+    }
+    #[repr(C)]
+    struct Attach {
+        target_fd: u32,
+        attach_bpf_fd: u32,
+        attach_type: u32,
+        attach_flags: u32,
+    }
+    let insn_cnt = u32::try_from(program.len()).map_err(Error::other)?;
+    let load = Load {
+        prog_type: TYPE_CGROUP_DEVICE,
+        insn_cnt,
+        insns: program.as_ptr().expose_provenance() as u64,
+        license: c"Apache-2.0".as_ptr().expose_provenance() as u64,
+        log_level: 0,
+        log_size: 0,
+        log_buf: 0,
+        kern_version: 0,
+        prog_flags: 0,
+    };
+    // SAFETY: an instruction is 8 bytes; the kernel copies `insn_cnt` of them and the license, and
+    // returns a new descriptor that nobody else owns.
+    let loaded = unsafe {
+        let fd = check(libc::syscall(
+            libc::SYS_bpf,
+            PROG_LOAD,
+            &load,
+            size_of::<Load>(),
+        ))?;
+        OwnedFd::from_raw_fd(fd as RawFd)
+    };
+    let attach = Attach {
+        target_fd: cgroup.as_raw_fd() as u32,
+        attach_bpf_fd: loaded.as_raw_fd() as u32,
+        attach_type: ATTACH_CGROUP_DEVICE,
+        attach_flags: ALLOW_MULTI,
+    };
+    // SAFETY: the kernel reads one attribute of the size given.
+    check(unsafe { libc::syscall(libc::SYS_bpf, PROG_ATTACH, &attach, size_of::<Attach>()) })
+        .map(drop)
 }
 
 fn sealed_copy(exe: &File) -> Result<OwnedFd> {

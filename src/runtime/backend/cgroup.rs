@@ -3,6 +3,10 @@
 //! Limits are set by the backend; here is only what attestrun itself must be able to do, with cgroup
 //! v1, v2 and hybrids (cgroups(7)).
 
+mod visit;
+
+pub use visit::Visit;
+
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
@@ -57,6 +61,15 @@ impl Cgroup {
             dirs.insert(names.to_owned(), mount.point.join(below));
         }
         Ok(Self(dirs))
+    }
+
+    /// The path of a process in the unified hierarchy, as that is mounted here.
+    pub fn unified_path(pid: i32) -> Result<PathBuf> {
+        let path = format!("/proc/{pid}/cgroup");
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let line = text.lines().find_map(|l| l.strip_prefix("0::"));
+        line.map(PathBuf::from)
+            .with_context(|| format!("{path} names no unified cgroup"))
     }
 
     /// Where the container at `cgroups_path` will have its v1 or v2 directories, with the cgroupfs driver.
@@ -244,24 +257,106 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Puts `pid` into the hierarchies that libcontainer's v1 manager leaves out (name=systemd and, on
-    /// a hybrid host, the unified one), as runc does.
-    pub fn join_rest(pid: i32, cgroups_path: &Path) -> Result<()> {
-        let wanted = Self::at(cgroups_path)?;
-        let ours = Self::of("self")?;
-        let theirs = Self::of(&pid.to_string())?;
-        for (name, dir) in &wanted.0 {
-            let is_left_out = name.starts_with("name=") || (name.is_empty() && wanted.0.len() > 1);
-            if !is_left_out || ours.0.get(name) != theirs.0.get(name) {
-                continue;
+    /// Makes the container's directory on a unified hierarchy, with every controller that there is
+    /// enabled on the way to it (cgroups(7), "cgroup.subtree_control").
+    pub fn make_unified(&self) -> Result<&Path> {
+        let dir = self
+            .dir("")
+            .context("no unified cgroup hierarchy is mounted")?;
+        let root = hierarchies()?.into_iter().find(|h| h.controllers == [""]);
+        let root = root
+            .context("no unified cgroup hierarchy is mounted")?
+            .point;
+        let controllers = fs::read_to_string(root.join("cgroup.controllers"))
+            .with_context(|| format!("cannot read {}/cgroup.controllers", root.display()))?;
+        let mut parent = root.clone();
+        for part in dir.strip_prefix(&root)?.components() {
+            for controller in controllers.split_whitespace() {
+                // one that cannot be enabled is missed when a limit needs it (as runc)
+                fs::write(
+                    parent.join("cgroup.subtree_control"),
+                    format!("+{controller}"),
+                )
+                .ok();
             }
-            fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-            let procs = dir.join("cgroup.procs");
-            fs::write(&procs, pid.to_string())
-                .with_context(|| format!("cannot write {}", procs.display()))?;
+            parent.push(part);
+            match fs::create_dir(&parent) {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                result => result.with_context(|| format!("cannot make {}", parent.display()))?,
+            }
+        }
+        Ok(dir)
+    }
+
+    /// The v1 hierarchies: the name of each one's mount point, and the container's directory there.
+    pub fn v1_directories(cgroups_path: &Path) -> Result<Vec<(String, PathBuf)>> {
+        let dirs = Self::at(cgroups_path)?.0;
+        let named = |h: Hierarchy| {
+            let dir = dirs.get(&h.controllers.join(","))?.clone();
+            Some((h.point.file_name()?.to_str()?.to_owned(), dir))
+        };
+        let v1 = hierarchies()?.into_iter().filter(|h| h.controllers != [""]);
+        Ok(v1.filter_map(named).collect())
+    }
+
+    /// Moves `pid` into cgroups below the container's, by runc's `exec --cgroup [CONTROLLERS:]PATH`.
+    pub fn move_below(&self, pid: i32, wanted: &[String]) -> Result<()> {
+        for (controllers, below) in sub_cgroups(wanted)? {
+            let dirs: Vec<&Path> = if controllers.is_empty() {
+                self.0.values().map(PathBuf::as_path).collect()
+            } else {
+                let dir = |name: &str| {
+                    self.dir(name)
+                        .with_context(|| format!("unknown controller {name} in --cgroup"))
+                };
+                controllers.split(',').map(dir).collect::<Result<_>>()?
+            };
+            for dir in dirs {
+                let procs = dir.join(below).join("cgroup.procs");
+                fs::write(&procs, pid.to_string())
+                    .with_context(|| format!("adding pid {pid} to cgroups: {}", procs.display()))?;
+            }
         }
         Ok(())
     }
+}
+
+/// Pairs of controllers (none: all) and a relative path that does not climb.
+fn sub_cgroups(wanted: &[String]) -> Result<Vec<(&str, &Path)>> {
+    let mut pairs: Vec<(&str, &Path)> = Vec::new();
+    for text in wanted {
+        let (controllers, path) = text.split_once(':').unwrap_or(("", text));
+        ensure!(!path.contains(':'), "invalid --cgroup argument: {text}");
+        ensure!(
+            !controllers.is_empty() || wanted.len() == 1,
+            "invalid --cgroup argument: {text} (missing <controller>: prefix)"
+        );
+        let path = Path::new(path.trim_start_matches('/'));
+        let climbs = |c| {
+            !matches!(
+                c,
+                std::path::Component::Normal(_) | std::path::Component::CurDir
+            )
+        };
+        ensure!(
+            !path.components().any(climbs),
+            "invalid --cgroup argument: {text} leaves the container's cgroup"
+        );
+        for controller in controllers.split(',') {
+            let twice = |(c, _): &(&str, &Path)| c.split(',').any(|c| c == controller);
+            ensure!(
+                !pairs.iter().any(twice),
+                "invalid --cgroup argument(s): controller {controller} specified multiple times"
+            );
+        }
+        pairs.push((controllers, path));
+    }
+    Ok(pairs)
+}
+
+/// Whether cgroup v2 alone is mounted where containers look for it.
+pub fn is_unified() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
 struct Hierarchy {
@@ -406,6 +501,25 @@ mod tests {
             assert!(Cgroup::at(Path::new(bad)).is_err(), "{bad}");
         }
         assert!(Cgroup::at(Path::new("/a/b")).is_ok());
+    }
+
+    #[test]
+    fn refuse_sub_cgroups_that_climb_or_repeat() {
+        let parse = |list: &[&str]| {
+            let list: Vec<String> = list.iter().map(|s| (*s).to_owned()).collect();
+            sub_cgroups(&list).map(|pairs| pairs.len())
+        };
+        assert_eq!(parse(&["/"]).unwrap(), 1);
+        assert_eq!(parse(&["cpu,cpuacct:a", "memory:b/c"]).unwrap(), 2);
+        for bad in [
+            &["../x"][..],
+            &["a/../../x"],
+            &["cpu:a:b"],
+            &["a", "b"],
+            &["cpu:a", "memory,cpu:b"],
+        ] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -4,14 +4,17 @@
 //! secret may live in this process. Its builders are not used: they read config.json from disk a
 //! second time and know no seccomp on exec; the procedure beneath them is public.
 
+mod cwd;
 mod lend;
+mod mounts;
 mod tenant;
 mod undo;
 
 use super::{
     ExecOptions, Made, Options,
-    cgroup::Cgroup,
+    cgroup::{Cgroup, Visit, is_unified},
     cgroup_config,
+    devices::{self, Rules},
     executor::{Program, Role},
     seccomp, trace,
 };
@@ -22,7 +25,8 @@ use crate::{
     term::{self, Terminal},
 };
 use anyhow::{Context, Result, anyhow, ensure};
-use lend::lend;
+use cwd::{host_id, make_cwd};
+use lend::{Needs, lend};
 use libcgroups::common::{CgroupManager, ControllerOpt, create_cgroup_manager};
 use libcontainer::{
     apparmor,
@@ -39,20 +43,21 @@ use libcontainer::{
     utils,
     validator::Validator,
 };
-use oci_spec::runtime::{Hook, LinuxResources, Mount, Process, Spec};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, mkdirat, openat2};
-use rustix::io::Errno;
+use oci_spec::runtime::{Hook, LinuxResources, Process, Spec};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use std::{
     ffi::CString,
     fs,
     io::Read,
     os::fd::AsRawFd,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
     rc::Rc,
 };
 use tenant::{Namespaces, tenant_spec};
 use undo::Undo;
+
+pub use lend::Lent;
+pub use mounts::Step;
 
 const NOTIFY: &str = "notify.sock";
 
@@ -73,12 +78,22 @@ pub fn create(
         state: hook_state(state, ContainerStatus::Creating, None),
         root: dir.clone(),
     };
+    let mut inner = spec.clone();
+    let steps = mounts::adapt(&mut inner, &state.cgroups_path)?;
+    let rules = Rules::of(spec)?;
+    if !is_unified() {
+        devices::closed(&mut inner)?;
+    } else if !state.systemd_cgroup {
+        // before anything of the container runs, hooks included: some of them add rules of their own
+        rules.enforce_v2(Cgroup::at(&state.cgroups_path)?.make_unified()?)?;
+    }
     let launch = Launch {
         state,
         kind: ContainerType::InitContainer,
         role: Role::Init,
         program: program.to_owned(),
-        spec: spec.clone(),
+        spec: inner,
+        steps,
         rootfs: sealed.rootfs.clone(),
         notify: dir.join(NOTIFY),
         container,
@@ -91,8 +106,12 @@ pub fn create(
     let made = launch
         .run()
         .map_err(|e| e.context("unable to start container process"))?;
-    if !state.systemd_cgroup {
-        Cgroup::join_rest(made.pid, &state.cgroups_path)?;
+    let cgroup = Cgroup::of_container(made.pid)?;
+    if is_unified() && state.systemd_cgroup {
+        let dir = cgroup.dir("").context("init is in no cgroup")?;
+        rules.enforce_v2(dir)?; // systemd made the directory
+    } else if let Some(dir) = cgroup.dir("devices") {
+        rules.correct_v1(dir)?;
     }
     undo.disarm();
     Ok(made)
@@ -134,10 +153,6 @@ pub fn exec(
     program: &Path,
     options: &ExecOptions,
 ) -> Result<Made> {
-    ensure!(
-        options.cgroup.iter().all(|c| c == "/"),
-        "exec --cgroup is not available with the embedded backend"
-    );
     let sealed = SealedBundle::read_spec(&state.run_dir())?;
     // descriptors first, then the proof that init still is who the record says: a reused pid cannot
     // put the process into a stranger's namespaces
@@ -169,6 +184,7 @@ pub fn exec(
             .map(|r| r.path().clone())
             .unwrap_or_default(),
         spec,
+        steps: Vec::new(),
         notify: notify.clone(),
         container,
         no_pivot: false,
@@ -179,9 +195,7 @@ pub fn exec(
     };
     let made = launch.run();
     let started = made.and_then(|made| {
-        if !state.systemd_cgroup {
-            Cgroup::join_rest(made.pid, &state.cgroups_path)?;
-        }
+        state.cgroup.move_below(made.pid, &options.cgroup)?;
         NotifySocket::new(&notify)
             .notify_container_start()
             .context("the process does not take its start signal")?;
@@ -218,6 +232,7 @@ struct Launch<'a> {
     role: Role,
     program: PathBuf,
     spec: Spec,
+    steps: Vec<Step>,
     rootfs: PathBuf,
     notify: PathBuf,
     container: Container,
@@ -264,7 +279,10 @@ impl Launch<'_> {
             preserve_fds: self.preserve_fds.try_into().context("--preserve-fds")?,
             container: Some(self.container),
             user_ns_config: UserNamespaceConfig::new(&self.spec)?,
-            cgroup_config: cgroup_config(self.state),
+            cgroup_config: match self.role {
+                Role::Init => cgroup_config(self.state),
+                Role::Tenant => tenant::cgroup_config(self.state)?,
+            },
             detached: self.detached,
             executor: Box::new(executor),
             no_pivot: self.no_pivot,
@@ -276,9 +294,14 @@ impl Launch<'_> {
             pid_file: None,
             spec: Rc::new(self.spec),
         };
+        let visit = match self.state.systemd_cgroup {
+            true => None,
+            false => Some(Visit::begin(&self.state.cgroups_path)?),
+        };
         let pid = container_main_process(&args)
             .map_err(|e| explain(&e))?
             .as_raw();
+        visit.map(Visit::end).transpose()?;
         let master = match console {
             None => None,
             Some((ours, theirs)) => {
@@ -310,7 +333,11 @@ impl Launch<'_> {
         linux.set_rootfs_propagation(propagation);
         let mut lent = process.clone();
         let no_new_privileges = process.no_new_privileges() == Some(true);
-        let own = lend(&mut lent, filter.is_some() && !no_new_privileges)?;
+        let needs = Needs {
+            filter: filter.is_some() && !no_new_privileges,
+            steps: !self.steps.is_empty(),
+        };
+        let own = lend(&mut lent, needs)?;
         // without HOME libcontainer would ask the C library for it, which loads modules from the
         // container's own files; the executor sets the real value
         let mut env = process.env().clone().unwrap_or_default();
@@ -323,7 +350,8 @@ impl Launch<'_> {
         }
         lent.set_env(Some(env));
         self.spec.set_process(Some(lent));
-        Program::new(self.role, process, &self.program, filter, own)
+        let steps = std::mem::take(&mut self.steps);
+        Program::new(self.role, process, &self.program, filter, steps, own)
     }
 }
 
@@ -345,78 +373,6 @@ fn validate(spec: &Spec) -> Result<()> {
     utils::validate_spec_for_new_user_ns(spec, &*syscall)?;
     utils::validate_spec_for_net_devices(spec, &*syscall)?;
     Ok(())
-}
-
-/// runc makes a working directory that the image lacks; engines rely on it. Below a mount it is not
-/// made: what lies there is another file system's.
-fn make_cwd(sealed: &SealedBundle) -> Result<()> {
-    let spec = &sealed.spec;
-    let cwd = spec
-        .process()
-        .as_ref()
-        .map(|p| p.cwd().clone())
-        .unwrap_or_default();
-    let below_mount =
-        |m: &Mount| cwd.starts_with(m.destination()) && m.destination() != Path::new("/");
-    if spec.mounts().iter().flatten().any(below_mount) {
-        return Ok(());
-    }
-    let owner = host_id(spec, 0);
-    // symbolic links of the image end inside the image
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let open = |path: &Path| {
-        let path = path
-            .strip_prefix("/")
-            .ok()
-            .filter(|p| !p.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
-        openat2(
-            &sealed.rootfs_fd,
-            path,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-            resolve,
-        )
-    };
-    let mut parent = open(Path::new("/"))?;
-    let mut path = PathBuf::from("/");
-    for part in cwd.components() {
-        path.push(part);
-        let next = match (open(&path), part) {
-            (Err(Errno::NOENT), Component::Normal(name)) => {
-                let mode = Mode::from_raw_mode(0o755);
-                mkdirat(&parent, name, mode)
-                    .with_context(|| format!("cannot make {}", path.display()))?;
-                let made = open(&path)?;
-                chownat(
-                    &made,
-                    "",
-                    Some(Uid::from_raw(owner)),
-                    Some(Gid::from_raw(owner)),
-                    AtFlags::EMPTY_PATH,
-                )?;
-                made
-            }
-            (result, _) => result.with_context(|| format!("cannot open {}", path.display()))?,
-        };
-        parent = next;
-    }
-    Ok(())
-}
-
-/// A uid of the container as the host sees it.
-fn host_id(spec: &Spec, uid: u32) -> u32 {
-    let linux = spec.linux().as_ref();
-    let mappings = linux
-        .and_then(|l| l.uid_mappings().clone())
-        .unwrap_or_default();
-    let found = mappings.iter().find_map(|m| {
-        let offset = uid
-            .checked_sub(m.container_id())
-            .filter(|o| *o < m.size())?;
-        m.host_id().checked_add(offset)
-    });
-    found.unwrap_or(uid)
 }
 
 /// Inherited by the container's processes. Writing the value that is set already needs no privilege.
@@ -483,17 +439,6 @@ fn explain(error: &ProcessError) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ids_are_mapped_for_the_host() {
-        let text = r#"{"ociVersion":"1.0.2","root":{"path":"r"},"linux":{"uidMappings":[
-            {"containerID":0,"hostID":100000,"size":10},{"containerID":1000,"hostID":5,"size":1}]}}"#;
-        let spec: Spec = serde_json::from_str(text).unwrap();
-        assert_eq!(host_id(&spec, 0), 100_000);
-        assert_eq!(host_id(&spec, 9), 100_009);
-        assert_eq!(host_id(&spec, 1000), 5);
-        assert_eq!(host_id(&spec, 77), 77);
-    }
 
     #[test]
     fn the_executors_words_come_first() {

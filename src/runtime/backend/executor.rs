@@ -1,8 +1,11 @@
 //! The last steps inside the container, where libcontainer's init hands over: find the program as
 //! runc finds it, set its environment, load the filter, drop the lent capability, execve.
 
-use super::seccomp::Filter;
-use crate::sys::{self, Capabilities};
+use super::{
+    embedded::{Lent, Step},
+    seccomp::Filter,
+};
+use crate::sys;
 use anyhow::{Context, Result, bail};
 use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
@@ -37,8 +40,10 @@ pub struct Program {
     env: Vec<(String, String)>,
     uid: u32,
     filter: Option<Filter>,
-    /// The capabilities that the configuration gives, if one more was lent to load the filter.
-    capabilities: Option<Capabilities>,
+    /// What init has to do inside before it is ready.
+    steps: Vec<Step>,
+    /// Capabilities beyond the configuration's, for the steps and the filter.
+    lent: Option<Lent>,
     /// The only file that may be executed.
     judged: PathBuf,
     path: OnceCell<PathBuf>,
@@ -51,7 +56,8 @@ impl Program {
         process: &Process,
         judged: &Path,
         filter: Option<Filter>,
-        capabilities: Option<Capabilities>,
+        steps: Vec<Step>,
+        lent: Option<Lent>,
     ) -> Result<Self> {
         let args = process
             .args()
@@ -67,7 +73,8 @@ impl Program {
             env: environment(process.env().as_deref().unwrap_or_default())?,
             uid: process.user().uid(),
             filter,
-            capabilities,
+            steps,
+            lent,
             judged: judged.to_owned(),
             path: OnceCell::new(),
             given: RefCell::default(),
@@ -106,6 +113,11 @@ fn environment(entries: &[String]) -> Result<Vec<(String, String)>> {
 
 impl Executor for Program {
     fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
+        let done = self.steps.iter().try_for_each(Step::take).and_then(|()| {
+            let back = self.lent.filter(|_| !self.steps.is_empty());
+            back.map_or(Ok(()), |lent| Ok(sys::set_capabilities(lent.waiting)?))
+        });
+        done.map_err(|e| ExecutorValidationError::ArgValidationError(format!("{e:#}")))?;
         let name = self.name();
         let found = look_path(&name, self.variable("PATH").unwrap_or_default());
         let path = found.map_err(|why| {
@@ -156,10 +168,8 @@ impl Executor for Program {
                 .map_err(|e| format!("seccomp: {e}")),
             None => Ok(()),
         };
-        let dropped = loaded.and_then(|()| match self.capabilities {
-            Some(capabilities) => {
-                sys::set_capabilities(capabilities).map_err(|e| format!("capset: {e}"))
-            }
+        let dropped = loaded.and_then(|()| match self.lent {
+            Some(lent) => sys::set_capabilities(lent.own).map_err(|e| format!("capset: {e}")),
             None => Ok(()),
         });
         let why = match dropped {

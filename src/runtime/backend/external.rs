@@ -8,7 +8,7 @@ use crate::{
     sys,
     term::{self, Terminal},
 };
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{LinuxResources, Process};
 use rustix::fs::{MemfdFlags, memfd_create};
 use std::{
@@ -39,24 +39,7 @@ fn globals(state: &State, log: &Path, json: bool) -> Vec<OsString> {
 
 pub fn create(runc: &Path, state: &State, options: Options, terminal: Terminal) -> Result<Made> {
     let dir = state.run_dir();
-    let pid_file = dir.path().join("backend.pid");
     let mut args: Vec<OsString> = vec!["create".into(), "--bundle".into(), dir.bundle().into()];
-    args.extend(["--pid-file".into(), pid_file.clone().into()]);
-    let console = match &terminal {
-        Terminal::None => None,
-        Terminal::Socket(path) => {
-            args.extend(["--console-socket".into(), path.into()]);
-            None
-        }
-        Terminal::Own => {
-            let path = dir.path().join("console.sock");
-            args.extend(["--console-socket".into(), (&path).into()]);
-            Some(
-                UnixListener::bind(&path)
-                    .with_context(|| format!("cannot listen at {}", path.display()))?,
-            )
-        }
-    };
     if options.no_pivot {
         args.push("--no-pivot".into());
     }
@@ -69,22 +52,55 @@ pub fn create(runc: &Path, state: &State, options: Options, terminal: Terminal) 
             options.preserve_fds.to_string().into(),
         ]);
     }
-    args.push(state.id.as_str().into());
-    // init is runc's child and outlives it: as a subreaper we can wait for it in the foreground
+    // in the foreground we wait for init, in the background its number is passed on at once
     if !options.detached {
-        rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))
-            .context("cannot become a subreaper")?;
+        become_subreaper()?;
     }
-    call(runc, state, &args, spawn::Streams::Ours)?;
-    let text = fs::read_to_string(&pid_file)
-        .with_context(|| format!("cannot read {}", pid_file.display()))?;
+    make(runc, state, args, &terminal)
+}
+
+/// A process that runc makes is its child and outlives it: as a subreaper we can wait for it.
+fn become_subreaper() -> Result<()> {
+    rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))
+        .context("cannot become a subreaper")
+}
+
+/// Has runc make a process by `create` or `exec --detach`: its number, and the terminal if it is ours.
+fn make(runc: &Path, state: &State, mut args: Vec<OsString>, terminal: &Terminal) -> Result<Made> {
+    let dir = state.run_dir();
+    let own = std::process::id();
+    let pid_file = dir.path().join(format!("backend-{own}.pid"));
+    args.extend(["--pid-file".into(), pid_file.clone().into()]);
+    let console = match terminal {
+        Terminal::None => None,
+        Terminal::Socket(path) => {
+            args.extend(["--console-socket".into(), path.into()]);
+            None
+        }
+        Terminal::Own => {
+            let path = dir.path().join(format!("console-{own}.sock"));
+            args.extend(["--console-socket".into(), (&path).into()]);
+            let listener = UnixListener::bind(&path)
+                .with_context(|| format!("cannot listen at {}", path.display()))?;
+            Some((listener, path))
+        }
+    };
+    args.push(state.id.as_str().into());
+    let called = call(runc, state, &args, spawn::Streams::Ours);
+    let text = fs::read_to_string(&pid_file);
+    fs::remove_file(&pid_file).ok();
+    if let Some((_, path)) = &console {
+        fs::remove_file(path).ok();
+    }
+    called?;
+    let text = text.with_context(|| format!("cannot read {}", pid_file.display()))?;
     let pid = text
         .trim()
         .parse()
         .with_context(|| format!("{} holds no pid", pid_file.display()))?;
     let master = match console {
         None => None,
-        Some(listener) => {
+        Some((listener, _)) => {
             let (socket, _) = listener
                 .accept()
                 .context("the backend did not send the console")?;
@@ -115,22 +131,23 @@ pub fn update(runc: &Path, state: &State, resources: &LinuxResources) -> Result<
 }
 
 /// Becomes runc: the same process, so that streams, pid file, exit code and the caller's hold on us
-/// stay as they are.
+/// stay as they are. Only for a pidfd, which runc knows since 1.2 alone, it is called and we go on.
 pub fn exec(runc: &Path, state: &State, process: &Process, options: &ExecOptions) -> Result<Made> {
-    ensure!(
-        options.pidfd_socket.is_none(),
-        "exec --pidfd-socket is not available with the external backend"
-    );
     let json = memory("process", &serde_json::to_vec(process)?)?;
+    rustix::io::fcntl_setfd(&json, rustix::io::FdFlags::empty())?;
+    let json_path = format!("/proc/self/fd/{}", json.as_raw_fd());
+    if options.pidfd_socket.is_some() {
+        let mut args = vec!["exec".into(), "--detach".into()];
+        args.extend(["--process".into(), json_path.into()]);
+        common(&mut args, options);
+        become_subreaper()?;
+        return make(runc, state, args, &options.terminal);
+    }
     let own_log = state.run_dir().path().join("backend.log");
     let log = options.log.as_deref().unwrap_or(&own_log);
     let mut args: Vec<OsString> = vec!["runc".into()];
     args.extend(globals(state, log, options.log_is_json));
-    args.extend([
-        "exec".into(),
-        "--process".into(),
-        format!("/proc/self/fd/{}", json.as_raw_fd()).into(),
-    ]);
+    args.extend(["exec".into(), "--process".into(), json_path.into()]);
     if options.detached {
         args.push("--detach".into());
     }
@@ -140,6 +157,22 @@ pub fn exec(runc: &Path, state: &State, process: &Process, options: &ExecOptions
     if let Terminal::Socket(path) = &options.terminal {
         args.extend(["--console-socket".into(), path.into()]);
     }
+    common(&mut args, options);
+    args.push(state.id.as_str().into());
+    let c_string = |s: &OsString| CString::new(s.as_bytes());
+    let argv: Vec<CString> = args.iter().map(c_string).collect::<Result<_, _>>()?;
+    let env = [CString::new(spawn::PATH_FOR_BACKEND)?];
+    sys::reset_signals();
+    let path = CString::new(runc.as_os_str().as_bytes())?;
+    let errno = match nix::unistd::execve(&path, &argv, &env) {
+        Ok(never) => match never {},
+        Err(errno) => errno,
+    };
+    bail!("cannot execute the backend {}: {errno}", runc.display())
+}
+
+/// Flags of every `exec`.
+fn common(args: &mut Vec<OsString>, options: &ExecOptions) {
     if options.preserve_fds > 0 {
         args.extend([
             "--preserve-fds".into(),
@@ -152,18 +185,6 @@ pub fn exec(runc: &Path, state: &State, process: &Process, options: &ExecOptions
     for cgroup in &options.cgroup {
         args.extend(["--cgroup".into(), cgroup.into()]);
     }
-    args.push(state.id.as_str().into());
-    let c_string = |s: &OsString| CString::new(s.as_bytes());
-    let argv: Vec<CString> = args.iter().map(c_string).collect::<Result<_, _>>()?;
-    let env = [CString::new(spawn::PATH_FOR_BACKEND)?];
-    rustix::io::fcntl_setfd(&json, rustix::io::FdFlags::empty())?;
-    sys::reset_signals();
-    let path = CString::new(runc.as_os_str().as_bytes())?;
-    let errno = match nix::unistd::execve(&path, &argv, &env) {
-        Ok(never) => match never {},
-        Err(errno) => errno,
-    };
-    bail!("cannot execute the backend {}: {errno}", runc.display())
 }
 
 fn memory(name: &str, bytes: &[u8]) -> Result<File> {

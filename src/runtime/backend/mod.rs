@@ -2,6 +2,7 @@
 //! create, recorded, and kept for the container's life.
 
 pub mod cgroup;
+mod devices;
 pub mod embedded;
 mod executor;
 pub mod external;

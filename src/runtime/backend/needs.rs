@@ -1,15 +1,13 @@
 //! What libcontainer 0.7 cannot give as runc gives it. Each line of [`beyond_libcontainer`] is a gap
 //! that would weaken or break a container silently.
 
-use super::seccomp;
+use super::{cgroup::is_unified, seccomp};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
-use std::path::Path;
 
 /// The names of features that need the external backend; empty if the embedded one will do.
 pub fn beyond_libcontainer(spec: &Spec, systemd_cgroup: bool) -> Vec<String> {
-    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-    let mut needs = of_spec(spec, unified);
-    if systemd_cgroup && !unified {
+    let mut needs = of_spec(spec);
+    if systemd_cgroup && !is_unified() {
         needs.push("systemd's cgroup driver on cgroup v1".to_owned());
     }
     needs.sort();
@@ -17,7 +15,21 @@ pub fn beyond_libcontainer(spec: &Spec, systemd_cgroup: bool) -> Vec<String> {
     needs
 }
 
-fn of_spec(spec: &Spec, unified: bool) -> Vec<String> {
+/// Mount options that libcontainer passes over, or takes for the file system's own.
+const OPTIONS: &[&str] = &[
+    "tmpcopyup",
+    "nosymfollow",
+    "sync",
+    "dirsync",
+    "mand",
+    "lazytime",
+    "iversion",
+    "acl",
+    "noacl",
+    "silent",
+];
+
+fn of_spec(spec: &Spec) -> Vec<String> {
     let mut needs = Vec::new();
     let mut need = |what: &str| needs.push(what.to_owned());
     let filled = |label: &Option<String>| label.as_ref().is_some_and(|l| !l.is_empty());
@@ -35,12 +47,9 @@ fn of_spec(spec: &Spec, unified: bool) -> Vec<String> {
             "an idmapped mount",
             &mut need,
         );
-        some(has("tmpcopyup"), "the mount option tmpcopyup", &mut need);
-        some(
-            mount.destination() == Path::new("/dev") && has("ro"),
-            "a read-only /dev",
-            &mut need,
-        );
+        for option in OPTIONS.iter().filter(|o| has(o)) {
+            need(&format!("the mount option {option}"));
+        }
     }
     if let Some(process) = spec.process() {
         some(
@@ -73,13 +82,13 @@ fn of_spec(spec: &Spec, unified: bool) -> Vec<String> {
                 &mut need,
             );
         }
-        // built without the BPF device filter, which needs libbpf
-        let devices = linux
-            .resources()
-            .as_ref()
-            .and_then(|r| r.devices().as_ref())
-            .is_some_and(|d| !d.is_empty());
-        some(unified && devices, "device rules on cgroup v2", &mut need);
+        // libcontainer writes one line; for more it wants newuidmap(1) and /etc/subuid, as root too
+        let several = |m: &Option<Vec<_>>| m.as_ref().is_some_and(|m| m.len() > 1);
+        some(
+            several(linux.uid_mappings()) || several(linux.gid_mappings()),
+            "several mappings of user or group ids",
+            &mut need,
+        );
         let joins_mounts = linux
             .namespaces()
             .iter()
@@ -101,7 +110,7 @@ mod tests {
 
     fn needs(rest: &str) -> Vec<String> {
         let text = format!(r#"{{"ociVersion":"1.0.2","root":{{"path":"r"}}{rest}}}"#);
-        of_spec(&serde_json::from_str(&text).unwrap(), false)
+        of_spec(&serde_json::from_str(&text).unwrap())
     }
 
     #[test]
@@ -130,8 +139,8 @@ mod tests {
                 "tmpcopyup",
             ),
             (
-                r#","mounts":[{"destination":"/dev","options":["ro"]}]"#,
-                "read-only /dev",
+                r#","linux":{"uidMappings":[{"containerID":0,"hostID":5,"size":1},{"containerID":1,"hostID":7,"size":9}]}"#,
+                "several mappings",
             ),
             (r#","linux":{"mountLabel":"x"}"#, "SELinux"),
             (r#","linux":{"cgroupsPath":"a/b"}"#, "cgroupsPath"),
@@ -154,13 +163,5 @@ mod tests {
                 "{rest}: {needs:?}"
             );
         }
-    }
-
-    #[test]
-    fn device_rules_need_more_on_cgroup_v2() {
-        let text = r#"{"ociVersion":"1.0.2","root":{"path":"r"},"linux":{"resources":{"devices":[{"allow":false}]}}}"#;
-        let spec = serde_json::from_str(text).unwrap();
-        assert!(of_spec(&spec, false).is_empty());
-        assert_eq!(of_spec(&spec, true), ["device rules on cgroup v2"]);
     }
 }

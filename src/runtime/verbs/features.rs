@@ -2,10 +2,14 @@
 //! CRI-O reads both streams as one.
 
 use super::say;
+use crate::{
+    config::{BackendChoice, Config},
+    spawn,
+};
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 
-/// Mount options of both backends; `idmap` is missing because only the external one has it.
+/// Mount options of libcontainer as we use it.
 const MOUNT_OPTIONS: &[&str] = &[
     "async",
     "atime",
@@ -13,9 +17,7 @@ const MOUNT_OPTIONS: &[&str] = &[
     "defaults",
     "dev",
     "diratime",
-    "dirsync",
     "exec",
-    "mand",
     "noatime",
     "nodev",
     "nodiratime",
@@ -56,13 +58,53 @@ const MOUNT_OPTIONS: &[&str] = &[
     "slave",
     "strictatime",
     "suid",
-    "sync",
     "unbindable",
 ];
 
+/// What the configured backend gives; `auto` gives what either does, where each feature is one for
+/// which it would take that backend. Without a configuration, what is built in.
 pub fn run() -> Result<()> {
+    let config = Config::load().ok();
+    let external = config
+        .filter(|c| c.backend != BackendChoice::Libcontainer)
+        .and_then(|c| Some((c.backend, spawn::features_of(&c.runc)?)));
+    let mut features = embedded();
+    match external {
+        Some((BackendChoice::Runc, theirs)) => {
+            let annotations = features["annotations"].take();
+            features = theirs;
+            features["annotations"] = annotations;
+        }
+        Some((_, theirs)) => add(&mut features, &theirs),
+        None => {}
+    }
+    say(&format!("{}\n", serde_json::to_string_pretty(&features)?))
+}
+
+/// What runc has and libcontainer lacks: see `backend::needs`.
+fn add(features: &mut Value, theirs: &Value) {
+    for list in [
+        "/mountOptions",
+        "/linux/seccomp/actions",
+        "/linux/seccomp/archs",
+    ] {
+        let more = theirs.pointer(list).and_then(Value::as_array);
+        if let Some(all) = features.pointer_mut(list).and_then(Value::as_array_mut) {
+            all.extend(more.into_iter().flatten().cloned());
+            all.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
+            all.dedup();
+        }
+    }
+    for item in ["selinux", "intelRdt", "mountExtensions"] {
+        if let Some(theirs) = theirs["linux"].get(item) {
+            features["linux"][item] = theirs.clone();
+        }
+    }
+}
+
+fn embedded() -> Value {
     let caps: Vec<String> = caps::all().into_iter().map(|c| c.to_string()).collect();
-    let features = json!({
+    json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": oci_spec::runtime::VERSION,
         "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
@@ -91,11 +133,48 @@ pub fn run() -> Result<()> {
             "org.opencontainers.runc.checkpoint.enabled": "false",
         },
         "potentiallyUnsafeConfigAnnotations": [],
-    });
-    say(&format!("{}\n", serde_json::to_string_pretty(&features)?))
+    })
 }
 
 fn sorted(mut list: Vec<String>) -> Vec<String> {
     list.sort();
     list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_has_what_either_has() {
+        let mut features = embedded();
+        assert_eq!(
+            features["linux"]["mountExtensions"]["idmap"]["enabled"],
+            false
+        );
+        add(
+            &mut features,
+            &json!({
+                "mountOptions": ["ro", "idmap"],
+                "linux": {
+                    "seccomp": { "actions": ["SCMP_ACT_NOTIFY", "SCMP_ACT_ALLOW"] },
+                    "mountExtensions": { "idmap": { "enabled": true } },
+                },
+            }),
+        );
+        let has = |list: &str, item: &str| {
+            let list = features.pointer(list).and_then(Value::as_array).unwrap();
+            list.iter().filter(|i| *i == item).count()
+        };
+        assert_eq!(
+            (has("/mountOptions", "idmap"), has("/mountOptions", "ro")),
+            (1, 1)
+        );
+        assert_eq!(has("/linux/seccomp/actions", "SCMP_ACT_NOTIFY"), 1);
+        assert_eq!(
+            features["linux"]["mountExtensions"]["idmap"]["enabled"],
+            true
+        );
+        assert_eq!(features["linux"]["selinux"]["enabled"], false);
+    }
 }

@@ -5,13 +5,31 @@ use anyhow::{Context, Result};
 use libcontainer::capabilities::CapabilityExt;
 use oci_spec::runtime::{Capabilities as CapabilitySet, Capability, Process};
 
+/// What a process needs beyond its own capabilities.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Needs {
+    /// Load a filter without no_new_privs.
+    pub filter: bool,
+    /// Take [`super::Step`]s, as whatever user it is.
+    pub steps: bool,
+}
+
+/// What a process with lent capabilities gives back, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lent {
+    /// After its steps, while it waits for `start`.
+    pub waiting: Capabilities,
+    /// Its own, before execve.
+    pub own: Capabilities,
+}
+
 /// Gives a process what it needs for its last steps, and returns what it has to end with; `None` if
 /// nothing is lent.
 ///
 /// Without no_new_privs the kernel wants CAP_SYS_ADMIN for a filter. Inheritable capabilities that are
 /// not permitted ones want CAP_SETPCAP, which libcontainer has dropped before it comes to them. Only
 /// the effective and permitted sets get more; the bounding set stays.
-pub(super) fn lend(process: &mut Process, for_filter: bool) -> Result<Option<Capabilities>> {
+pub(super) fn lend(process: &mut Process, needs: Needs) -> Result<Option<Lent>> {
     let mut caps = process
         .capabilities()
         .clone()
@@ -23,11 +41,19 @@ pub(super) fn lend(process: &mut Process, for_filter: bool) -> Result<Option<Cap
         of(caps.inheritable()),
     );
     let mut more = CapabilitySet::new();
-    if for_filter {
+    if needs.filter {
         more.insert(Capability::SysAdmin);
     }
     if !inheritable.is_subset(&permitted) {
         more.insert(Capability::Setpcap);
+    }
+    let until_exec = more.clone();
+    if needs.steps {
+        more.extend([
+            Capability::SysAdmin,
+            Capability::DacOverride,
+            Capability::Fowner,
+        ]);
     }
     if more.is_empty() {
         return Ok(None);
@@ -35,13 +61,21 @@ pub(super) fn lend(process: &mut Process, for_filter: bool) -> Result<Option<Cap
     caps.set_effective(Some(&effective | &more));
     caps.set_permitted(Some(&permitted | &more));
     // what libcontainer can set; ambient ones are always among them
-    caps.set_inheritable(Some(&inheritable & &permitted));
+    let settable = &inheritable & &permitted;
+    caps.set_inheritable(Some(settable.clone()));
     process.set_capabilities(Some(caps));
     let mask = |set: &CapabilitySet| set.iter().fold(0u64, |m, c| m | 1 << c.to_cap().index());
-    Ok(Some(Capabilities {
-        effective: mask(&effective),
-        permitted: mask(&permitted),
-        inheritable: mask(&inheritable),
+    Ok(Some(Lent {
+        waiting: Capabilities {
+            effective: mask(&(&effective | &until_exec)),
+            permitted: mask(&(&permitted | &until_exec)),
+            inheritable: mask(&settable),
+        },
+        own: Capabilities {
+            effective: mask(&effective),
+            permitted: mask(&permitted),
+            inheritable: mask(&inheritable),
+        },
     }))
 }
 
@@ -62,8 +96,12 @@ mod tests {
         let mut p = process(
             r#"{"effective":["CAP_KILL"],"permitted":["CAP_KILL"],"bounding":["CAP_KILL"]}"#,
         );
-        assert_eq!(lend(&mut p, false).unwrap(), None);
-        let own = lend(&mut p, true).unwrap().unwrap();
+        assert_eq!(lend(&mut p, Needs::default()).unwrap(), None);
+        let filter = Needs {
+            filter: true,
+            ..Needs::default()
+        };
+        let own = lend(&mut p, filter).unwrap().unwrap().own;
         assert_eq!(
             own,
             Capabilities {
@@ -87,8 +125,21 @@ mod tests {
                 .contains(&Capability::SysAdmin)
         );
 
+        let mut p = process(
+            r#"{"effective":["CAP_KILL"],"permitted":["CAP_KILL"],"bounding":["CAP_KILL"]}"#,
+        );
+        let steps = Needs {
+            filter: false,
+            steps: true,
+        };
+        let lent = lend(&mut p, steps).unwrap().unwrap();
+        assert_eq!(
+            lent.waiting, lent.own,
+            "nothing more once the steps are taken"
+        );
+
         let mut p = process(r#"{"inheritable":["CAP_KILL"],"bounding":["CAP_KILL"]}"#);
-        let own = lend(&mut p, false).unwrap().unwrap();
+        let own = lend(&mut p, Needs::default()).unwrap().unwrap().own;
         assert_eq!(
             own,
             Capabilities {

@@ -1,12 +1,36 @@
 //! What a process of `exec` joins: init's namespaces, by descriptors.
 
-use crate::bundle::normalise_process;
+use crate::{
+    backend::cgroup::{Cgroup, is_unified},
+    bundle::normalise_process,
+    state::State,
+};
 use anyhow::{Context, Result};
 use oci_spec::runtime::{LinuxBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, Process, Spec};
 use std::{
     fs,
     os::fd::{AsRawFd, OwnedFd},
 };
+
+/// The container's cgroup, or init's own where init has moved itself below and shares controllers out:
+/// on cgroup v2 the container's directory then takes no process (cgroups(7), "no internal processes").
+pub(super) fn cgroup_config(state: &State) -> Result<libcgroups::common::CgroupConfig> {
+    let mut config = super::cgroup_config(state);
+    let shares_out = state
+        .cgroup
+        .dir("")
+        .filter(|_| is_unified())
+        .is_some_and(|dir| {
+            fs::read_to_string(dir.join("cgroup.subtree_control"))
+                .is_ok_and(|c| !c.trim().is_empty())
+        });
+    if shares_out {
+        let init = state.init.context("the container has no init")?;
+        config.cgroup_path = Cgroup::unified_path(init.pid)?;
+        config.systemd_cgroup = false; // the directory is there
+    }
+    Ok(config)
+}
 
 /// Descriptors of init's namespaces, by type.
 pub(super) struct Namespaces(Vec<(LinuxNamespaceType, OwnedFd)>);
