@@ -48,6 +48,16 @@ pub(crate) fn openat2(
     name: &[u8],
     flags: OFlags,
 ) -> rustix::io::Result<OwnedFd> {
+    openat2_within(directory, name, flags, BENEATH)
+}
+
+/// The same under other rules.
+pub(crate) fn openat2_within(
+    directory: impl AsFd,
+    name: &[u8],
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> rustix::io::Result<OwnedFd> {
     const ATTEMPTS: usize = 128;
     let mut last = Errno::AGAIN;
     for _ in 0..ATTEMPTS {
@@ -56,7 +66,7 @@ pub(crate) fn openat2(
             OsStr::from_bytes(name),
             flags,
             Mode::empty(),
-            BENEATH,
+            resolve,
         ) {
             Err(Errno::AGAIN | Errno::INTR) => last = Errno::AGAIN,
             other => return other,
@@ -97,7 +107,7 @@ pub fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>> {
     read_at_most(File::from(file), max).with_context(|| format!("read {}", path.display()))
 }
 
-fn read_at_most(file: File, max: u64) -> Result<Vec<u8>> {
+pub(crate) fn read_at_most(file: File, max: u64) -> Result<Vec<u8>> {
     let size = file.metadata()?.len();
     ensure!(size <= max, "{size} bytes, more than {max}");
     let mut bytes = Vec::with_capacity(size as usize);

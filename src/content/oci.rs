@@ -4,7 +4,7 @@
 //! appears whole or not at all.
 
 use crate::beneath;
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::{
     fs::{self, AtFlags, FlockOperation, Mode, OFlags},
     io::Errno,
@@ -17,6 +17,7 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
 };
 use verify::digest::{BlobDigest, ImageDigest};
 
@@ -35,7 +36,7 @@ pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 const LAYOUT_FILE: &str = "oci-layout";
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
-const INDEX_FILE: &str = "index.json";
+pub(crate) const INDEX_FILE: &str = "index.json";
 const BLOBS: &str = "blobs/sha256";
 
 /// Manifests, indexes, configs, signatures: registries take no larger manifests either.
@@ -84,6 +85,21 @@ pub(crate) struct ManifestFile {
     pub subject: Option<Descriptor>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+}
+
+impl IndexFile {
+    /// The file up to its first entry.
+    pub fn head(&self) -> Result<Vec<u8>> {
+        let mut fields = self.others.clone();
+        fields.insert("schemaVersion".into(), self.schema_version.into());
+        if let Some(media_type) = &self.media_type {
+            fields.insert("mediaType".into(), media_type.as_str().into());
+        }
+        let mut bytes = serde_json::to_vec(&fields)?;
+        bytes.pop();
+        bytes.extend(br#","manifests":["#);
+        Ok(bytes)
+    }
 }
 
 impl Descriptor {
@@ -167,7 +183,7 @@ impl Directory {
             fd,
             shown: path.display().to_string(),
         };
-        let _lock = directory.lock(FlockOperation::LockExclusive)?;
+        let _lock = directory.lock()?;
         let empty = IndexFile {
             schema_version: 2,
             media_type: Some(INDEX.into()),
@@ -204,25 +220,43 @@ impl Directory {
         Ok(())
     }
 
-    /// Held until dropped: a reader sees index.json and the blobs that it names, a writer is alone.
-    pub fn lock(&self, how: FlockOperation) -> Result<OwnedFd> {
+    /// Held until dropped: one writer at a time. Readers need no lock, since files appear whole and
+    /// blobs before what names them.
+    pub fn lock(&self) -> Result<OwnedFd> {
+        const PATIENCE: Duration = Duration::from_secs(30);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = beneath::openat2(&self.fd, b".", flags)?;
+        let since = Instant::now();
         loop {
-            match fs::flock(&fd, how) {
-                Err(Errno::INTR) => {}
-                other => {
-                    return other
-                        .with_context(|| format!("lock {}", self.shown))
-                        .map(|()| fd);
+            match fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(fd),
+                Err(Errno::WOULDBLOCK | Errno::INTR) if since.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(5));
                 }
+                Err(Errno::WOULDBLOCK) => bail!(
+                    "somebody else has held the lock of {} for {} s; see who with `lslocks` and try again",
+                    self.shown,
+                    PATIENCE.as_secs()
+                ),
+                Err(errno) => return Err(errno).with_context(|| format!("lock {}", self.shown)),
             }
         }
     }
 
     pub fn index(&self) -> Result<IndexFile> {
-        let index: IndexFile = serde_json::from_slice(&self.file(INDEX_FILE, MAX_INDEX)?)
-            .with_context(|| self.named(INDEX_FILE))?;
+        self.index_of(self.open_index()?)
+    }
+
+    pub fn open_index(&self) -> Result<File> {
+        let file = beneath::open_file(&self.fd, INDEX_FILE.as_bytes());
+        file.with_context(|| format!("open {}", self.named(INDEX_FILE)))
+    }
+
+    pub fn index_of(&self, file: File) -> Result<IndexFile> {
+        let bytes = beneath::read_at_most(file, MAX_INDEX)
+            .with_context(|| format!("read {}", self.named(INDEX_FILE)))?;
+        let index: IndexFile =
+            serde_json::from_slice(&bytes).with_context(|| self.named(INDEX_FILE))?;
         ensure!(
             index.schema_version == 2,
             "{}: schemaVersion is not 2",
@@ -272,12 +306,16 @@ impl Directory {
         Ok(digest)
     }
 
+    pub fn optional(&self, name: &str, max: u64) -> Result<Option<Vec<u8>>> {
+        beneath::read_optional(&self.fd, name, max).with_context(|| self.shown.clone())
+    }
+
     fn file(&self, name: &str, max: u64) -> Result<Vec<u8>> {
         beneath::read(&self.fd, name, max).with_context(|| self.shown.clone())
     }
 
     /// Writes beside, flushes, renames over, flushes the directory (rename(2) is atomic).
-    fn replace(&self, name: &str, content: &[u8]) -> Result<()> {
+    pub fn replace(&self, name: &str, content: &[u8]) -> Result<()> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let parent_name = name.rsplit_once('/').map_or(".", |(parent, _)| parent);
         let base = name.rsplit('/').next().unwrap_or(name);

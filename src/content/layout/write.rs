@@ -3,7 +3,6 @@
 use super::CONTAINERD_NAME;
 use crate::oci::{self, Descriptor, Directory, ManifestFile, REF_NAME};
 use anyhow::{Context as _, Result, ensure};
-use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, io::Write as _, path::Path};
 use verify::digest::{DiffId, ImageDigest};
@@ -22,7 +21,7 @@ pub fn write_image(
         "the image's `config` must be a JSON object"
     );
     let directory = Directory::create(path)?;
-    let _lock = directory.lock(FlockOperation::LockExclusive)?;
+    let _lock = directory.lock()?;
     let mut descriptors = Vec::new();
     for layer in layers {
         // No name and no time in the header (flate2's default), so that the bytes repeat.

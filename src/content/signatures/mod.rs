@@ -5,13 +5,18 @@
 //! that we write carry two annotations more, by which others are skipped without being read.
 
 mod import;
+mod lookup; // finding entries of index.json
 
 pub use import::Imported;
 
 use crate::oci::{self, Descriptor, Directory, IndexFile, ManifestFile};
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::fs::FlockOperation;
-use std::{collections::BTreeMap, path::Path};
+use lookup::Entries;
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
 use verify::{
     digest::{BlobDigest, ConfigDigest, ImageDigest},
     image::{Config, Index, Manifest},
@@ -48,6 +53,7 @@ const MAX_LIST: u64 = 64 << 20;
 #[derive(Debug)]
 pub struct Store {
     directory: Directory,
+    entries: Mutex<Option<Entries>>,
 }
 
 impl Store {
@@ -55,20 +61,26 @@ impl Store {
     pub fn open(path: &Path) -> Result<Self> {
         let directory = Directory::open(path)?;
         directory.require_private()?;
-        Ok(Self { directory })
+        Ok(Self {
+            directory,
+            entries: Mutex::default(),
+        })
     }
 
     /// Opens a store, or makes an empty one.
     pub fn create(path: &Path) -> Result<Self> {
         let directory = Directory::create(path)?;
         directory.require_private()?;
-        Ok(Self { directory })
+        Ok(Self {
+            directory,
+            entries: Mutex::default(),
+        })
     }
 
     /// The simple signatures of an image (a manifest or an index).
     pub fn signatures(&self, image: &ImageDigest) -> Result<Vec<StoredSignature>> {
         let mut found = Vec::new();
-        self.each(|descriptor| {
+        self.each(blob(image), |descriptor| {
             if descriptor.annotations.get(KIND).map(String::as_str) != Some(KIND_SIGNATURES)
                 || is_about_another(descriptor, image)
             {
@@ -99,7 +111,7 @@ impl Store {
     /// The signature lists whose subject is an image (a manifest or an index).
     pub fn lists(&self, image: &ImageDigest) -> Result<Vec<StoredList>> {
         let mut found = Vec::new();
-        self.each(|descriptor| {
+        self.each(blob(image), |descriptor| {
             if descriptor.artifact_type.as_deref() == Some(LIST_ARTIFACT)
                 && !is_about_another(descriptor, image)
             {
@@ -121,7 +133,7 @@ impl Store {
     pub fn manifest_by_config(&self, config: &ConfigDigest) -> Result<Vec<(ImageDigest, Vec<u8>)>> {
         let mut found = Vec::new();
         let wanted = config.to_string();
-        self.each(|descriptor| {
+        self.each(BlobDigest::from_bytes(*config.as_bytes()), |descriptor| {
             let hint = descriptor.annotations.get(IMAGE_CONFIG);
             if !is_image(descriptor)
                 || descriptor.is_index()
@@ -144,7 +156,7 @@ impl Store {
         manifest: &ImageDigest,
     ) -> Result<Vec<(ImageDigest, Vec<u8>)>> {
         let mut found = Vec::new();
-        self.each(|descriptor| {
+        self.each(blob(manifest), |descriptor| {
             if is_image(descriptor) && descriptor.is_index() {
                 let content = self.directory.required(descriptor)?;
                 if Index::parse(&content).is_ok_and(|index| index.contains(manifest)) {
@@ -175,7 +187,14 @@ impl Store {
     pub fn put_index(&self, content: &[u8]) -> Result<ImageDigest> {
         let parsed = Index::parse(content)?;
         let media_type = oci::media_type_of(content, oci::INDEX)?;
-        let descriptor = Descriptor::new(&media_type, content).annotated(KIND, KIND_INDEX);
+        let manifests: Vec<_> = parsed
+            .manifests()
+            .iter()
+            .map(|m| m.digest.to_string())
+            .collect();
+        let descriptor = Descriptor::new(&media_type, content)
+            .annotated(KIND, KIND_INDEX)
+            .annotated(lookup::MANIFESTS, manifests.join(","));
         self.change(|index| {
             self.directory.put(content)?;
             set(index, descriptor, None);
@@ -187,7 +206,7 @@ impl Store {
     /// Stores an image configuration.
     pub fn put_config(&self, content: &[u8]) -> Result<ConfigDigest> {
         let config = Config::parse(content)?;
-        let _lock = self.directory.lock(FlockOperation::LockExclusive)?;
+        let _lock = self.directory.lock()?;
         self.directory.put(content)?;
         Ok(config.digest())
     }
@@ -296,20 +315,28 @@ impl Store {
         })
     }
 
-    fn each(&self, mut look: impl FnMut(&Descriptor) -> Result<()>) -> Result<()> {
-        let _lock = self.directory.lock(FlockOperation::LockShared)?;
-        self.directory
-            .index()?
-            .manifests
-            .iter()
-            .try_for_each(&mut look)
+    /// The entries that may be about `digest`; index.json is read when it has changed since.
+    fn each(
+        &self,
+        digest: BlobDigest,
+        mut look: impl FnMut(&Descriptor) -> Result<()>,
+    ) -> Result<()> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = match entries.take() {
+            Some(known) if known.is_current(&self.directory)? => known,
+            _ => Entries::open(&self.directory)?,
+        };
+        let about = current.about(&digest)?;
+        *entries = Some(current);
+        drop(entries);
+        about.iter().try_for_each(&mut look)
     }
 
     fn change(&self, change: impl FnOnce(&mut IndexFile) -> Result<()>) -> Result<()> {
-        let _lock = self.directory.lock(FlockOperation::LockExclusive)?;
+        let _lock = self.directory.lock()?;
         let mut index = self.directory.index()?;
         change(&mut index)?;
-        self.directory.write_index(&index)
+        lookup::write(&self.directory, &index)
     }
 }
 
@@ -331,6 +358,10 @@ fn list(directory: &Directory, manifest: &ManifestFile) -> Result<StoredList> {
         statement: layer(LIST_STATEMENT)?,
         cms: layer(LIST_SIGNATURE)?,
     })
+}
+
+fn blob(image: &ImageDigest) -> BlobDigest {
+    BlobDigest::from_bytes(*image.as_bytes())
 }
 
 /// Puts `descriptor` where `former` or the same digest stands, or at the end.

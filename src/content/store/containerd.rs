@@ -6,61 +6,82 @@
 //! from; with CRI the record has the configuration's digest, which is exact, and then it must agree.
 
 use super::{
-    Found, LocateError, chain_ids, inconsistent,
+    Found, LocateError, Purpose, attached,
+    blobs::{Blobs, Candidates},
+    claims::{chain_ids, with_stored},
+    inconsistent,
     mountinfo::{self, Overlay},
-    with_stored,
+    place::Place,
+    rootfs::Rootfs,
 };
-use crate::{beneath, layer::LayerSource, oci::MAX_DOCUMENT, signatures::Store};
+use crate::signatures::Store;
 use anyhow::{Context as _, Result};
-use serde::{Deserialize, Serialize};
+use rustix::fs;
 use std::{
     collections::BTreeMap,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 use verify::{
-    digest::{BlobDigest, ConfigDigest, DiffId, ImageDigest},
-    image::{Config, Index, Manifest},
+    digest::{ConfigDigest, DiffId, ImageDigest},
+    id::ContainerId,
     rootfs::Engine,
 };
 
-const BLOBS: &str = "io.containerd.content.v1.content/blobs/sha256";
-/// Indexes within indexes.
-const MAX_DEPTH: usize = 3;
+pub(super) const BLOBS: &str = "io.containerd.content.v1.content/blobs/sha256";
+/// The only snapshotter whose mounts can be traced to layers.
+pub(super) const OVERLAYFS: &str = "overlayfs";
 
-/// Which container is asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ContainerdQuery {
-    /// The socket, from config.toml.
-    pub address: PathBuf,
-    pub namespace: String,
-    pub container: String,
+/// nerdctl's own word for the manifest or index that a container was made from (nerdctl, pkg/labels).
+const NERDCTL_DIGEST: &str = "nerdctl/image-digest";
+
+/// containerd's API at one socket, in one namespace, as far as it is asked. No call waits for the
+/// container, and every call has a deadline.
+pub trait Containerd {
+    /// Containers.Get.
+    fn container(&self, id: &ContainerId) -> Result<Option<ContainerRecord>>;
+    /// Images.Get for each name: what it stands for at present.
+    fn images(&self, names: &[String]) -> Result<Vec<Option<ImageDigest>>>;
+    /// Images.List: every name of a manifest or index.
+    fn names(&self, target: &ImageDigest) -> Result<Vec<String>>;
+    /// Snapshots.Stat and Snapshots.Mounts.
+    fn snapshot(&self, snapshotter: &str, key: &str) -> Result<Snapshot>;
+    /// Snapshots.Stat.
+    fn parent(&self, snapshotter: &str, key: &str) -> Result<String>;
 }
 
-/// What containerd's API says: Containers.Get, Images.Get, Snapshots.Stat, Snapshots.Mounts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ContainerdAnswer {
-    pub image_name: String,
-    /// The image record's target: a manifest or an index.
-    pub target: ImageDigest,
+/// containerd.services.containers.v1.Container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerRecord {
+    /// The image's name; empty in Docker's records.
+    pub image: String,
     pub snapshotter: String,
     pub snapshot_key: String,
-    /// The chain ID of the image's layers, from the snapshot's parent; `None` for no layer at all.
-    pub parent: Option<DiffId>,
-    pub mounts: Vec<ContainerdMount>,
-    /// The container's.
     pub labels: BTreeMap<String, String>,
-    /// Of CRI's container metadata: the configuration digest.
-    pub cri_image_ref: Option<ConfigDigest>,
+    pub cri: Cri,
+}
+
+/// What CRI's plugin recorded beside it (an extension of the record, which no pod can write).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cri {
+    /// Not CRI's container.
+    None,
+    /// A pod's sandbox.
+    Sandbox,
+    /// A container of a pod, and its image's configuration.
+    Container(ConfigDigest),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The snapshot below: for the lowest read-write one its image's chain ID. Empty for none.
+    pub parent: String,
+    pub mounts: Vec<ContainerdMount>,
 }
 
 /// containerd.types.Mount.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerdMount {
-    #[serde(rename = "type")]
     pub kind: String,
     pub source: PathBuf,
     pub options: Vec<String>,
@@ -69,79 +90,125 @@ pub struct ContainerdMount {
 /// `overlay`: what is mounted at `rootfs`; `None` when it is a bind mount.
 pub(super) fn find(
     root: &Path,
-    rootfs: &Path,
+    rootfs: &Rootfs,
     overlay: Option<&Overlay>,
-    answer: &ContainerdAnswer,
+    api: &dyn Containerd,
+    record: &ContainerRecord,
     signatures: &Store,
 ) -> Result<Found, LocateError> {
-    same_mount(rootfs, overlay, &answer.mounts)?;
-    let content = Content {
-        blobs: root.join(BLOBS),
+    if record.snapshotter != OVERLAYFS {
+        return Err(LocateError::Driver {
+            path: rootfs.path().to_owned(),
+            driver: format!("containerd's snapshotter {}", record.snapshotter),
+        });
+    }
+    let snapshot = api.snapshot(&record.snapshotter, &record.snapshot_key)?;
+    same_mount(rootfs, overlay, &snapshot.mounts)?;
+    let named = api.images(std::slice::from_ref(&record.image))?;
+    let Some(target) = named.into_iter().next().flatten() else {
+        return Err(inconsistent(format!(
+            "the container's image {} has no record any more: was it removed?",
+            record.image
+        )));
     };
-    let mut candidates = Candidates::default();
-    content.candidates(answer.target, &mut Vec::new(), &mut candidates)?;
+    if let Some(label) = record.labels.get(NERDCTL_DIGEST)
+        && *label != target.to_string()
+    {
+        return Err(inconsistent(format!(
+            "{} was {label} when the container was made and is {target} now",
+            record.image
+        )));
+    }
+    let blobs = Blobs::new(Place::open(root)?, BLOBS);
+    let parent = chain(&snapshot.parent)?;
+    let mut candidates = blobs.candidates(target)?;
     candidates.images.retain(|candidate| {
-        chain_ids(candidate.config.diff_ids()).last().copied() == answer.parent
-            && answer
-                .cri_image_ref
-                .is_none_or(|exact| exact == candidate.config.digest())
+        let layers = chain_ids(candidate.config.diff_ids()).last().copied() == parent;
+        layers
+            && match record.cri {
+                Cri::Container(config) => config == candidate.config.digest(),
+                Cri::None | Cri::Sandbox => true,
+            }
     });
+    let purpose = match record.cri {
+        Cri::Sandbox => Purpose::Sandbox,
+        Cri::None | Cri::Container(_) => Purpose::Run,
+    };
+    let name = label_of(&record.image, &target, api)?;
+    let what = format!("the image {} ({target})", record.image);
+    let mut found = of_candidates(&blobs, &what, name, candidates, signatures)?;
+    found.purpose = purpose;
+    found.attached = attached::in_content(&blobs, &found, api);
+    Ok(found)
+}
+
+/// CRI records an image under its id too: then any name that stands for the same.
+fn label_of(name: &str, target: &ImageDigest, api: &dyn Containerd) -> Result<String, LocateError> {
+    if !name.starts_with("sha256:") {
+        return Ok(name.to_owned());
+    }
+    let mut names = api.names(target)?;
+    names.retain(|name| !name.starts_with("sha256:"));
+    // `repository:tag` says more to a rule than `repository@sha256:…`
+    names.sort_by_key(|name| (name.contains('@'), name.clone()));
+    Ok(names.into_iter().next().unwrap_or_else(|| name.to_owned()))
+}
+
+/// The one image that is left of what a digest leads to.
+pub(super) fn of_candidates(
+    blobs: &Blobs,
+    what: &str,
+    name: String,
+    candidates: Candidates,
+    signatures: &Store,
+) -> Result<Found, LocateError> {
     let Some(first) = candidates.images.first() else {
         return Err(inconsistent(format!(
-            "the image {} ({}) has no manifest whose layers are those of the container's snapshot: was its name moved to another image?",
-            answer.image_name, answer.target
+            "{what} has no manifest whose layers are those of the container's snapshot: was its name moved to another image?"
         )));
     };
     let config = first.config.digest();
-    if candidates
-        .images
-        .iter()
-        .any(|other| other.config.digest() != config)
-    {
+    let same = |other: &super::blobs::Candidate| other.config.digest() == config;
+    if !candidates.images.iter().all(same) {
         return Err(inconsistent(format!(
-            "the image {} ({}) has several configurations with the layers of the container's snapshot",
-            answer.image_name, answer.target
+            "{what} has several configurations with the layers of the container's snapshot"
         )));
     }
-    let sources = first.manifest.layers().iter().zip(first.config.diff_ids());
-    let layers = sources.map(|(layer, diff_id)| {
-        let path = content.path(layer.digest);
-        if !path.exists() {
-            return Err(inconsistent(format!(
-                "layer {} is no longer in the content store (discard_unpacked_layers?)",
-                layer.digest
-            )));
-        }
-        Ok(LayerSource::blob(*diff_id, path))
-    });
-    let layers = layers.collect::<Result<Vec<_>, _>>()?;
+    let layers = blobs.layers(first)?;
     let config_bytes = first.config_bytes.clone();
-    let manifests = candidates
-        .images
-        .into_iter()
+    let manifests = candidates.images.into_iter();
+    let manifests = manifests
         .map(|candidate| candidate.manifest_bytes)
         .collect();
-    let name = answer.image_name.clone();
-    let claims = with_stored(
-        &name,
-        config,
-        config_bytes,
-        manifests,
-        &candidates.indexes,
-        signatures,
-    )?;
+    let indexes = &candidates.indexes;
+    let claims = with_stored(&name, config, config_bytes, manifests, indexes, signatures)?;
     Ok(Found {
         engine: Engine::Containerd,
+        purpose: Purpose::Run,
         name,
         config,
         claims,
         layers,
+        attached: Vec::new(),
+    })
+}
+
+/// A snapshot that an image's layers were unpacked to is called by their chain ID.
+pub(super) fn chain(snapshot: &str) -> Result<Option<DiffId>, LocateError> {
+    if snapshot.is_empty() {
+        return Ok(None);
+    }
+    let chain = snapshot.parse();
+    chain.map(Some).map_err(|_| {
+        inconsistent(format!(
+            "the container's snapshot was made over {snapshot}, which is no image's"
+        ))
     })
 }
 
 /// The mount at the rootfs must be the one that containerd made for this container's snapshot.
-fn same_mount(
-    rootfs: &Path,
+pub(super) fn same_mount(
+    rootfs: &Rootfs,
     overlay: Option<&Overlay>,
     mounts: &[ContainerdMount],
 ) -> Result<(), LocateError> {
@@ -159,13 +226,11 @@ fn same_mount(
                     == *overlay
         }
         None => {
-            let identity = |path: &Path| -> Result<(u64, u64)> {
-                let data = path
-                    .metadata()
-                    .with_context(|| format!("stat {}", path.display()))?;
-                Ok((data.dev(), data.ino()))
-            };
-            mount.kind == "bind" && identity(&mount.source)? == identity(rootfs)?
+            let at = |path: &Path| format!("stat {}", path.display());
+            let here = fs::fstat(rootfs).with_context(|| at(rootfs.path()))?;
+            let source = mount.source.symlink_metadata();
+            let source = source.with_context(|| at(&mount.source))?;
+            mount.kind == "bind" && (source.dev(), source.ino()) == (here.st_dev, here.st_ino)
         }
     };
     if same {
@@ -173,97 +238,9 @@ fn same_mount(
     } else {
         Err(inconsistent(format!(
             "what is mounted at {} is not the snapshot's {} mount of {}",
-            rootfs.display(),
+            rootfs.path().display(),
             mount.kind,
             mount.source.display()
         )))
-    }
-}
-
-struct Content {
-    blobs: PathBuf,
-}
-
-#[derive(Default)]
-struct Candidates {
-    images: Vec<Candidate>,
-    indexes: Vec<Vec<u8>>,
-}
-
-struct Candidate {
-    manifest_bytes: Vec<u8>,
-    manifest: Manifest,
-    config_bytes: Vec<u8>,
-    config: Config,
-}
-
-impl Content {
-    /// Every image that `digest` leads to and whose manifest and configuration are here.
-    fn candidates(
-        &self,
-        digest: ImageDigest,
-        above: &mut Vec<ImageDigest>,
-        found: &mut Candidates,
-    ) -> Result<(), LocateError> {
-        let Some(bytes) = self.blob(BlobDigest::from_bytes(*digest.as_bytes()))? else {
-            // An index names platforms that nobody fetched; the record's own target must be here.
-            return match above.is_empty() {
-                true => Err(inconsistent(format!(
-                    "{digest} is not in the content store"
-                ))),
-                false => Ok(()),
-            };
-        };
-        if let Ok(manifest) = Manifest::parse(&bytes) {
-            let config = BlobDigest::from_bytes(*manifest.config().as_bytes());
-            if let Some(config_bytes) = self.blob(config)?
-                && let Ok(config) = Config::parse(&config_bytes)
-            {
-                found.images.push(Candidate {
-                    manifest_bytes: bytes,
-                    manifest,
-                    config_bytes,
-                    config,
-                });
-            }
-            return Ok(());
-        }
-        let index =
-            Index::parse(&bytes).map_err(|error| inconsistent(format!("{digest}: {error}")));
-        let index = match (index, above.is_empty()) {
-            (Err(error), true) => return Err(error),
-            // Something else within an index.
-            (Err(_), false) => return Ok(()),
-            (Ok(index), _) => index,
-        };
-        if above.len() >= MAX_DEPTH || above.contains(&digest) {
-            return Ok(());
-        }
-        above.push(digest);
-        for child in index.manifests() {
-            self.candidates(child.digest, above, found)?;
-        }
-        above.pop();
-        found.indexes.push(bytes);
-        Ok(())
-    }
-
-    fn blob(&self, digest: BlobDigest) -> Result<Option<Vec<u8>>, LocateError> {
-        let path = self.path(digest);
-        if !path.exists() {
-            return Ok(None);
-        }
-        let bytes = beneath::read_bounded(&path, MAX_DOCUMENT)?;
-        if BlobDigest::of(&bytes) != digest {
-            return Err(inconsistent(format!(
-                "{} has another digest",
-                path.display()
-            )));
-        }
-        Ok(Some(bytes))
-    }
-
-    fn path(&self, digest: BlobDigest) -> PathBuf {
-        self.blobs.join(digest.hex())
     }
 }

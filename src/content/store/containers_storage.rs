@@ -7,9 +7,11 @@
 //! overlay-images/<image>/: manifests, indexes, configuration ("big data")
 //! ```
 
-use super::{Found, LocateError, component_below, inconsistent, mountinfo::Overlay, with_stored};
-use crate::{beneath, layer::LayerSource, oci::MAX_DOCUMENT, signatures::Store};
-use anyhow::{Context as _, Result, anyhow};
+use super::{
+    Attached, Found, LocateError, Located, NoImage, Purpose, attached, claims::with_stored,
+    inconsistent, mountinfo::Overlay, place::Place,
+};
+use crate::{layer::LayerSource, oci::MAX_DOCUMENT, signatures::Store};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, de::DeserializeOwned};
 use std::{
@@ -24,10 +26,12 @@ use verify::{
 
 const MAX_RECORDS: u64 = 256 << 20;
 /// Where containers of `podman run --rm` are recorded since podman 4.4, for the default run root.
-const VOLATILE: &str = "/run/containers/storage/overlay-containers/volatile-containers.json";
+const RUN_ROOT: &str = "/run/containers/storage";
+const VOLATILE: &str = "overlay-containers/volatile-containers.json";
 
 #[derive(Deserialize)]
 struct Container {
+    id: String,
     layer: String,
     #[serde(default)]
     image: String,
@@ -36,10 +40,13 @@ struct Container {
     metadata: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 struct ContainerMetadata {
     #[serde(rename = "image-name", default)]
     image_name: String,
+    /// CRI-O: this is the pod's infrastructure container (internal/storage/runtime.go).
+    #[serde(default)]
+    pod: bool,
 }
 
 #[derive(Deserialize)]
@@ -51,6 +58,19 @@ struct Image {
     names: Vec<String>,
     #[serde(rename = "big-data-names", default)]
     big_data: Vec<String>,
+    #[serde(default)]
+    metadata: String,
+}
+
+/// containers/image, storage/storage_dest.go.
+#[derive(Deserialize, Default)]
+struct ImageMetadata {
+    /// Of the signatures in `signatures`.
+    #[serde(rename = "signature-sizes", default)]
+    sizes: Vec<usize>,
+    /// Of those in `signature-<hex>`, by manifest.
+    #[serde(rename = "signatures-sizes", default)]
+    by_manifest: BTreeMap<String, Vec<usize>>,
 }
 
 #[derive(Deserialize)]
@@ -66,25 +86,39 @@ struct Layer {
 /// `root` is the graph root that the mount lies in; images may lie in any of `roots`.
 pub(super) fn find(
     root: &Path,
+    rootfs: &Path,
     overlay: &Overlay,
     roots: &[PathBuf],
     signatures: &Store,
-) -> Result<Found, LocateError> {
+) -> Result<Located, LocateError> {
+    let stores: Vec<Place> = ours_first(root, roots)
+        .map(Place::open)
+        .collect::<Result<_, _>>()?;
+    let overlays = overlays(&stores)?;
     let top = overlay
         .upper
         .as_ref()
         .or(overlay.lower.first())
         .ok_or_else(|| inconsistent("no layers"))?;
-    let layer = layer_of(top, roots)?;
-    let container = container(root, &layer)?;
-    let metadata: Option<ContainerMetadata> = serde_json::from_str(&container.metadata).ok();
-
-    let (image_root, image) = image(root, roots, &container.image)?;
-    let config = ConfigDigest::of(&big_data(
-        &image_root,
-        &image,
-        &format!("sha256:{}", image.id),
-    )?);
+    let layer = layer_of(top, &overlays)?;
+    let container = container(&stores, &layer)?;
+    let metadata: ContainerMetadata = serde_json::from_str(&container.metadata).unwrap_or_default();
+    let purpose = if is_buildahs(&stores, &container)? {
+        Purpose::Build
+    } else if metadata.pod {
+        Purpose::Sandbox
+    } else {
+        Purpose::Run
+    };
+    if container.image.is_empty() {
+        return Ok(Located::NoImage(NoImage {
+            rootfs: rootfs.to_owned(),
+            purpose,
+        }));
+    }
+    let (store, image) = image(&stores, &container.image)?;
+    let config_bytes = big_data(store, &image, &format!("sha256:{}", image.id))?;
+    let config = ConfigDigest::of(&config_bytes);
     if config.hex() != image.id {
         return Err(inconsistent(format!(
             "image {} has the configuration {config}",
@@ -92,9 +126,7 @@ pub(super) fn find(
         )));
     }
     // What the user typed: a name, or the image's id (or its beginning).
-    let typed = metadata
-        .map(|metadata| metadata.image_name)
-        .unwrap_or_default();
+    let typed = metadata.image_name;
     let is_id = image.id.starts_with(typed.trim_start_matches("sha256:"));
     let name = if is_id {
         image.names.first()
@@ -103,8 +135,8 @@ pub(super) fn find(
     };
     let name = name.unwrap_or(&image.id).clone();
 
-    let layers = layers(root, roots, &image)?;
-    let mounted = mounted(overlay, &layer, roots)?;
+    let layers = layers(&stores, &image)?;
+    let mounted = mounted(overlay, &layer, &overlays)?;
     let expected: Vec<_> = layers.iter().rev().map(|(id, _)| id.clone()).collect();
     if mounted != expected {
         return Err(inconsistent(format!(
@@ -114,7 +146,6 @@ pub(super) fn find(
             expected.join(", ")
         )));
     }
-
     let mut manifests = Vec::new();
     let mut indexes = Vec::new();
     for key in image
@@ -122,89 +153,104 @@ pub(super) fn find(
         .iter()
         .filter(|key| key.starts_with("manifest"))
     {
-        let content = big_data(&image_root, &image, key)?;
+        let content = big_data(store, &image, key)?;
         if Manifest::parse(&content).is_ok_and(|manifest| manifest.config() == config) {
             manifests.push(content);
         } else if Index::parse(&content).is_ok() {
             indexes.push(content);
         }
     }
-    let config_bytes = big_data(&image_root, &image, &format!("sha256:{}", image.id))?;
     let claims = with_stored(&name, config, config_bytes, manifests, &indexes, signatures)?;
     let layers = layers.into_iter().map(|(_, source)| source).collect();
-    Ok(Found {
+    Ok(Located::Image(Box::new(Found {
         engine: Engine::ContainersStorage,
+        purpose,
         name,
         config,
         claims,
         layers,
-    })
+        attached: attached_to(store, &image),
+    })))
 }
 
 /// The container that was given this read-write layer. Not its id: buildah gives the runtime another.
-fn container(root: &Path, layer: &str) -> Result<Container, LocateError> {
-    let stable = root.join("overlay-containers/containers.json");
-    for file in [stable.as_path(), Path::new(VOLATILE)] {
-        if !file.exists() {
-            continue;
-        }
-        let containers: Vec<Container> = records(file)?;
-        if let Some(container) = containers
-            .into_iter()
-            .find(|container| container.layer == layer)
-        {
-            return Ok(container);
-        }
+fn container(stores: &[Place], layer: &str) -> Result<Container, LocateError> {
+    let [own, ..] = stores else {
+        return Err(inconsistent("no store"));
+    };
+    let mut containers: Vec<Container> = records(own, "overlay-containers/containers.json")?;
+    if Path::new(RUN_ROOT).exists() {
+        containers.extend(records(&Place::open(Path::new(RUN_ROOT))?, VOLATILE)?);
     }
-    Err(inconsistent(format!(
-        "{} knows no container with the layer {layer}",
-        stable.display()
-    )))
+    let container = containers.into_iter().find(|one| one.layer == layer);
+    container.ok_or_else(|| {
+        inconsistent(format!(
+            "{} knows no container with the layer {layer}",
+            own.at("overlay-containers/containers.json").display()
+        ))
+    })
 }
 
-fn image(root: &Path, roots: &[PathBuf], id: &str) -> Result<(PathBuf, Image), LocateError> {
-    if id.is_empty() {
-        return Err(LocateError::NoImage(root.to_owned()));
+/// buildah keeps its own state with each working container (buildah, buildah.go: stateFile).
+fn is_buildahs(stores: &[Place], container: &Container) -> Result<bool, LocateError> {
+    let name = hex_id("container", &container.id)?;
+    match stores {
+        [own, ..] => own.has(format!("overlay-containers/{name}/userdata/buildah.json")),
+        [] => Ok(false),
     }
-    for root in ours_first(root, roots) {
-        let file = root.join("overlay-images/images.json");
-        if !file.exists() {
-            continue;
-        }
-        let images: Vec<Image> = records(&file)?;
+}
+
+fn image<'a>(stores: &'a [Place], id: &str) -> Result<(&'a Place, Image), LocateError> {
+    for store in stores {
+        let images: Vec<Image> = records(store, "overlay-images/images.json")?;
         if let Some(image) = images.into_iter().find(|image| image.id == id) {
-            // It becomes part of paths.
-            if image.id.len() != 64 || !image.id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-                return Err(inconsistent(format!(
-                    "image id `{}` is not a digest",
-                    image.id
-                )));
-            }
-            return Ok((root.to_owned(), image));
+            hex_id("image", &image.id)?;
+            return Ok((store, image));
         }
     }
     Err(inconsistent(format!("no images.json knows the image {id}")))
 }
 
+/// It becomes part of paths.
+fn hex_id<'a>(what: &str, id: &'a str) -> Result<&'a str, LocateError> {
+    match id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        true => Ok(id),
+        false => Err(inconsistent(format!("{what} id `{id}` is not a digest"))),
+    }
+}
+
+/// What podman kept of `use-sigstore-attachments` when it pulled the image.
+fn attached_to(store: &Place, image: &Image) -> Vec<Attached> {
+    let metadata: ImageMetadata = serde_json::from_str(&image.metadata).unwrap_or_default();
+    let of_manifests = metadata.by_manifest.iter().map(|(manifest, sizes)| {
+        let hex = manifest.trim_start_matches("sha256:");
+        (format!("signature-{hex}"), sizes)
+    });
+    let mut attached = Vec::new();
+    for (key, sizes) in of_manifests.chain([("signatures".to_owned(), &metadata.sizes)]) {
+        if sizes.is_empty() {
+            continue;
+        }
+        match big_data(store, image, &key) {
+            Ok(blob) => attached::in_big_data(&blob, sizes, &mut attached),
+            Err(error) => attached.push(Attached::Unusable(error.to_string())),
+        }
+    }
+    attached
+}
+
 /// The image's layers by id, lowest first.
-fn layers(
-    root: &Path,
-    roots: &[PathBuf],
-    image: &Image,
-) -> Result<Vec<(String, LayerSource)>, LocateError> {
+fn layers(stores: &[Place], image: &Image) -> Result<Vec<(String, LayerSource)>, LocateError> {
     let mut known = BTreeMap::new();
-    for root in ours_first(root, roots) {
-        let file = root.join("overlay-layers/layers.json");
-        if file.exists() {
-            for layer in records::<Layer>(&file)? {
-                known.entry(layer.id.clone()).or_insert((root, layer));
-            }
+    for store in stores {
+        for layer in records::<Layer>(store, "overlay-layers/layers.json")? {
+            known.entry(layer.id.clone()).or_insert((store, layer));
         }
     }
     let mut chain = Vec::new();
     let mut id = image.layer.clone();
     while !id.is_empty() {
-        let (root, layer) = known.remove(&id).ok_or_else(|| {
+        let (store, layer) = known.remove(&id).ok_or_else(|| {
             inconsistent(format!(
                 "no layers.json knows the layer {id}, or it is its own parent"
             ))
@@ -217,10 +263,8 @@ fn layers(
                 "layer {id} has no diff-digest: it was fetched in parts only"
             ))
         })?;
-        let recording = root
-            .join("overlay-layers")
-            .join(format!("{id}.tar-split.gz"));
-        let directory = root.join("overlay").join(&id).join("diff");
+        let recording = store.at(format!("overlay-layers/{id}.tar-split.gz"));
+        let directory = store.at(format!("overlay/{id}/diff"));
         chain.push((id, LayerSource::split(diff_id, recording, directory)));
         id = layer.parent;
     }
@@ -229,7 +273,7 @@ fn layers(
 }
 
 /// The ids of the layers that the mount shows below the container's own, topmost first.
-fn mounted(overlay: &Overlay, own: &str, roots: &[PathBuf]) -> Result<Vec<String>, LocateError> {
+fn mounted(overlay: &Overlay, own: &str, stores: &[Place]) -> Result<Vec<String>, LocateError> {
     let mut ids = Vec::new();
     for lower in &overlay.lower {
         // For an image without layers, an empty directory beside the container's own layer.
@@ -237,7 +281,7 @@ fn mounted(overlay: &Overlay, own: &str, roots: &[PathBuf]) -> Result<Vec<String
         if overlay.upper.as_ref().is_some_and(beside_own) {
             continue;
         }
-        let id = layer_of(lower, roots)?;
+        let id = layer_of(lower, stores)?;
         if id != own {
             ids.push(id);
         }
@@ -245,20 +289,27 @@ fn mounted(overlay: &Overlay, own: &str, roots: &[PathBuf]) -> Result<Vec<String
     Ok(ids)
 }
 
-/// `<root>/overlay/<id>/diff`, also through `<root>/overlay/l/<LINK>`.
-fn layer_of(directory: &Path, roots: &[PathBuf]) -> Result<String, LocateError> {
-    let real = std::fs::canonicalize(directory)
-        .with_context(|| format!("resolve layer directory {}", directory.display()))?;
-    roots
-        .iter()
-        .find_map(|root| component_below(&real, &root.join("overlay")))
-        .filter(|_| real.ends_with("diff"))
-        .ok_or_else(|| {
-            inconsistent(format!(
-                "{} is no layer of a configured store",
-                real.display()
-            ))
-        })
+/// `<root>/overlay` of each store that has one.
+fn overlays(stores: &[Place]) -> Result<Vec<Place>, LocateError> {
+    let mut overlays = Vec::new();
+    for store in stores {
+        if store.has("overlay")? {
+            overlays.push(Place::open(&store.at("overlay"))?);
+        }
+    }
+    Ok(overlays)
+}
+
+fn layer_of(directory: &Path, overlays: &[Place]) -> Result<String, LocateError> {
+    for overlay in overlays {
+        if let Some(id) = overlay.layer_of(directory)? {
+            return Ok(id);
+        }
+    }
+    Err(inconsistent(format!(
+        "{} is no layer of a configured store",
+        directory.display()
+    )))
 }
 
 fn ours_first<'a>(root: &'a Path, roots: &'a [PathBuf]) -> impl Iterator<Item = &'a Path> {
@@ -270,12 +321,9 @@ fn ours_first<'a>(root: &'a Path, roots: &'a [PathBuf]) -> impl Iterator<Item = 
     )
 }
 
-fn big_data(root: &Path, image: &Image, key: &str) -> Result<Vec<u8>> {
-    let path = root
-        .join("overlay-images")
-        .join(&image.id)
-        .join(big_data_name(key));
-    beneath::read_bounded(&path, MAX_DOCUMENT)
+fn big_data(store: &Place, image: &Image, key: &str) -> Result<Vec<u8>, LocateError> {
+    let name = format!("overlay-images/{}/{}", image.id, big_data_name(key));
+    store.read(name, MAX_DOCUMENT)
 }
 
 /// containers/storage, images.go, makeBigDataBaseName.
@@ -289,7 +337,11 @@ fn big_data_name(key: &str) -> String {
     }
 }
 
-fn records<T: DeserializeOwned>(file: &Path) -> Result<Vec<T>> {
-    let bytes = beneath::read_bounded(file, MAX_RECORDS)?;
-    serde_json::from_slice(&bytes).map_err(|error| anyhow!("{}: {error}", file.display()))
+/// The records of a store; one that has no such file has none.
+fn records<T: DeserializeOwned>(store: &Place, name: &str) -> Result<Vec<T>, LocateError> {
+    let Some(bytes) = store.optional(name, MAX_RECORDS)? else {
+        return Ok(Vec::new());
+    };
+    serde_json::from_slice(&bytes)
+        .map_err(|error| inconsistent(format!("{}: {error}", store.at(name).display())))
 }

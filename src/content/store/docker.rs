@@ -1,4 +1,5 @@
-//! Docker with its overlay2 graph driver, read from disk (moby, layer/filestore.go, image/fs.go).
+//! Docker, read from disk: what it recorded of a container, and its overlay2 graph driver (moby,
+//! layer/filestore.go, image/fs.go).
 //!
 //! ```text
 //! containers/<id>/config.v2.json: Image = configuration digest
@@ -10,51 +11,82 @@
 //! No manifest is kept on disk: it comes from the signature store, by the configuration's digest.
 
 use super::{
-    Found, LocateError, chain_ids, component_below, inconsistent, mountinfo::Overlay, with_stored,
+    Found, LocateError, Purpose,
+    claims::{chain_ids, with_stored},
+    inconsistent,
+    mountinfo::Overlay,
+    place::Place,
 };
-use crate::{beneath, layer::LayerSource, oci::MAX_DOCUMENT, signatures::Store};
-use anyhow::{Context as _, Result};
+use crate::{layer::LayerSource, oci::MAX_DOCUMENT, signatures::Store};
 use serde::Deserialize;
 use std::{path::Path, str::FromStr};
 use verify::{
-    digest::{ConfigDigest, DiffId},
+    digest::{ConfigDigest, DiffId, ImageDigest},
     id::ContainerId,
     image::Config,
     rootfs::Engine,
 };
 
+pub(super) const OVERLAY2: &str = "overlay2";
+
+/// Of config.v2.json.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Container {
-    image: ConfigDigest,
-    config: ContainerConfig,
+pub(super) struct Container {
+    /// The configuration's digest; with containerd's image store the manifest's or index's.
+    pub image: String,
+    /// A graph driver, or with containerd's image store a snapshotter.
+    #[serde(default)]
+    pub driver: String,
+    /// With containerd's image store: what was mounted.
+    #[serde(default)]
+    pub image_manifest: Option<Descriptor>,
+    pub config: ContainerConfig,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Descriptor {
+    pub digest: ImageDigest,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct ContainerConfig {
-    image: String,
+pub(super) struct ContainerConfig {
+    /// What the user called the image.
+    pub image: String,
+}
+
+/// `None`: this Docker knows no such container.
+pub(super) fn container(root: &Path, id: &ContainerId) -> Result<Option<Container>, LocateError> {
+    let root = Place::open(root)?;
+    let name = format!("containers/{id}/config.v2.json");
+    let Some(bytes) = root.optional(&name, MAX_DOCUMENT)? else {
+        return Ok(None);
+    };
+    let container = serde_json::from_slice(&bytes);
+    container
+        .map(Some)
+        .map_err(|error| inconsistent(format!("{}: {error}", root.at(name).display())))
 }
 
 pub(super) fn find(
     root: &Path,
     overlay: &Overlay,
     id: &ContainerId,
+    container: Container,
     signatures: &Store,
 ) -> Result<Found, LocateError> {
-    let file = root
-        .join("containers")
-        .join(id.as_str())
-        .join("config.v2.json");
-    let container: Container = serde_json::from_slice(&beneath::read_bounded(&file, MAX_DOCUMENT)?)
-        .with_context(|| file.display().to_string())?;
-    let (config, name) = (container.image, container.config.image);
-
-    let image = root.join("image/overlay2");
-    let config_bytes = beneath::read_bounded(
-        &image.join("imagedb/content/sha256").join(config.hex()),
-        MAX_DOCUMENT,
-    )?;
+    let name = container.config.image;
+    let config: ConfigDigest = container.image.parse().map_err(|_| {
+        inconsistent(format!(
+            "container {id} has the image `{}`",
+            container.image
+        ))
+    })?;
+    let root = Place::open(root)?;
+    let image = "image/overlay2";
+    let content = format!("{image}/imagedb/content/sha256/{}", config.hex());
+    let config_bytes = root.read(content, MAX_DOCUMENT)?;
     if ConfigDigest::of(&config_bytes) != config {
         return Err(inconsistent(format!(
             "the stored configuration {config} has another digest"
@@ -63,14 +95,8 @@ pub(super) fn find(
     let parsed = Config::parse(&config_bytes).map_err(|error| inconsistent(error.to_string()))?;
     let chain = chain_ids(parsed.diff_ids());
 
-    let mount = image.join("layerdb/mounts").join(id.as_str());
-    let mount_id: String = word(&mount.join("mount-id"))?;
-    let parent = mount.join("parent");
-    let parent: Option<DiffId> = if parent.exists() {
-        Some(word(&parent)?)
-    } else {
-        None
-    };
+    let mount = format!("{image}/layerdb/mounts/{id}");
+    let parent: Option<DiffId> = optional_word(&root, &format!("{mount}/parent"))?;
     if parent != chain.last().copied() {
         return Err(inconsistent(format!(
             "container {id} was mounted over {}, its image {config} has other layers",
@@ -82,37 +108,31 @@ pub(super) fn find(
     // What the mount has to show, topmost first: the container's own, its init layer, the image's.
     let mut expected = Vec::new();
     for (diff_id, chain) in parsed.diff_ids().iter().zip(&chain) {
-        let record = image.join("layerdb/sha256").join(chain.hex());
-        let recorded: DiffId = word(&record.join("diff"))?;
+        let record = format!("{image}/layerdb/sha256/{}", chain.hex());
+        let recorded: DiffId = word(&root, &format!("{record}/diff"))?;
         if recorded != *diff_id {
             return Err(inconsistent(format!(
                 "layer {chain} is recorded as {recorded}, not {diff_id}"
             )));
         }
-        let cache: String = word(&record.join("cache-id"))?;
-        let directory = root.join("overlay2").join(&cache).join("diff");
+        let cache: String = word(&root, &format!("{record}/cache-id"))?;
         layers.push(LayerSource::split(
             *diff_id,
-            record.join("tar-split.json.gz"),
-            directory,
+            root.at(format!("{record}/tar-split.json.gz")),
+            root.at(format!("{OVERLAY2}/{cache}/diff")),
         ));
         expected.push(cache);
     }
-    expected.push(word(&mount.join("init-id"))?);
-    expected.push(mount_id);
+    expected.push(word(&root, &format!("{mount}/init-id"))?);
+    expected.push(word(&root, &format!("{mount}/mount-id"))?);
     expected.reverse();
 
+    let store = Place::open(&root.at(OVERLAY2))?;
     let mut mounted = Vec::new();
     for directory in overlay.upper.iter().chain(&overlay.lower) {
-        let real = std::fs::canonicalize(directory)
-            .with_context(|| format!("resolve layer directory {}", directory.display()))?;
-        let layer =
-            component_below(&real, &root.join("overlay2")).filter(|_| real.ends_with("diff"));
-        mounted.push(
-            layer.ok_or_else(|| {
-                inconsistent(format!("{} is no layer of Docker's", real.display()))
-            })?,
-        );
+        mounted.push(store.layer_of(directory)?.ok_or_else(|| {
+            inconsistent(format!("{} is no layer of Docker's", directory.display()))
+        })?);
     }
     if mounted != expected {
         return Err(inconsistent(format!(
@@ -124,27 +144,38 @@ pub(super) fn find(
     let claims = with_stored(&name, config, config_bytes, Vec::new(), &[], signatures)?;
     Ok(Found {
         engine: Engine::Docker,
+        purpose: Purpose::Run,
         name,
         config,
         claims,
         layers,
+        attached: Vec::new(),
     })
 }
 
-/// A file that holds one word; it may become part of a path.
-fn word<T: FromStr>(path: &Path) -> Result<T, LocateError>
+fn word<T: FromStr>(root: &Place, name: &str) -> Result<T, LocateError>
 where
     T::Err: std::fmt::Display,
 {
-    let bytes = beneath::read_bounded(path, 4096)?;
+    optional_word(root, name)?
+        .ok_or_else(|| inconsistent(format!("{} is missing", root.at(name).display())))
+}
+
+/// A file that holds one word; it may become part of a path.
+fn optional_word<T: FromStr>(root: &Place, name: &str) -> Result<Option<T>, LocateError>
+where
+    T::Err: std::fmt::Display,
+{
+    let Some(bytes) = root.optional(name, 4096)? else {
+        return Ok(None);
+    };
     let text = String::from_utf8_lossy(&bytes).trim().to_owned();
-    let safe = !text.is_empty() && !text.contains('/') && !text.starts_with('.');
+    let shown = root.at(name);
+    if text.is_empty() || text.contains('/') || text.starts_with('.') {
+        return Err(inconsistent(format!("{}: `{text}`", shown.display())));
+    }
     let parsed = text
         .parse()
-        .map_err(|error: T::Err| inconsistent(format!("{}: {error}", path.display())))?;
-    if safe {
-        Ok(parsed)
-    } else {
-        Err(inconsistent(format!("{}: `{text}`", path.display())))
-    }
+        .map_err(|error: T::Err| inconsistent(format!("{}: {error}", shown.display())))?;
+    Ok(Some(parsed))
 }

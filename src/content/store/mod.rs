@@ -5,23 +5,33 @@
 //! the diff-IDs of the signed image and the rootfs must hold what the layers say.
 //!
 //! Annotations are not read: engines let users set them. Engines' inspect APIs are not called: Docker
-//! and podman hold the container's lock while `create` runs.
+//! and podman hold the container's lock while `create` runs. No lock of an engine is taken.
 
+mod attached; // signatures that engines keep with images
+mod blobs;
+mod claims;
 mod containerd;
 mod containers_storage;
 mod docker;
+mod docker_containerd;
+mod drivers; // what is refused by name
 mod mountinfo;
+mod place; // files below a store's root
+mod rootfs;
+mod umoci;
 
-pub use containerd::{ContainerdAnswer, ContainerdMount, ContainerdQuery};
+pub use containerd::{ContainerRecord, Containerd, ContainerdMount, Cri, Snapshot};
 pub use mountinfo::{Mount, MountinfoError, parse as parse_mountinfo};
+pub use rootfs::Rootfs;
 
-use crate::{beneath, layer::LayerSource, signatures::Store};
-use anyhow::Context as _;
+use crate::{layer::LayerSource, signatures::Store};
+use mountinfo::Overlay;
 use std::path::{Path, PathBuf};
 use verify::{
-    digest::{ConfigDigest, DiffId, ImageDigest},
+    digest::{ConfigDigest, ImageDigest},
     id::ContainerId,
-    image::{ClaimedImage, Index},
+    image::ClaimedImage,
+    policy::StoredSignature,
     rootfs::Engine,
 };
 
@@ -45,18 +55,44 @@ pub struct ContainerdRoot {
 /// What the caller of `create` said; every field is the caller's word.
 #[derive(Debug, Clone, Copy)]
 pub struct Query<'a> {
-    /// `root.path` of config.json, made absolute.
-    pub rootfs: &'a Path,
+    pub rootfs: &'a Rootfs,
     pub container: &'a ContainerId,
     /// `--root`: containerd's shim appends its namespace.
     pub state_root: &'a Path,
     pub bundle: &'a Path,
 }
 
+/// What lies at a rootfs.
+#[derive(Debug)]
+pub enum Located {
+    Image(Box<Found>),
+    NoImage(NoImage),
+}
+
+/// A directory that no engine's store knows an image for: an OCI bundle made by hand, a build from
+/// scratch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoImage {
+    pub rootfs: PathBuf,
+    pub purpose: Purpose,
+}
+
+/// What the engine makes the container for, by its own records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To run the image.
+    Run,
+    /// To hold a pod's namespaces.
+    Sandbox,
+    /// A step of building another image, for which this one is the base.
+    Build,
+}
+
 /// What the engine's store says.
 #[derive(Debug)]
 pub struct Found {
     pub engine: Engine,
+    pub purpose: Purpose,
     /// The engine's name for the image: a label that can be moved.
     pub name: String,
     pub config: ConfigDigest,
@@ -65,15 +101,43 @@ pub struct Found {
     pub claims: Vec<ClaimedImage>,
     /// Lowest first.
     pub layers: Vec<LayerSource>,
+    /// What the engine keeps of signatures, beside the signature store's.
+    pub attached: Vec<Attached>,
+}
+
+impl Found {
+    /// The signatures that may be about `digest`: the store's, then what the engine has.
+    pub fn signatures(
+        &self,
+        digest: &ImageDigest,
+        store: &Store,
+    ) -> anyhow::Result<Vec<StoredSignature>> {
+        let mut all = store.signatures(digest)?;
+        all.extend(self.attached.iter().filter_map(|attached| match attached {
+            Attached::Signature(signature) => Some(signature.clone()),
+            Attached::Unusable(_) => None,
+        }));
+        Ok(all)
+    }
+}
+
+/// A signature in an engine's store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attached {
+    Signature(StoredSignature),
+    /// Why one cannot be used.
+    Unusable(String),
 }
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum LocateError {
-    #[error("rootfs {0} is a plain directory: no engine's store knows an image for it")]
-    NoImage(PathBuf),
     #[error("rootfs {path} is mounted from a store that config.toml does not name: {detail}")]
     UnknownStore { path: PathBuf, detail: String },
+    #[error(
+        "rootfs {path} was made by {driver}, whose layers are not read (overlay2, overlay and overlayfs are)"
+    )]
+    Driver { path: PathBuf, driver: String },
     #[error(
         "image configuration {config} ({name}) has no manifest in the engine's store or the signature store; import its signature with `attestctl import`"
     )]
@@ -84,101 +148,175 @@ pub enum LocateError {
     Failed(#[from] anyhow::Error),
 }
 
-/// Finds the image of `query.rootfs`. `containerd` asks containerd about one container; it is called
-/// only for a rootfs that lies in one of `roots.containerd`.
+/// Connects to a containerd, in a namespace.
+pub type Connect<'a> = dyn Fn(&ContainerdRoot, &str) -> anyhow::Result<Box<dyn Containerd>> + 'a;
+
+/// Finds the image of `query.rootfs`. `connect` is called only for a container that one of
+/// `roots.containerd` may have made.
 pub fn locate(
     query: &Query<'_>,
     roots: &Roots,
     signatures: &Store,
-    containerd: &dyn Fn(&ContainerdQuery) -> anyhow::Result<ContainerdAnswer>,
-) -> Result<Found, LocateError> {
-    let mountinfo = beneath::read_bounded_proc(Path::new("/proc/self/mountinfo"))?;
-    locate_among(
-        &mountinfo,
+    connect: &Connect<'_>,
+) -> Result<Located, LocateError> {
+    let mount = query.rootfs.mount()?;
+    locate_on(
+        mount.as_ref(),
         query,
         &roots.canonical(),
         signatures,
-        containerd,
+        connect,
     )
 }
 
-fn locate_among(
-    mountinfo: &[u8],
+/// `mount`: what the rootfs is the root of.
+fn locate_on(
+    mount: Option<&Mount>,
     query: &Query<'_>,
     roots: &Roots,
     signatures: &Store,
-    containerd: &dyn Fn(&ContainerdQuery) -> anyhow::Result<ContainerdAnswer>,
-) -> Result<Found, LocateError> {
-    let mounts = mountinfo::parse(mountinfo).map_err(|error| inconsistent(error.to_string()))?;
-    let rootfs = std::fs::canonicalize(query.rootfs)
-        .with_context(|| format!("resolve rootfs {}", query.rootfs.display()))?;
-    // Of several mounts at one place the last one is seen.
-    let Some(mount) = mounts.iter().rfind(|mount| mount.mount_point == rootfs) else {
-        return Err(LocateError::NoImage(rootfs));
+    connect: &Connect<'_>,
+) -> Result<Located, LocateError> {
+    let overlay = match mount {
+        Some(mount) => mount
+            .overlay(&roots.layer_directories())
+            .map_err(|error| inconsistent(error.to_string()))?,
+        None => None,
     };
-    let overlay = mount
-        .overlay(&roots.layer_directories())
-        .map_err(|error| inconsistent(error.to_string()))?;
-    let Some(overlay) = overlay else {
-        // A read-only snapshot of one layer, or one without layers, is a bind mount.
-        let Some(namespace) = containerd_namespace(query)? else {
-            let detail = format!("a {} mount, no overlay", mount.fs_type);
-            return Err(LocateError::UnknownStore {
-                path: rootfs,
-                detail,
-            });
-        };
-        for store in &roots.containerd {
-            let answer = containerd(&store.query(&namespace, query.container))?;
-            let inside = answer
-                .mounts
-                .iter()
-                .any(|mount| mount.source.starts_with(&store.root));
-            if inside {
-                return containerd::find(&store.root, &rootfs, None, &answer, signatures);
-            }
-        }
-        let detail = "a bind mount that no configured containerd made".into();
-        return Err(LocateError::UnknownStore {
-            path: rootfs,
-            detail,
-        });
-    };
+    match overlay {
+        Some(overlay) => of_overlay(&overlay, query, roots, signatures, connect),
+        None => of_directory(mount, query, roots, signatures, connect),
+    }
+}
+
+/// By the store that the mount's topmost layer lies in.
+fn of_overlay(
+    overlay: &Overlay,
+    query: &Query<'_>,
+    roots: &Roots,
+    signatures: &Store,
+    connect: &Connect<'_>,
+) -> Result<Located, LocateError> {
+    let Query {
+        rootfs, container, ..
+    } = *query;
     let top = overlay.upper.as_ref().or(overlay.lower.first());
     let lies_in = |directory: PathBuf| top.is_some_and(|top| top.starts_with(directory));
-    if let Some(root) = roots
-        .docker
-        .iter()
-        .find(|root| lies_in(root.join("overlay2")))
-    {
-        return docker::find(root, &overlay, query.container, signatures);
+    drivers::refuse_nested(rootfs.path(), overlay)?;
+
+    let mut dockers = roots.docker.iter();
+    if let Some(root) = dockers.find(|root| lies_in(root.join(docker::OVERLAY2))) {
+        return match docker::container(root, container)? {
+            Some(record) => {
+                docker::find(root, overlay, container, record, signatures).map(Located::image)
+            }
+            None => no_image_of_docker(root, query),
+        };
     }
     let storage = &roots.containers_storage;
     if let Some(root) = storage.iter().find(|root| lies_in(root.join("overlay"))) {
-        return containers_storage::find(root, &overlay, storage, signatures);
+        return containers_storage::find(root, rootfs.path(), overlay, storage, signatures);
     }
-    if let Some(store) = roots
-        .containerd
-        .iter()
-        .find(|store| lies_in(store.root.clone()))
-    {
-        let namespace = containerd_namespace(query)?.ok_or_else(|| {
-            inconsistent(format!(
+    let mut containerds = roots.containerd.iter();
+    let Some(store) = containerds.find(|store| lies_in(store.root.clone())) else {
+        let detail = match top {
+            Some(top) => format!("an overlay mount of {}", top.display()),
+            None => "an overlay mount without layers".into(),
+        };
+        return Err(LocateError::UnknownStore {
+            path: rootfs.path().to_owned(),
+            detail,
+        });
+    };
+    let Some(namespace) = containerd_namespace(query)? else {
+        return match roots.docker.iter().find(|root| is_buildkits(root, query)) {
+            Some(root) => no_image_of_docker(root, query),
+            None => Err(inconsistent(format!(
                 "bundle {} is none of containerd's",
                 query.bundle.display()
-            ))
-        })?;
-        let answer = containerd(&store.query(&namespace, query.container))?;
-        return containerd::find(&store.root, &rootfs, Some(&overlay), &answer, signatures);
-    }
-    let detail = match top {
-        Some(top) => format!("an overlay mount of {}", top.display()),
-        None => "an overlay mount without layers".into(),
+            ))),
+        };
     };
-    Err(LocateError::UnknownStore {
-        path: rootfs,
-        detail,
-    })
+    let api = connect(store, &namespace)?;
+    let record = api.container(container)?;
+    if let Some(record) = record.filter(|record| !record.snapshot_key.is_empty()) {
+        let (root, overlay) = (&store.root, Some(overlay));
+        return containerd::find(root, rootfs, overlay, &*api, &record, signatures)
+            .map(Located::image);
+    }
+    // Docker records no image with containerd, but itself.
+    for root in &roots.docker {
+        if let Some(record) = docker::container(root, container)? {
+            let root = &store.root;
+            return docker_containerd::find(
+                root, rootfs, overlay, container, record, &*api, signatures,
+            )
+            .map(Located::image);
+        }
+    }
+    Err(inconsistent(format!(
+        "neither containerd's record of {container} nor Docker's names an image for what is mounted"
+    )))
+}
+
+/// A plain directory; or a bind mount, as containerd mounts a snapshot without layers, or a read-only
+/// one of one layer.
+fn of_directory(
+    mount: Option<&Mount>,
+    query: &Query<'_>,
+    roots: &Roots,
+    signatures: &Store,
+    connect: &Connect<'_>,
+) -> Result<Located, LocateError> {
+    let rootfs = query.rootfs;
+    drivers::refuse_others(rootfs.path(), mount, roots)?;
+    if mount.is_some()
+        && let Some(namespace) = containerd_namespace(query)?
+    {
+        for store in &roots.containerd {
+            let api = connect(store, &namespace)?;
+            let record = api.container(query.container)?;
+            let Some(record) = record.filter(|record| !record.snapshot_key.is_empty()) else {
+                continue;
+            };
+            return containerd::find(&store.root, rootfs, None, &*api, &record, signatures)
+                .map(Located::image);
+        }
+    }
+    if rootfs.path().starts_with(query.bundle)
+        && let Some(found) = umoci::find(query.bundle, signatures)?
+    {
+        return Ok(Located::image(found));
+    }
+    Ok(Located::NoImage(NoImage {
+        rootfs: rootfs.path().to_owned(),
+        purpose: Purpose::Run,
+    }))
+}
+
+/// BuildKit within Docker runs its steps on snapshots that no container's record knows.
+fn no_image_of_docker(root: &Path, query: &Query<'_>) -> Result<Located, LocateError> {
+    if is_buildkits(root, query) {
+        return Ok(Located::NoImage(NoImage {
+            rootfs: query.rootfs.path().to_owned(),
+            purpose: Purpose::Build,
+        }));
+    }
+    Err(inconsistent(format!(
+        "Docker in {} knows no container {}",
+        root.display(),
+        query.container
+    )))
+}
+
+fn is_buildkits(docker: &Path, query: &Query<'_>) -> bool {
+    query.bundle.starts_with(docker.join("buildkit"))
+}
+
+impl Located {
+    fn image(found: Found) -> Self {
+        Self::Image(Box::new(found))
+    }
 }
 
 /// The namespace that containerd's shim names twice: `--root <dir>/<namespace>` and
@@ -200,16 +338,6 @@ fn containerd_namespace(query: &Query<'_>) -> Result<Option<String>, LocateError
         )));
     }
     Ok(namespace.to_str().map(str::to_owned))
-}
-
-impl ContainerdRoot {
-    fn query(&self, namespace: &str, container: &ContainerId) -> ContainerdQuery {
-        ContainerdQuery {
-            address: self.address.clone(),
-            namespace: namespace.to_owned(),
-            container: container.to_string(),
-        }
-    }
 }
 
 impl Roots {
@@ -246,85 +374,9 @@ impl Roots {
     }
 }
 
-/// The first name of `path` below `directory`.
-fn component_below(path: &Path, directory: &Path) -> Option<String> {
-    path.strip_prefix(directory)
-        .ok()?
-        .iter()
-        .next()?
-        .to_str()
-        .map(str::to_owned)
-}
-
-/// OCI image-spec, config.md, "Layer ChainID".
-fn chain_ids(diff_ids: &[DiffId]) -> Vec<DiffId> {
-    let mut chain: Vec<DiffId> = Vec::with_capacity(diff_ids.len());
-    for diff_id in diff_ids {
-        chain.push(match chain.last() {
-            None => *diff_id,
-            Some(below) => DiffId::of(format!("{below} {diff_id}").as_bytes()),
-        });
-    }
-    chain
-}
-
-/// The claims: the engine's manifests, then those of the signature store, each with the indexes that
-/// contain it.
-fn with_stored(
-    name: &str,
-    config: ConfigDigest,
-    config_bytes: Vec<u8>,
-    mut manifests: Vec<Vec<u8>>,
-    indexes: &[Vec<u8>],
-    signatures: &Store,
-) -> Result<Vec<ClaimedImage>, LocateError> {
-    manifests.extend(
-        signatures
-            .manifest_by_config(&config)?
-            .into_iter()
-            .map(|(_, content)| content),
-    );
-    let mut claims: Vec<ClaimedImage> = Vec::new();
-    for manifest_bytes in manifests {
-        if claims
-            .iter()
-            .any(|claim| claim.manifest_bytes == manifest_bytes)
-        {
-            continue;
-        }
-        let digest = ImageDigest::of(&manifest_bytes);
-        let contains =
-            |content: &&Vec<u8>| Index::parse(content).is_ok_and(|index| index.contains(&digest));
-        let mut index_bytes: Vec<_> = indexes.iter().filter(contains).cloned().collect();
-        index_bytes.extend(
-            signatures
-                .indexes_containing(&digest)?
-                .into_iter()
-                .map(|(_, content)| content),
-        );
-        index_bytes.sort();
-        index_bytes.dedup();
-        let (name, config_bytes) = (name.to_owned(), config_bytes.clone());
-        claims.push(ClaimedImage {
-            name,
-            manifest_bytes,
-            config_bytes,
-            index_bytes,
-        });
-    }
-    if claims.is_empty() {
-        return Err(LocateError::NoManifest {
-            name: name.to_owned(),
-            config,
-        });
-    }
-    Ok(claims)
-}
-
 fn inconsistent(what: impl Into<String>) -> LocateError {
     LocateError::Inconsistent(what.into())
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

@@ -10,10 +10,12 @@ use std::{
 pub enum MountinfoError {
     #[error("line {0} of mountinfo is malformed")]
     Line(usize),
+    #[error("only {0} of an overlay is mounted, not the whole")]
+    Part(PathBuf),
     #[error("the overlay mount has the option `{0}`, which is not known")]
     Option(String),
     #[error(
-        "the overlay mount names its layers by relative paths, which lie in no configured store"
+        "the overlay mount names its layers by relative paths, which do not lie in one configured store"
     )]
     Relative,
 }
@@ -21,6 +23,8 @@ pub enum MountinfoError {
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
+    /// As statx(2) gives it for a descriptor.
+    pub id: u64,
     /// What of the file system is mounted.
     pub root: PathBuf,
     pub mount_point: PathBuf,
@@ -54,6 +58,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let optional_end = fields.iter().skip(6).position(|field| *field == b"-")? + 6;
     let fs_type = String::from_utf8(unescape(fields.get(optional_end + 1)?)?).ok()?;
     Some(Mount {
+        id: std::str::from_utf8(fields.first()?).ok()?.parse().ok()?,
         root: path(unescape(fields.get(3)?)?),
         mount_point: path(unescape(fields.get(4)?)?),
         fs_type,
@@ -89,6 +94,9 @@ impl Mount {
     pub(super) fn overlay(&self, stores: &[PathBuf]) -> Result<Option<Overlay>, MountinfoError> {
         if self.fs_type != "overlay" {
             return Ok(None);
+        }
+        if self.root != Path::new("/") {
+            return Err(MountinfoError::Part(self.root.clone()));
         }
         overlay_of(&self.options, stores).map(Some)
     }
@@ -157,8 +165,17 @@ impl Overlay {
             return Ok(());
         }
         let has_all = |store: &&PathBuf| relative.iter().all(|path| store.join(path).exists());
-        let store = of_upper.or_else(|| stores.iter().find(has_all).cloned());
-        let store = store.ok_or(MountinfoError::Relative)?;
+        let store = match of_upper {
+            Some(store) => store,
+            // one store, or nobody can say which
+            None => {
+                let mut with_all = stores.iter().filter(has_all);
+                match (with_all.next(), with_all.next()) {
+                    (Some(store), None) => store.clone(),
+                    _ => return Err(MountinfoError::Relative),
+                }
+            }
+        };
         for path in relative {
             *path = store.join(&*path);
         }

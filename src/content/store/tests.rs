@@ -1,10 +1,16 @@
-//! Stores as the engines leave them, made here file by file; the mount itself is a line of text.
+//! Stores as the engines leave them, made here file by file; the mount itself is a line of text, and
+//! containerd's answers are values.
 
-use super::*;
+mod of_containerd;
+mod of_directories;
+mod of_docker;
+mod of_storage;
+
+use super::{claims::chain_ids, *};
 use crate::testkit::{Scratch, archive, gzip};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use verify::digest::BlobDigest;
+use verify::digest::{BlobDigest, DiffId, ImageDigest};
 
 /// A signature store, an image of two layers, and where an engine would mount it.
 struct Host {
@@ -16,6 +22,8 @@ struct Host {
 }
 
 const ID: &str = "c0ffee";
+/// containers-storage's ids are digests.
+const STORAGE_ID: &str = "aa11bb22cc33dd44aa11bb22cc33dd44aa11bb22cc33dd44aa11bb22cc33dd44";
 
 impl Host {
     fn new() -> Self {
@@ -65,40 +73,51 @@ impl Host {
         &self,
         lower: &[String],
         upper: &str,
-        answer: Option<ContainerdAnswer>,
-    ) -> Result<Found, LocateError> {
+        api: Option<&Api>,
+    ) -> Result<Located, LocateError> {
         let rootfs = self.scratch.join("rootfs");
         std::fs::create_dir_all(&rootfs).unwrap();
-        let mountinfo = format!(
+        let line = format!(
             "1 2 0:3 / {} rw - overlay overlay rw,lowerdir={},upperdir={upper},workdir=/w\n",
             rootfs.display(),
             lower.join(":")
         );
-        let bundle = self
-            .scratch
-            .join("io.containerd.runtime.v2.task/ns")
-            .join(ID);
+        self.locate_on(Some(&line), &rootfs, "ns", api)
+    }
+
+    /// With this line of mountinfo, this root, and a bundle of containerd's in `namespace`.
+    fn locate_on(
+        &self,
+        line: Option<&str>,
+        rootfs: &Path,
+        namespace: &str,
+        api: Option<&Api>,
+    ) -> Result<Located, LocateError> {
+        let mount = line.map(|line| parse_mountinfo(line.as_bytes()).unwrap().remove(0));
         let container = ContainerId::parse(ID).unwrap();
         let query = Query {
-            rootfs: &rootfs,
+            rootfs: &Rootfs::open(rootfs).unwrap(),
             container: &container,
             state_root: Path::new("/run/runc/ns"),
-            bundle: &bundle,
+            bundle: &self
+                .scratch
+                .join("io.containerd.runtime.v2.task")
+                .join(namespace)
+                .join(ID),
         };
-        locate_among(
-            mountinfo.as_bytes(),
+        let connect = |_: &ContainerdRoot, asked: &str| -> anyhow::Result<Box<dyn Containerd>> {
+            assert_eq!(asked, "ns");
+            let api = api
+                .cloned()
+                .ok_or_else(|| anyhow::anyhow!("not asked for"))?;
+            Ok(Box::new(api))
+        };
+        locate_on(
+            mount.as_ref(),
             &query,
             &self.roots(),
             &self.signatures,
-            &|asked| {
-                assert_eq!(
-                    (asked.namespace.as_str(), asked.container.as_str()),
-                    ("ns", ID)
-                );
-                answer
-                    .clone()
-                    .ok_or_else(|| anyhow::anyhow!("not asked for"))
-            },
+            &connect,
         )
     }
 
@@ -124,7 +143,7 @@ impl Host {
         let metadata = json!({"image-name": "localhost/demo:v1", "image-id": id}).to_string();
         write(
             "overlay-containers/containers.json",
-            &json!([{"id": "other-id", "layer": "own", "image": id, "metadata": metadata}]),
+            &json!([{"id": STORAGE_ID, "layer": "own", "image": id, "metadata": metadata}]),
         );
         let keys = ["manifest".to_owned(), format!("sha256:{id}")];
         write(
@@ -153,7 +172,7 @@ impl Host {
         let write = |name: &str, content: &[u8]| {
             drop(self.scratch.write(&format!("docker/{name}"), content))
         };
-        let container = json!({"ID": ID, "Image": config, "Config": {"Image": "demo:v1"}});
+        let container = json!({"ID": ID, "Image": config, "Driver": "overlay2", "Config": {"Image": "demo:v1"}});
         write(
             &format!("containers/{ID}/config.v2.json"),
             &serde_json::to_vec(&container).unwrap(),
@@ -188,17 +207,20 @@ impl Host {
         (vec![at("own-init"), at("cache1"), at("cache0")], at("own"))
     }
 
-    fn containerd(&self) -> (Vec<String>, String, ContainerdAnswer) {
-        let blob = |content: &[u8]| {
-            let name = format!(
-                "containerd/io.containerd.content.v1.content/blobs/sha256/{}",
-                BlobDigest::of(content).hex()
-            );
-            self.scratch.write(&name, content);
-        };
-        blob(&self.config);
-        blob(&self.manifest);
-        self.tars.iter().for_each(|tar| blob(&gzip(tar)));
+    /// A blob of containerd's content store.
+    fn blob(&self, content: &[u8]) -> BlobDigest {
+        let digest = BlobDigest::of(content);
+        let name = format!("containerd/{}/{}", super::containerd::BLOBS, digest.hex());
+        self.scratch.write(&name, content);
+        digest
+    }
+
+    fn containerd(&self) -> (Vec<String>, String, Api) {
+        self.blob(&self.config);
+        self.blob(&self.manifest);
+        for tar in &self.tars {
+            self.blob(&gzip(tar));
+        }
         let at = |number: u32| {
             let name =
                 format!("containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/{number}/fs");
@@ -212,24 +234,34 @@ impl Host {
             format!("upperdir={upper}"),
             format!("lowerdir={}", lower.join(":")),
         ];
-        let answer = ContainerdAnswer {
-            image_name: "localhost/demo:v1".into(),
-            target: ImageDigest::of(&self.manifest),
-            snapshotter: "overlayfs".into(),
-            snapshot_key: ID.into(),
-            parent: chain_ids(&self.diff_ids()).last().copied(),
+        let chain = chain_ids(&self.diff_ids());
+        let api = Api {
+            record: ContainerRecord {
+                image: "localhost/demo:v1".into(),
+                snapshotter: "overlayfs".into(),
+                snapshot_key: ID.into(),
+                labels: BTreeMap::new(),
+                cri: Cri::None,
+            },
+            images: [(
+                "localhost/demo:v1".to_owned(),
+                ImageDigest::of(&self.manifest),
+            )]
+            .into(),
+            parents: [(ID.to_owned(), chain[1].to_string())].into(),
             mounts: vec![ContainerdMount {
                 kind: "overlay".into(),
                 source: "overlay".into(),
                 options,
             }],
-            labels: BTreeMap::new(),
-            cri_image_ref: None,
         };
-        (lower, upper, answer)
+        (lower, upper, api)
     }
 
-    fn check(&self, found: Found, engine: Engine, name: &str) {
+    fn check(&self, located: Located, engine: Engine, name: &str) -> Box<Found> {
+        let Located::Image(found) = located else {
+            panic!("{located:?}")
+        };
         assert_eq!((found.engine, found.name.as_str()), (engine, name));
         assert_eq!(found.config, ConfigDigest::of(&self.config));
         assert_eq!(found.claims.len(), 1);
@@ -237,269 +269,68 @@ impl Host {
         verify::image::Image::of(&found.claims[0]).unwrap();
         let claimed: Vec<_> = found.layers.iter().map(LayerSource::claimed).collect();
         assert_eq!(claimed, self.diff_ids());
+        found
     }
 }
 
-fn refused(result: Result<Found, LocateError>, part: &str) {
+/// containerd's answers.
+#[derive(Clone)]
+struct Api {
+    record: ContainerRecord,
+    images: BTreeMap<String, ImageDigest>,
+    parents: BTreeMap<String, String>,
+    mounts: Vec<ContainerdMount>,
+}
+
+impl Containerd for Api {
+    fn container(&self, id: &ContainerId) -> anyhow::Result<Option<ContainerRecord>> {
+        assert_eq!(id.as_str(), ID);
+        Ok(Some(self.record.clone()))
+    }
+    fn images(&self, names: &[String]) -> anyhow::Result<Vec<Option<ImageDigest>>> {
+        let targets = names.iter().map(|name| self.images.get(name).copied());
+        Ok(targets.collect())
+    }
+    fn names(&self, target: &ImageDigest) -> anyhow::Result<Vec<String>> {
+        let same = self.images.iter().filter(|(_, digest)| *digest == target);
+        Ok(same.map(|(name, _)| name.clone()).collect())
+    }
+    fn snapshot(&self, _: &str, key: &str) -> anyhow::Result<Snapshot> {
+        Ok(Snapshot {
+            parent: self.parent("", key)?,
+            mounts: self.mounts.clone(),
+        })
+    }
+    fn parent(&self, _: &str, key: &str) -> anyhow::Result<String> {
+        let parent = self.parents.get(key).cloned();
+        parent.ok_or_else(|| anyhow::anyhow!("no snapshot {key}"))
+    }
+}
+
+fn refused(result: Result<Located, LocateError>, part: &str) {
     match result {
-        Err(LocateError::Inconsistent(what)) => assert!(what.contains(part), "{what}"),
+        Err(
+            error @ (LocateError::Inconsistent(_)
+            | LocateError::Driver { .. }
+            | LocateError::UnknownStore { .. }),
+        ) => assert!(error.to_string().contains(part), "{error}"),
         other => panic!("{other:?}"),
     }
 }
 
-#[test]
-fn accept_containers_storage() {
-    let host = Host::new();
-    let (lower, upper) = host.graph();
-    let found = host.locate(&lower, &upper, None).unwrap();
-    host.check(found, Engine::ContainersStorage, "localhost/demo:v1");
-    // Many layers: everything relative to the store.
-    let lower = ["l/L1".to_owned(), "l/L0".to_owned()];
-    let found = host.locate(&lower, "own/diff", None).unwrap();
-    host.check(found, Engine::ContainersStorage, "localhost/demo:v1");
+/// What containers/image writes for one Sigstore signature.
+fn sigstore_json(payload: &[u8]) -> Vec<u8> {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let json = json!({
+        "mimeType": "application/vnd.dev.cosign.simplesigning.v1+json",
+        "payload": STANDARD.encode(payload),
+        "annotations": {"dev.cosignproject.cosign/signature": "c2ln"},
+    });
+    [b"\0sigstore-json\n".as_slice(), json.to_string().as_bytes()].concat()
 }
 
-#[test]
-fn refuse_containers_storage_that_contradicts() {
-    let host = Host::new();
-    let (lower, upper) = host.graph();
-    refused(
-        host.locate(&lower[..1], &upper, None),
-        "the mount shows the layers",
-    );
-    let own = host
-        .scratch
-        .join("graph/overlay/two/diff")
-        .display()
-        .to_string();
-    refused(host.locate(&lower, &own, None), "knows no container");
-    let id = ConfigDigest::of(&host.config).hex();
-    let config =
-        std::fs::read_dir(host.scratch.join(format!("graph/overlay-images/{id}"))).unwrap();
-    let config = config
-        .flatten()
-        .find(|file| file.file_name().to_string_lossy().starts_with('='))
-        .unwrap();
-    std::fs::write(config.path(), b"{}").unwrap();
-    refused(host.locate(&lower, &upper, None), "has the configuration");
-}
-
-#[test]
-fn accept_docker_with_a_stored_manifest() {
-    let host = Host::new();
-    let (lower, upper) = host.docker();
-    match host.locate(&lower, &upper, None) {
-        Err(LocateError::NoManifest { name, config }) => {
-            assert_eq!(
-                (name.as_str(), config),
-                ("demo:v1", ConfigDigest::of(&host.config))
-            );
-        }
-        other => panic!("{other:?}"),
-    }
-    host.signatures.put_manifest(&host.manifest).unwrap();
-    host.check(
-        host.locate(&lower, &upper, None).unwrap(),
-        Engine::Docker,
-        "demo:v1",
-    );
-}
-
-#[test]
-fn refuse_docker_that_contradicts() {
-    let host = Host::new();
-    host.signatures.put_manifest(&host.manifest).unwrap();
-    let (lower, upper) = host.docker();
-    refused(
-        host.locate(&lower[1..], &upper, None),
-        "the mount shows the layers",
-    );
-    let parent = format!("docker/image/overlay2/layerdb/mounts/{ID}/parent");
-    host.scratch
-        .write(&parent, DiffId::of(b"other").to_string());
-    refused(host.locate(&lower, &upper, None), "has other layers");
-    let config = ConfigDigest::of(&host.config).hex();
-    host.scratch.write(
-        &format!("docker/image/overlay2/imagedb/content/sha256/{config}"),
-        b"{}",
-    );
-    refused(host.locate(&lower, &upper, None), "has another digest");
-}
-
-#[test]
-fn accept_containerd() {
-    let host = Host::new();
-    let (lower, upper, answer) = host.containerd();
-    let found = host.locate(&lower, &upper, Some(answer.clone())).unwrap();
-    let read: Vec<_> = found
-        .layers
-        .iter()
-        .map(|layer| layer.read().unwrap().0)
-        .collect();
-    assert_eq!(read, host.diff_ids());
-    host.check(found, Engine::Containerd, "localhost/demo:v1");
-    let exact = ContainerdAnswer {
-        cri_image_ref: Some(ConfigDigest::of(&host.config)),
-        ..answer
-    };
-    host.check(
-        host.locate(&lower, &upper, Some(exact)).unwrap(),
-        Engine::Containerd,
-        "localhost/demo:v1",
-    );
-}
-
-#[test]
-fn accept_containerd_index() {
-    let host = Host::new();
-    let (lower, upper, answer) = host.containerd();
-    let entry = |digest: ImageDigest| json!({"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest, "size": 1});
-    let index = json!({"schemaVersion": 2, "manifests": [entry(ImageDigest::of(b"not fetched")), entry(answer.target)]});
-    let index = serde_json::to_vec(&index).unwrap();
-    let name = format!(
-        "containerd/io.containerd.content.v1.content/blobs/sha256/{}",
-        BlobDigest::of(&index).hex()
-    );
-    host.scratch.write(&name, &index);
-    let answer = ContainerdAnswer {
-        target: ImageDigest::of(&index),
-        ..answer
-    };
-    let found = host.locate(&lower, &upper, Some(answer)).unwrap();
-    assert_eq!(found.claims[0].index_bytes, [index]);
-    host.check(found, Engine::Containerd, "localhost/demo:v1");
-}
-
-#[test]
-fn refuse_containerd_that_contradicts() {
-    let host = Host::new();
-    let (lower, upper, answer) = host.containerd();
-    let with = |change: &dyn Fn(&mut ContainerdAnswer)| {
-        let mut changed = answer.clone();
-        change(&mut changed);
-        host.locate(&lower, &upper, Some(changed))
-    };
-    // The name was moved to an image with other layers.
-    refused(
-        with(&|a| a.parent = Some(DiffId::of(b"other"))),
-        "was its name moved",
-    );
-    refused(with(&|a| a.parent = None), "was its name moved");
-    // Same layers, another configuration: only CRI's record tells.
-    refused(
-        with(&|a| a.cri_image_ref = Some(ConfigDigest::of(b"other"))),
-        "was its name moved",
-    );
-    refused(
-        with(&|a| a.target = ImageDigest::of(b"gone")),
-        "not in the content store",
-    );
-    refused(with(&|a| a.mounts.clear()), "0 mounts");
-    refused(
-        with(&|a| a.mounts[0].options[2] = "upperdir=/else/where/fs".into()),
-        "is not the snapshot's",
-    );
-    refused(
-        host.locate(&lower[..1], &upper, Some(answer.clone())),
-        "is not the snapshot's",
-    );
-    let blob = BlobDigest::of(&host.manifest).hex();
-    host.scratch.write(
-        &format!("containerd/io.containerd.content.v1.content/blobs/sha256/{blob}"),
-        b"{}",
-    );
-    refused(host.locate(&lower, &upper, Some(answer)), "another digest");
-}
-
-#[test]
-fn refuse_rootfs_of_no_store() {
-    let host = Host::new();
-    let other = host.scratch.join("else/l/fs").display().to_string();
-    let unknown = host.locate(std::slice::from_ref(&other), &other, None);
-    assert!(
-        matches!(unknown, Err(LocateError::UnknownStore { .. })),
-        "{unknown:?}"
-    );
-    // No mount at all.
-    let container = ContainerId::parse(ID).unwrap();
-    let bundle = host.scratch.to_path_buf();
-    let rootfs = host.scratch.join("rootfs");
-    let query = Query {
-        rootfs: &rootfs,
-        container: &container,
-        state_root: Path::new("/r"),
-        bundle: &bundle,
-    };
-    let ask = |_: &ContainerdQuery| anyhow::bail!("not asked for");
-    let plain = locate_among(b"", &query, &host.roots(), &host.signatures, &ask);
-    assert!(matches!(plain, Err(LocateError::NoImage(_))), "{plain:?}");
-    // Something else is mounted there.
-    let mount = format!("1 2 8:1 / {} rw - ext4 /dev/sda rw\n", rootfs.display());
-    let bind = locate_among(
-        mount.as_bytes(),
-        &query,
-        &host.roots(),
-        &host.signatures,
-        &ask,
-    );
-    assert!(
-        matches!(bind, Err(LocateError::UnknownStore { .. })),
-        "{bind:?}"
-    );
-}
-
-#[test]
-fn accept_bind_mounted_snapshot() {
-    let host = Host::new();
-    let (_, _, mut answer) = host.containerd();
-    // The rootfs *is* the snapshot's directory, as a bind mount shows it.
-    let snapshot = host
-        .scratch
-        .join("containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/1/fs");
-    answer.mounts = vec![ContainerdMount {
-        kind: "bind".into(),
-        source: snapshot.clone(),
-        options: vec!["ro".into(), "rbind".into()],
-    }];
-    let mount = format!("1 2 8:1 /x {} rw - ext4 /dev/sda rw\n", snapshot.display());
-    let bundle = host
-        .scratch
-        .join("io.containerd.runtime.v2.task/ns")
-        .join(ID);
-    let container = ContainerId::parse(ID).unwrap();
-    let query = Query {
-        rootfs: &snapshot,
-        container: &container,
-        state_root: Path::new("/run/runc/ns"),
-        bundle: &bundle,
-    };
-    let found = |answer: ContainerdAnswer| {
-        locate_among(
-            mount.as_bytes(),
-            &query,
-            &host.roots(),
-            &host.signatures,
-            &move |_| Ok(answer.clone()),
-        )
-    };
-    host.check(
-        found(answer.clone()).unwrap(),
-        Engine::Containerd,
-        "localhost/demo:v1",
-    );
-    answer.mounts[0].source = snapshot.with_file_name("other");
-    std::fs::create_dir(&answer.mounts[0].source).unwrap();
-    refused(found(answer), "is not the snapshot's");
-    let other = Query {
-        state_root: Path::new("/run/runc/other"),
-        ..query
-    };
-    let result = locate_among(
-        mount.as_bytes(),
-        &other,
-        &host.roots(),
-        &host.signatures,
-        &|_| anyhow::bail!(""),
-    );
-    refused(result, "different namespaces");
+fn changed(value: &Value, change: impl FnOnce(&mut Value)) -> Vec<u8> {
+    let mut value = value.clone();
+    change(&mut value);
+    serde_json::to_vec(&value).unwrap()
 }

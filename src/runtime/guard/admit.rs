@@ -3,7 +3,7 @@
 //! From the rootfs outward: the engine's store says which image is mounted, signature and list decide
 //! whether it may run, its layers say what the rootfs must hold, and the rootfs is read and compared.
 
-use super::{Application, containerd, view};
+use super::{Application, containerd::Client, view};
 use crate::{
     config::{self, Config},
     ipc::Refused,
@@ -14,13 +14,14 @@ use content::{
     cache::Cache,
     layer::{LayerSource, OtherLayer},
     signatures::Store,
-    store::{self, ContainerdRoot, Found, LocateError, Query, Roots},
+    store::{
+        self, Attached, ContainerdRoot, Found, LocateError, Located, NoImage, Purpose, Query, Roots,
+    },
     tree,
 };
 use oci_spec::runtime::{Process, Spec};
-use rustix::fs::{Mode, OFlags};
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 use verify::{
@@ -74,21 +75,21 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
     let profile = LaunchProfile::of(&spec, &view::of(&spec)?)?;
 
     let signatures = Store::open(Path::new(config::SIGNATURES))?;
-    let origin = locate(application, config, &signatures)?;
+    let root = store::Rootfs::open(&application.rootfs)?;
+    let origin = locate(application, config, &root, &signatures)?;
     let admission = match &origin {
         Located::Image(found) => decided(application, found, &signatures, &policy, &profile)?,
-        Located::NoImage(rootfs) => decide(
-            &policy,
-            Subject::Bundle(rootfs),
-            &profile,
-            application.created,
-        )
-        .map_err(|refusal| Refused(refusal.to_string()))?,
+        Located::NoImage(none) => {
+            let subject = match none.purpose {
+                Purpose::Build => Subject::Build(None),
+                Purpose::Run | Purpose::Sandbox => Subject::Bundle(&none.rootfs),
+            };
+            decide(&policy, subject, &profile, application.created)
+                .map_err(|refusal| Refused(refusal.to_string()))?
+        }
     };
     supported(&admission)?;
     let mut court = Court::new(&admission);
-
-    let root = open_root(&application.rootfs)?;
     let actual = tree::walk(root.as_fd())
         .with_context(|| format!("rootfs {}", application.rootfs.display()))?;
     let rootfs = match (&origin, admission.made().image()) {
@@ -249,14 +250,13 @@ pub fn judge(admission: &Admission, how: How, programs: &[Program]) -> Result<()
     Ok(())
 }
 
-/// What the engine's store says.
-enum Located {
-    Image(Found),
-    /// A directory, or a mount of no store that the configuration names.
-    NoImage(PathBuf),
-}
-
-fn locate(application: &Application, config: &Config, signatures: &Store) -> Result<Located> {
+/// What the rootfs was mounted from.
+fn locate(
+    application: &Application,
+    config: &Config,
+    rootfs: &store::Rootfs,
+    signatures: &Store,
+) -> Result<Located> {
     let roots = Roots {
         containers_storage: config.stores.containers_storage.clone(),
         docker: config.stores.docker.clone(),
@@ -271,16 +271,18 @@ fn locate(application: &Application, config: &Config, signatures: &Store) -> Res
             .collect(),
     };
     let query = Query {
-        rootfs: &application.rootfs,
+        rootfs,
         container: &application.container,
         state_root: &application.state_root,
         bundle: &application.bundle,
     };
-    match store::locate(&query, &roots, signatures, &containerd::ask) {
-        Ok(found) => Ok(Located::Image(found)),
-        Err(LocateError::NoImage(path) | LocateError::UnknownStore { path, .. }) => {
-            Ok(Located::NoImage(path))
-        }
+    match store::locate(&query, &roots, signatures, &Client::connect) {
+        Ok(located) => Ok(located),
+        // a mount of no store that the configuration names is as good as a directory
+        Err(LocateError::UnknownStore { path, .. }) => Ok(Located::NoImage(NoImage {
+            rootfs: path,
+            purpose: Purpose::Run,
+        })),
         Err(LocateError::Failed(error)) => {
             Err(error.context("cannot find out the container's image"))
         }
@@ -310,15 +312,15 @@ fn decided(
             policy,
             &image,
             |path| std::fs::read(path),
-            |digest| signatures.signatures(digest),
+            |digest| found.signatures(digest, signatures),
             |digest| signatures.lists(digest),
         )?;
-        match decide(
-            policy,
-            Subject::Image(&material),
-            profile,
-            application.created,
-        ) {
+        let subject = match found.purpose {
+            Purpose::Build => Subject::Build(Some(&image)),
+            // a sandbox needs no word of its engine: its entry is exact in image and arguments
+            Purpose::Run | Purpose::Sandbox => Subject::Image(&material),
+        };
+        match decide(policy, subject, profile, application.created) {
             Ok(admission) if admission.audited().is_empty() => return Ok(admission),
             Ok(admission) => drop(audited.get_or_insert(admission)),
             Err(refused) => drop(refusal.get_or_insert(refused)),
@@ -326,8 +328,25 @@ fn decided(
     }
     match (audited, refusal) {
         (Some(admission), _) => Ok(admission),
-        (None, Some(refused)) => Err(Refused(refused.to_string()).into()),
+        (None, Some(refused)) => Err(Refused(refused.to_string() + &unusable(found)).into()),
         (None, None) => anyhow::bail!("image {} has no manifest", found.name),
+    }
+}
+
+/// What the engine keeps as signatures and nobody could judge: part of why there was none.
+fn unusable(found: &Found) -> String {
+    const TOLD: usize = 3;
+    let reasons = found.attached.iter().filter_map(|attached| match attached {
+        Attached::Unusable(why) => Some(why.as_str()),
+        Attached::Signature(_) => None,
+    });
+    let told: Vec<_> = reasons.take(TOLD).collect();
+    match told.as_slice() {
+        [] => String::new(),
+        told => plain_text(&format!(
+            "; of the signatures that the engine keeps with it some are unusable: {}",
+            told.join(", ")
+        )),
     }
 }
 
@@ -358,9 +377,3 @@ fn expected_rootfs(image: &Image, layers: &[LayerSource]) -> Result<RootfsManife
 
 /// What layers hold, by diff-ID; counts in this boot alone.
 const LAYER_CACHE: &str = "/run/attestrun/cache/layers";
-
-fn open_root(rootfs: &Path) -> Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::open(rootfs, flags, Mode::empty())
-        .with_context(|| format!("cannot open the rootfs {}", rootfs.display()))
-}

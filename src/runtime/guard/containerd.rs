@@ -1,122 +1,217 @@
 //! The one network connection of attestrun: containerd's local socket, asked for a container's record
-//! and its snapshot. Four calls that do not wait for the container; each has a deadline.
+//! and its snapshot. No call waits for the container; all of them together have a deadline, so that a
+//! hung containerd is an error that names the step and not a `create` that hangs too.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result, anyhow};
 use containerd_client::{
     connect,
     services::v1::{
-        GetContainerRequest, GetImageRequest,
+        GetContainerRequest, GetImageRequest, ListImagesRequest,
         containers_client::ContainersClient,
         images_client::ImagesClient,
-        snapshots::{MountsRequest, StatSnapshotRequest, snapshots_client::SnapshotsClient},
+        snapshots::{
+            MountsRequest, StatSnapshotRequest, StatSnapshotResponse,
+            snapshots_client::SnapshotsClient,
+        },
     },
-    tonic::{Request, metadata::MetadataValue},
+    tonic::{Code, Request, Response, Status, metadata::MetadataValue, transport::Channel},
 };
-use content::store::{ContainerdAnswer, ContainerdMount, ContainerdQuery};
-use std::{future::Future, time::Duration};
-use verify::digest::ConfigDigest;
+use content::store::{ContainerRecord, Containerd, ContainerdMount, ContainerdRoot, Cri, Snapshot};
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+use tokio::runtime::Runtime;
+use verify::{
+    digest::{ConfigDigest, ImageDigest},
+    id::ContainerId,
+};
 
+/// For everything that one `create` asks; the answers take a few milliseconds.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// CRI's own record of a container, whose `ImageRef` is the image's configuration digest.
-const CRI_METADATA: &str = "io.cri-containerd.container.metadata";
+/// CRI's own records, which no pod can write. A container's has its image's configuration digest.
+const CRI_CONTAINER: &str = "io.cri-containerd.container.metadata";
+const CRI_SANDBOX: &str = "io.cri-containerd.sandbox.metadata";
 
-pub fn ask(query: &ContainerdQuery) -> Result<ContainerdAnswer> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start a runtime")?;
-    runtime.block_on(record(query)).with_context(|| {
-        format!(
-            "containerd {} does not tell the image of container {}",
-            query.address.display(),
-            query.container
-        )
-    })
+/// A connection in one namespace.
+pub struct Client {
+    runtime: Runtime,
+    channel: Channel,
+    address: PathBuf,
+    namespace: MetadataValue<containerd_client::tonic::metadata::Ascii>,
+    since: Instant,
 }
 
-async fn record(query: &ContainerdQuery) -> Result<ContainerdAnswer> {
-    let channel = in_time("connect", connect(&query.address)).await?;
-    let within = |step| Step {
-        step,
-        namespace: &query.namespace,
-    };
+impl Client {
+    pub fn connect(store: &ContainerdRoot, namespace: &str) -> Result<Box<dyn Containerd>> {
+        let address = store.address.clone();
+        let since = Instant::now();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start a runtime")?;
+        let connected =
+            runtime.block_on(async { tokio::time::timeout(DEADLINE, connect(&address)).await });
+        let channel = match connected {
+            Ok(connected) => {
+                connected.map_err(|error| failed("connect", &address, error.into()))?
+            }
+            Err(_) => return Err(late("connect", &address)),
+        };
+        let namespace = MetadataValue::try_from(namespace)
+            .with_context(|| format!("`{namespace}` is no namespace of containerd's"))?;
+        Ok(Box::new(Self {
+            runtime,
+            channel,
+            address,
+            namespace,
+            since,
+        }))
+    }
 
-    let request = within("Containers.Get").request(GetContainerRequest {
-        id: query.container.clone(),
-    })?;
-    let mut containers = ContainersClient::new(channel.clone());
-    let container = in_time("Containers.Get", containers.get(request))
-        .await?
-        .into_inner()
-        .container;
-    let container = container.context("Containers.Get: no record")?;
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        let namespace = self.namespace.clone();
+        request
+            .metadata_mut()
+            .insert("containerd-namespace", namespace);
+        request
+    }
 
-    let request = within("Images.Get").request(GetImageRequest {
-        name: container.image.clone(),
-    })?;
-    let mut images = ImagesClient::new(channel.clone());
-    let image = in_time("Images.Get", images.get(request))
-        .await?
-        .into_inner()
-        .image;
-    let target = image
-        .and_then(|image| image.target)
-        .context("Images.Get: no target")?
-        .digest;
+    /// The answers of `calls`, which run side by side; `None` for what containerd does not know.
+    fn answers<T: Send + 'static>(
+        &self,
+        step: &str,
+        calls: impl IntoIterator<Item = impl Future<Output = Answer<T>> + Send + 'static>,
+    ) -> Result<Vec<Option<T>>> {
+        let left = DEADLINE.saturating_sub(self.since.elapsed());
+        let all = async {
+            let running: Vec<_> = calls.into_iter().map(tokio::spawn).collect();
+            let mut answers = Vec::with_capacity(running.len());
+            for call in running {
+                answers.push(match call.await? {
+                    Ok(answer) => Some(answer.into_inner()),
+                    Err(status) if status.code() == Code::NotFound => None,
+                    Err(status) => return Err(failed(step, &self.address, status.into())),
+                });
+            }
+            Ok(answers)
+        };
+        let timed = async { tokio::time::timeout(left, all).await };
+        let answers = self.runtime.block_on(timed);
+        answers.unwrap_or_else(|_| Err(late(step, &self.address)))
+    }
 
-    let (snapshotter, key) = (container.snapshotter, container.snapshot_key);
-    let mut snapshots = SnapshotsClient::new(channel);
-    let stat = StatSnapshotRequest {
-        snapshotter: snapshotter.clone(),
-        key: key.clone(),
-    };
-    let info = in_time(
-        "Snapshots.Stat",
-        snapshots.stat(within("Snapshots.Stat").request(stat)?),
-    )
-    .await?
-    .into_inner()
-    .info;
-    let parent = info.context("Snapshots.Stat: no info")?.parent;
+    fn answer<T: Send + 'static>(
+        &self,
+        step: &str,
+        call: impl Future<Output = Answer<T>> + Send + 'static,
+    ) -> Result<Option<T>> {
+        Ok(self.answers(step, [call])?.into_iter().next().flatten())
+    }
 
-    let mounts = MountsRequest {
-        snapshotter: snapshotter.clone(),
-        key: key.clone(),
-    };
-    let mounts = in_time(
-        "Snapshots.Mounts",
-        snapshots.mounts(within("Snapshots.Mounts").request(mounts)?),
-    )
-    .await?
-    .into_inner()
-    .mounts;
+    /// Snapshots.Stat.
+    fn info(
+        &self,
+        snapshotter: &str,
+        key: &str,
+    ) -> impl Future<Output = Answer<StatSnapshotResponse>> + Send + 'static {
+        let mut snapshots = SnapshotsClient::new(self.channel.clone());
+        let request = self.request(StatSnapshotRequest {
+            snapshotter: snapshotter.to_owned(),
+            key: key.to_owned(),
+        });
+        async move { snapshots.stat(request).await }
+    }
+}
 
-    let cri_image_ref = match container.extensions.get(CRI_METADATA) {
-        Some(metadata) => Some(image_ref(&metadata.value).context(CRI_METADATA)?),
-        None => None,
-    };
-    Ok(ContainerdAnswer {
-        image_name: container.image,
-        target: target.parse().context("the image's target")?,
-        snapshotter,
-        snapshot_key: key,
-        parent: if parent.is_empty() {
-            None
-        } else {
-            Some(parent.parse().context("the snapshot's parent")?)
-        },
-        mounts: mounts
-            .into_iter()
-            .map(|m| ContainerdMount {
-                kind: m.r#type,
-                source: m.source.into(),
-                options: m.options,
-            })
-            .collect(),
-        labels: container.labels.into_iter().collect(),
-        cri_image_ref,
-    })
+type Answer<T> = Result<Response<T>, Status>;
+
+impl Containerd for Client {
+    fn container(&self, id: &ContainerId) -> Result<Option<ContainerRecord>> {
+        let mut containers = ContainersClient::new(self.channel.clone());
+        let request = self.request(GetContainerRequest { id: id.to_string() });
+        let call = async move { containers.get(request).await };
+        let Some(record) = self
+            .answer("Containers.Get", call)?
+            .and_then(|answer| answer.container)
+        else {
+            return Ok(None);
+        };
+        let cri = match record.extensions.get(CRI_CONTAINER) {
+            Some(metadata) => Cri::Container(image_ref(&metadata.value).with_context(|| {
+                format!("containerd's record of container {id}: {CRI_CONTAINER}")
+            })?),
+            None if record.extensions.contains_key(CRI_SANDBOX) => Cri::Sandbox,
+            None => Cri::None,
+        };
+        Ok(Some(ContainerRecord {
+            image: record.image,
+            snapshotter: record.snapshotter,
+            snapshot_key: record.snapshot_key,
+            labels: record.labels.into_iter().collect(),
+            cri,
+        }))
+    }
+
+    fn images(&self, names: &[String]) -> Result<Vec<Option<ImageDigest>>> {
+        let calls = names.iter().map(|name| {
+            let mut images = ImagesClient::new(self.channel.clone());
+            let request = self.request(GetImageRequest { name: name.clone() });
+            async move { images.get(request).await }
+        });
+        let answers = self.answers("Images.Get", calls)?.into_iter();
+        let targets = answers.map(|answer| {
+            let target = answer.and_then(|answer| answer.image?.target);
+            let digest = target.map(|target| target.digest.parse());
+            digest.transpose().context("Images.Get: the image's target")
+        });
+        targets.collect()
+    }
+
+    fn names(&self, target: &ImageDigest) -> Result<Vec<String>> {
+        let mut images = ImagesClient::new(self.channel.clone());
+        let request = self.request(ListImagesRequest {
+            filters: vec![format!("target.digest=={target}")],
+        });
+        let call = async move { images.list(request).await };
+        let listed = self.answer("Images.List", call)?;
+        let images = listed.into_iter().flat_map(|answer| answer.images);
+        Ok(images.map(|image| image.name).collect())
+    }
+
+    fn snapshot(&self, snapshotter: &str, key: &str) -> Result<Snapshot> {
+        let mut snapshots = SnapshotsClient::new(self.channel.clone());
+        let request = self.request(MountsRequest {
+            snapshotter: snapshotter.to_owned(),
+            key: key.to_owned(),
+        });
+        let mounts = async move { snapshots.mounts(request).await };
+        let mounts = self.answer("Snapshots.Mounts", mounts)?;
+        let mounts = mounts.with_context(|| format!("containerd has no snapshot {key}"))?;
+        Ok(Snapshot {
+            parent: self.parent(snapshotter, key)?,
+            mounts: mounts
+                .mounts
+                .into_iter()
+                .map(|mount| ContainerdMount {
+                    kind: mount.r#type,
+                    source: mount.source.into(),
+                    options: mount.options,
+                })
+                .collect(),
+        })
+    }
+
+    fn parent(&self, snapshotter: &str, key: &str) -> Result<String> {
+        let info = self.answer("Snapshots.Stat", self.info(snapshotter, key))?;
+        let info = info.and_then(|answer| answer.info);
+        Ok(info
+            .with_context(|| format!("containerd has no snapshot {key}"))?
+            .parent)
+    }
 }
 
 fn image_ref(metadata: &[u8]) -> Result<ConfigDigest> {
@@ -128,31 +223,19 @@ fn image_ref(metadata: &[u8]) -> Result<ConfigDigest> {
     Ok(text.parse()?)
 }
 
-struct Step<'a> {
-    step: &'static str,
-    namespace: &'a str,
+fn late(step: &str, address: &Path) -> Error {
+    anyhow!(
+        "containerd at {0}: {step} was not answered within {1} s; see whether `ctr --address {0} version` answers, and restart containerd if not",
+        address.display(),
+        DEADLINE.as_secs()
+    )
 }
 
-impl Step<'_> {
-    fn request<T>(&self, message: T) -> Result<Request<T>> {
-        let mut request = Request::new(message);
-        let namespace = MetadataValue::try_from(self.namespace)
-            .with_context(|| format!("{}: `{}` is no namespace", self.step, self.namespace))?;
-        request
-            .metadata_mut()
-            .insert("containerd-namespace", namespace);
-        Ok(request)
-    }
-}
-
-async fn in_time<T, E: Into<anyhow::Error>>(
-    step: &'static str,
-    call: impl Future<Output = Result<T, E>>,
-) -> Result<T> {
-    match tokio::time::timeout(DEADLINE, call).await {
-        Ok(answer) => answer.map_err(Into::into).with_context(|| step.to_owned()),
-        Err(_) => anyhow::bail!("{step}: no answer within {} s", DEADLINE.as_secs()),
-    }
+fn failed(step: &str, address: &Path, error: Error) -> Error {
+    error.context(format!(
+        "containerd at {}: {step} failed (does containerd run, and is this its socket in config.toml?)",
+        address.display()
+    ))
 }
 
 #[cfg(test)]

@@ -8,10 +8,12 @@ use std::fmt;
 pub enum Engine {
     /// podman, buildah, CRI-O.
     ContainersStorage,
-    /// Docker with its overlay2 graph driver.
+    /// Docker, with its overlay2 graph driver or with containerd's image store.
     Docker,
     /// containerd: ctr, nerdctl, CRI.
     Containerd,
+    /// A bundle that umoci unpacked: no engine puts anything there.
+    Umoci,
 }
 
 impl fmt::Display for Engine {
@@ -20,6 +22,7 @@ impl fmt::Display for Engine {
             Self::ContainersStorage => "containers-storage",
             Self::Docker => "docker",
             Self::Containerd => "containerd",
+            Self::Umoci => "umoci",
         })
     }
 }
