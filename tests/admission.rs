@@ -79,14 +79,14 @@ fn demo_bundle(world: &World, args: &[&str]) -> Result<Bundle> {
 }
 
 /// Made right, it runs: else a refusal would prove nothing.
-fn runs(rt: &Runtime, bundle: &Bundle) -> Result<()> {
+pub fn runs(rt: &Runtime, bundle: &Bundle) -> Result<()> {
     let output = rt.run(bundle)?;
     ensure!(output.status.success(), "this should have run: {output}");
     Ok(())
 }
 
 /// A refusal says so, in words that engines do not take for a missing program.
-fn refusal(output: &Output, words: &str) -> Result<()> {
+pub fn refusal(output: &Output, words: &str) -> Result<()> {
     output.says("refused")?.says(words)?;
     for phrase in [
         "no such file",

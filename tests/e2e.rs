@@ -14,6 +14,7 @@ mod deaths; // whoever dies at whatever moment
 mod drop_in; // the verbs on the runtime itself: what runc does, and in runc's words
 mod engines; // podman, containerd, docker
 mod host; // the attested host, and its challenger
+mod identity; // which image it is
 mod image; // test images
 mod leftover; // what a test may not leave behind
 mod machine; // what the machine of this run is like
@@ -68,6 +69,7 @@ const MODULES: &[Module] = &[
     surface::MODULE,
     engines::MODULE,
     admission::MODULE,
+    identity::MODULE,
     attestation::MODULE,
     policy::MODULE,
     bad_input::MODULE,

@@ -51,16 +51,34 @@ impl Image {
 
     /// The same with further files in its second layer: path, mode, content.
     pub fn with_files(dir: &Path, plan: &Plan<'_>, files: &[File<'_>]) -> Result<Self> {
-        let layout = dir.join(plan.name.replace(['/', ':'], "_"));
+        Self::of_layers(dir, plan.name, &usual_layers(plan, files)?, None)
+    }
+
+    /// The demo's layers with another configuration, which names another author: another image that
+    /// no engine can tell by its layers.
+    pub fn twin(dir: &Path, plan: &Plan<'_>, author: &str) -> Result<Self> {
+        Self::of_layers(dir, plan.name, &usual_layers(plan, &[])?, Some(author))
+    }
+
+    /// So many layers: the usual first one, then one file each.
+    pub fn of_many_layers(dir: &Path, name: &str, count: usize) -> Result<Self> {
+        let mut layers = vec![base_layer(&busybox()?)?];
+        for number in 1..count {
+            let mut layer = Layer::new();
+            let path = format!("etc/layer-{number}");
+            layer.add(tar::EntryType::Regular, &path, 0o644, path.as_bytes(), None)?;
+            layers.push(layer.finish()?);
+        }
+        Self::of_layers(dir, name, &layers, None)
+    }
+
+    /// An image of these layers (tars).
+    fn of_layers(dir: &Path, name: &str, layers: &[Vec<u8>], author: Option<&str>) -> Result<Self> {
+        let layout = dir.join(name.replace(['/', ':'], "_"));
         fs::create_dir_all(layout.join("blobs/sha256"))?;
-        let busybox = fs::read("/bin/busybox").context("busybox-static is not installed")?;
-        let layers = [
-            base_layer(&busybox)?,
-            upper_layer(&busybox, plan.text, files)?,
-        ];
         let mut descriptors = Vec::new();
         let mut diff_ids = Vec::new();
-        for layer in &layers {
+        for layer in layers {
             diff_ids.push(digest(layer));
             let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
             gzip.write_all(layer)?;
@@ -71,7 +89,10 @@ impl Image {
                 "application/vnd.oci.image.layer.v1.tar+gzip",
             )?);
         }
-        let config = json!({
+        let history: Vec<_> = (0..layers.len())
+            .map(|number| json!({ "created_by": format!("layer {number}") }))
+            .collect();
+        let mut config = json!({
             "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
             "os": "linux",
             "created": "2024-01-01T00:00:00Z",
@@ -81,8 +102,11 @@ impl Image {
                 "WorkingDir": "/",
             },
             "rootfs": { "type": "layers", "diff_ids": diff_ids },
-            "history": [{ "created_by": "base" }, { "created_by": "second layer" }],
+            "history": history,
         });
+        if let Some(author) = author {
+            config["author"] = json!(author);
+        }
         let config = put(
             &layout,
             config.to_string().as_bytes(),
@@ -100,7 +124,8 @@ impl Image {
             "application/vnd.oci.image.manifest.v1+json",
         )?;
         let manifest_digest = text(&manifest["digest"]);
-        manifest["annotations"] = json!({ "org.opencontainers.image.ref.name": plan.name, "io.containerd.image.name": plan.name });
+        manifest["annotations"] =
+            json!({ "org.opencontainers.image.ref.name": name, "io.containerd.image.name": name });
         let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
         fs::write(layout.join("index.json"), index.to_string())?;
         fs::write(
@@ -111,7 +136,7 @@ impl Image {
             |descriptor: &Value| format!("blobs/{}", text(&descriptor["digest"]).replace(':', "/"));
         let docker = json!([{
             "Config": path(&config),
-            "RepoTags": [plan.name],
+            "RepoTags": [name],
             "Layers": descriptors.iter().map(path).collect::<Vec<_>>(),
         }]);
         fs::write(layout.join("manifest.json"), docker.to_string())?;
@@ -121,7 +146,7 @@ impl Image {
         tar.finish()?;
         fs::remove_file(layout.join("manifest.json"))?; // docker's alone; a plain layout has none
         Ok(Self {
-            name: plan.name.to_owned(),
+            name: name.to_owned(),
             layout,
             archive,
             manifest: manifest_digest,
@@ -136,6 +161,15 @@ impl Image {
     }
 }
 
+fn busybox() -> Result<Vec<u8>> {
+    fs::read("/bin/busybox").context("busybox-static is not installed")
+}
+
+fn usual_layers(plan: &Plan<'_>, files: &[File<'_>]) -> Result<[Vec<u8>; 2]> {
+    let busybox = busybox()?;
+    Ok([base_layer(&busybox)?, upper_layer(&busybox, plan.text, files)?])
+}
+
 fn base_layer(busybox: &[u8]) -> Result<Vec<u8>> {
     let mut layer = Layer::new();
     for (dir, mode) in [
@@ -144,6 +178,7 @@ fn base_layer(busybox: &[u8]) -> Result<Vec<u8>> {
         ("etc", 0o755),
         ("proc", 0o755),
         ("root", 0o700),
+        ("run", 0o755),
         ("sys", 0o755),
         ("tmp", 0o1777),
         ("usr", 0o755),

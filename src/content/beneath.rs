@@ -96,6 +96,11 @@ pub(crate) fn read(directory: impl AsFd, name: &str, max: u64) -> Result<Vec<u8>
 
 /// A file by its absolute path, at most `max` bytes.
 pub fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>> {
+    read_at_most(open_regular(path)?, max).with_context(|| format!("read {}", path.display()))
+}
+
+/// A regular file by its absolute path: a FIFO in its place stops nobody.
+pub(crate) fn open_regular(path: &Path) -> Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file =
         fs::open(path, flags, Mode::empty()).with_context(|| format!("open {}", path.display()))?;
@@ -104,7 +109,7 @@ pub fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>> {
         "{} is not a regular file",
         path.display()
     );
-    read_at_most(File::from(file), max).with_context(|| format!("read {}", path.display()))
+    Ok(File::from(file))
 }
 
 pub(crate) fn read_at_most(file: File, max: u64) -> Result<Vec<u8>> {

@@ -153,7 +153,7 @@ impl std::fmt::Display for LayerSource {
 }
 
 fn open(path: &Path) -> Result<File> {
-    File::open(path).with_context(|| format!("open {}", path.display()))
+    beneath::open_regular(path)
 }
 
 fn from_archive(file: impl Read, path: &Path) -> Result<(DiffId, Layer)> {
