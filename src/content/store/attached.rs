@@ -3,19 +3,24 @@
 //! candidate less, with a note, never an error.
 
 use super::{Attached, Found, blobs::Blobs, containerd::Containerd};
-use crate::oci::ManifestFile;
+use crate::oci::{Descriptor, ManifestFile};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use verify::{
     digest::{BlobDigest, ImageDigest},
-    image::Image,
-    policy::StoredSignature,
+    image::{Image, Index},
+    signature::{SimpleSignature, StoredEnvelope, StoredSignature},
 };
 
 /// cosign's marks (sigstore/cosign, specs/SIGNATURE_SPEC.md).
 const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
+const ENVELOPE: &str = "application/vnd.dsse.envelope.v1+json";
+/// A Sigstore bundle, of any version (specs/BUNDLE_SPEC.md).
+const BUNDLES: &str = "application/vnd.dev.sigstore.bundle";
+/// Behind `<repository>:sha256-<hex>`: signatures, attestations, the list of referrers.
+const TAGS: [&str; 3] = [".sig", ".att", ""];
 
 /// So many are looked at for one image.
 const MAX: usize = 64;
@@ -69,15 +74,14 @@ fn simple(
     let signature_b64 = annotations
         .remove(SIGNATURE)
         .ok_or_else(|| format!("a signature without the annotation {SIGNATURE}"))?;
-    Ok(StoredSignature {
+    Ok(StoredSignature::Simple(SimpleSignature {
         payload,
         signature_b64,
         annotations,
-    })
+    }))
 }
 
-/// cosign's tags for what is about a manifest or index (`<repository>:sha256-<hex>.sig`), when somebody
-/// has pulled them.
+/// cosign's tags for what is about a manifest or index, when somebody has pulled them.
 pub(super) fn in_content(blobs: &Blobs, found: &Found, api: &dyn Containerd) -> Vec<Attached> {
     let mut attached = Vec::new();
     let Some(repository) = repository(&found.name) else {
@@ -88,49 +92,74 @@ pub(super) fn in_content(blobs: &Blobs, found: &Found, api: &dyn Containerd) -> 
         .iter()
         .filter_map(|claim| Image::of(claim).ok());
     let digests: Vec<ImageDigest> = images.flat_map(|image| image.digests()).collect();
-    let tags: Vec<_> = (digests.iter().take(MAX))
-        .map(|digest| format!("{repository}:sha256-{}.sig", digest.hex()))
+    let tag = |digest: &ImageDigest, tag| format!("{repository}:sha256-{}{tag}", digest.hex());
+    let names: Vec<_> = (digests.iter().take(MAX))
+        .flat_map(|digest| TAGS.map(|kind| tag(digest, kind)))
         .collect();
-    let targets = match api.images(&tags) {
+    let targets = match api.images(&names) {
         Ok(targets) => targets,
         Err(error) => {
             attached.push(Attached::Unusable(format!("{error:#}")));
             return attached;
         }
     };
-    for (tag, target) in tags.iter().zip(targets) {
+    for (name, target) in names.iter().zip(targets) {
         let Some(target) = target else { continue };
-        match of_artifact(blobs, target) {
-            Ok(signatures) => attached.extend(signatures),
-            Err(why) => attached.push(Attached::Unusable(format!("{tag}: {why}"))),
+        if let Err(why) = of_artifact(blobs, target, true, &mut attached) {
+            attached.push(Attached::Unusable(format!("{name}: {why}")));
         }
     }
     attached
 }
 
-fn of_artifact(blobs: &Blobs, target: ImageDigest) -> Result<Vec<Attached>, String> {
-    let blob = |digest: BlobDigest| match blobs.blob(digest) {
-        Ok(Some(bytes)) => Ok(bytes),
-        Ok(None) => Err(format!("{digest} is not in the content store")),
-        Err(error) => Err(error.to_string()),
-    };
-    let manifest = blob(BlobDigest::from_bytes(*target.as_bytes()))?;
-    let manifest: ManifestFile =
-        serde_json::from_slice(&manifest).map_err(|error| error.to_string())?;
-    let layers = manifest.layers.into_iter().take(MAX);
-    let signatures = layers.map(|layer| {
-        let signature = match layer.media_type.as_str() {
-            SIMPLE_SIGNING => {
-                blob(layer.digest).and_then(|payload| simple(payload, layer.annotations))
+/// The signatures of a manifest, or of the manifests in a list of referrers.
+fn of_artifact(
+    blobs: &Blobs,
+    target: ImageDigest,
+    may_be_index: bool,
+    attached: &mut Vec<Attached>,
+) -> Result<(), String> {
+    let bytes = content(blobs, BlobDigest::from_bytes(*target.as_bytes()))?;
+    if may_be_index && let Ok(index) = Index::parse(&bytes) {
+        for referrer in index.manifests().iter().take(MAX) {
+            if let Err(why) = of_artifact(blobs, referrer.digest, false, attached) {
+                attached.push(Attached::Unusable(why));
             }
-            other => Err(format!("a signature of type {other}")),
-        };
-        match signature {
+        }
+        return Ok(());
+    }
+    let manifest: ManifestFile =
+        serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    attached.extend(manifest.layers.into_iter().take(MAX).map(|layer| {
+        match of_layer(blobs, layer) {
             Ok(signature) => Attached::Signature(signature),
             Err(why) => Attached::Unusable(why),
         }
-    });
-    Ok(signatures.collect())
+    }));
+    Ok(())
+}
+
+fn of_layer(blobs: &Blobs, layer: Descriptor) -> Result<StoredSignature, String> {
+    let annotations = layer.annotations;
+    match layer.media_type.as_str() {
+        SIMPLE_SIGNING => simple(content(blobs, layer.digest)?, annotations),
+        ENVELOPE => Ok(StoredSignature::Envelope(StoredEnvelope {
+            envelope: content(blobs, layer.digest)?,
+            annotations,
+        })),
+        kind if kind.starts_with(BUNDLES) => {
+            content(blobs, layer.digest).map(StoredSignature::Bundle)
+        }
+        other => Err(format!("a signature of type {other}")),
+    }
+}
+
+fn content(blobs: &Blobs, digest: BlobDigest) -> Result<Vec<u8>, String> {
+    match blobs.blob(digest) {
+        Ok(Some(bytes)) => Ok(bytes),
+        Ok(None) => Err(format!("{digest} is not in the content store")),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// A name without tag and digest; a colon before the last slash belongs to a registry's port.

@@ -31,8 +31,8 @@ use verify::{
     digest::{ConfigDigest, ImageDigest},
     id::ContainerId,
     image::ClaimedImage,
-    policy::StoredSignature,
     rootfs::Engine,
+    signature::StoredSignature,
 };
 
 /// The stores that the administrator named: nothing is read from a store that is not in this list.

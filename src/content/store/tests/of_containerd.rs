@@ -84,6 +84,24 @@ fn accept_signatures_that_were_pulled() {
         panic!("{:?}", found.attached)
     };
     assert!(kind.contains("something/else") && gone.contains("not in the content store"));
+    // cosign 3: a list of referrers, whose descriptors may call them anything
+    let bundle = host.blob(b"{}");
+    let kind = "application/vnd.dev.sigstore.bundle.v0.3+json";
+    let referrer =
+        json!({"schemaVersion": 2, "config": layer("c", payload), "layers": [layer(kind, bundle)]});
+    let referrer = host.blob(referrer.to_string().as_bytes());
+    let referrers = json!({"schemaVersion": 2, "manifests": [layer("wrong", referrer)]});
+    let referrers = host.blob(referrers.to_string().as_bytes());
+    let (plain, target) = (
+        tag.trim_end_matches(".sig").to_owned(),
+        ImageDigest::from_bytes(*referrers.as_bytes()),
+    );
+    api.images.insert(plain.clone(), target);
+    let found = host.locate(&lower, &upper, Some(&api)).unwrap();
+    let found = host.check(found, Engine::Containerd, "localhost/demo:v1");
+    let bundle = Attached::Signature(StoredSignature::Bundle(b"{}".to_vec()));
+    assert_eq!(found.attached.last(), Some(&bundle));
+    api.images.remove(&plain);
     // a tag that leads nowhere
     api.images.insert(tag, ImageDigest::of(b"gone"));
     let found = host.locate(&lower, &upper, Some(&api)).unwrap();
