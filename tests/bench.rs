@@ -1,4 +1,5 @@
-//! Benchmarks B1 and B2: an attested start beside plain runc's, interleaved in one run.
+//! Benchmarks B1 and B2: an attested start beside plain runc's, interleaved in one run; B13: how long it
+//! takes to know an image and decide about it.
 //!
 //! `bench [B1 B2 …] [--json FILE] [--runs N]`; no id means all. Times are wall clock; absolute ones
 //! are printed and never judged, since machines differ: the goals are about ratios and differences.
@@ -20,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-const IDS: [&str; 2] = ["B1", "B2"];
+const IDS: [&str; 3] = ["B1", "B2", "B13"];
 const RUNS: usize = 40;
 const WARM_UP: usize = 3;
 const STEPS: [&str; 4] = ["create", "start", "exit", "delete"];
@@ -100,6 +101,10 @@ pub fn run(world: &World, args: &[String]) -> Result<()> {
             docker.push(docker_run(world)?);
         }
     }
+    let identity = match wanted.has("B13") {
+        true => Some(b13(world, &attestrun, wanted.runs)?),
+        false => None,
+    };
     let [runc, ours @ ..] = &sides[..] else {
         bail!("no side ran")
     };
@@ -110,6 +115,7 @@ pub fn run(world: &World, args: &[String]) -> Result<()> {
             _ => b2(side, runc, &Spread::of(&docker)),
         });
     }
+    results.extend(identity);
     table(&sides, &docker);
     for result in &results {
         println!(
@@ -160,6 +166,54 @@ fn b2(ours: &Side, runc: &Side, docker: &Spread) -> Value {
         "goal": "<= 10 ms, and <= 3 % of docker run's wall time", "met": cost <= 10.0 && share <= 3.0,
         "ours": ours.json(), "anchor": anchor, "runs": ours.times.len(),
     })
+}
+
+/// What the guard itself says that identity, signature, list and policy took, per engine's store.
+fn b13(world: &World, attestrun: &std::path::Path, runs: usize) -> Result<Value> {
+    let runtime = Runtime::attestrun(attestrun, Backend::Libcontainer);
+    world.select(Some(&runtime))?;
+    let bundle = Bundle::make(&world.work, &world.rootfs(0)?, &["/bin/sleep", "1000"])?;
+    let demo = world.images()?.demo.name.clone();
+    let took = || -> Result<Duration> {
+        let found = cmd!(
+            "find",
+            "/run/attestrun/containers",
+            "-name",
+            "decision.json"
+        )
+        .ok()?;
+        let file = found.stdout.lines().next().context("no decision.json")?;
+        let decision: Value = serde_json::from_slice(&fs::read(file)?)?;
+        let part = |name: &str| decision["took_us"][name].as_u64().context("took_us");
+        Ok(Duration::from_micros(part("identity")? + part("decision")?))
+    };
+    let (mut podman, mut containerd) = (Vec::new(), Vec::new());
+    for round in 0..WARM_UP + runs {
+        runtime.create(&bundle).ok()?;
+        let of_podman = took();
+        runtime.cmd("delete").arg("--force").arg(&bundle.id).ok()?;
+        let run = world.ctr()?.args(["run", "-d", "--runc-binary"]);
+        let run = run.arg(attestrun).arg(&demo);
+        run.args(["e2e-b13", "/bin/sleep", "1000"]).ok()?;
+        let of_containerd = took();
+        world
+            .ctr()?
+            .args(["task", "rm", "--force", "e2e-b13"])
+            .ok()?;
+        world.ctr()?.args(["container", "rm", "e2e-b13"]).ok()?;
+        if round >= WARM_UP {
+            podman.push(of_podman?);
+            containerd.push(of_containerd?);
+        }
+    }
+    let (podman, containerd) = (Spread::of(&podman), Spread::of(&containerd));
+    let value = podman.median.max(containerd.median);
+    Ok(json!({
+        "id": "B13", "what": "identity, signature, list and policy of an image seen before, the slower store",
+        "value": round(value), "unit": "ms", "goal": "<= 4 ms", "met": value <= 4.0, "runs": runs,
+        "ours": { "podman_ms": podman.json(), "containerd_ms": containerd.json() },
+        "anchor": {},
+    }))
 }
 
 /// One runtime's measurements.

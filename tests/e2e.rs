@@ -8,7 +8,7 @@
 mod admission; // what may not start
 mod attestation; // challenges accepted, tampering refused
 mod bad_input; // what is missing, corrupt or dies
-mod bench; // B1 and B2: attested start next to plain runc
+mod bench; // B1, B2, B13
 mod conformance; // runc's own tests, and a driver on go-runc
 mod deaths; // whoever dies at whatever moment
 mod drop_in; // the verbs on the runtime itself: what runc does, and in runc's words

@@ -1,25 +1,23 @@
 //! Which image it is: by the mount and the engines' own stores, whatever names, annotations and files in
 //! reach of others say. Each attack stands beside the same thing done honestly, which runs.
 
+mod stores; // roots that did not come the usual way
+
 use crate::{
     Module, Test,
-    admission::{refusal, restoring, runs},
+    admission::{refusal, restoring},
     cmd,
-    host::{CONFIG, POLICY, TRUST, policy},
+    host::{POLICY, TRUST, policy},
     image::{Image, Plan},
     publisher::{LIST, STORE, rule},
-    runtime::{Backend, Bundle, Runtime},
+    runtime::{Backend, Runtime},
     spawn::Output,
-    world::{Rootfs, World},
+    world::World,
 };
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
 use std::{
     fs,
-    os::unix::{
-        fs::{PermissionsExt, symlink},
-        net::UnixListener,
-    },
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -46,15 +44,16 @@ pub const MODULE: Module = Module {
         Test::Once("ninety_layers_and_one", ninety_layers_and_one),
         Test::Once(
             "relative_layers_of_another_directory",
-            relative_layers_of_another_directory,
+            stores::relative_layers_of_another_directory,
         ),
         Test::Once(
             "a_link_in_place_of_a_store_file",
-            a_link_in_place_of_a_store_file,
+            stores::a_link_in_place_of_a_store_file,
         ),
-        Test::Once("a_part_of_an_overlay", a_part_of_an_overlay),
-        Test::Once("umocis_bundle", umocis_bundle),
-        Test::Once("a_hung_containerd", a_hung_containerd),
+        Test::Once("a_part_of_an_overlay", stores::a_part_of_an_overlay),
+        Test::Once("a_step_of_a_build", stores::a_step_of_a_build),
+        Test::Once("umocis_bundle", stores::umocis_bundle),
+        Test::Once("a_hung_containerd", stores::a_hung_containerd),
     ],
 };
 
@@ -399,187 +398,4 @@ fn layers(world: &World, tag: &str, count: usize) -> Result<()> {
     good(&ctr(world, &name, &["--read-only"])?).context("ctr --read-only")?;
     good(&docker(world, &name)?).context("docker")?;
     forget(world, &name)
-}
-
-/// The overlay's options of the mount at `path`.
-fn overlay_options(path: &Path) -> Result<Value> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    let place = path.display().to_string();
-    let line = mounts.lines().find(|l| l.split(' ').nth(4) == Some(&place));
-    let options = line
-        .context("no mount")?
-        .rsplit(' ')
-        .next()
-        .unwrap_or_default();
-    let pairs = options.split(',').filter_map(|o| o.split_once('='));
-    Ok(pairs
-        .map(|(key, value)| (key.to_owned(), json!(value)))
-        .collect())
-}
-
-fn relative_layers_of_another_directory(world: &World) -> Result<()> {
-    let rt = ours(world)?;
-    world.with_rootfs(&world.images()?.demo, |rootfs| {
-        let options = overlay_options(&rootfs.path)?;
-        let option = |key: &str| options[key].as_str().unwrap_or_default().to_owned();
-        // The same names lead to other files, seen from a directory of our own.
-        let ours = world.work.join("confusion");
-        let mut names = Vec::new();
-        for lower in option("lowerdir").split(':') {
-            let link = Path::new(lower).file_name().context("link")?;
-            let copy = ours.join("l").join(link);
-            fs::create_dir_all(&copy)?;
-            let from = Path::new(lower).canonicalize()?.join(".");
-            cmd!("cp", "-a", from, &copy).ok()?;
-            if copy.join("etc/layer2").exists() {
-                fs::write(copy.join("etc/layer2"), "evil\n")?;
-            }
-            names.push(format!("l/{}", link.to_string_lossy()));
-        }
-        cmd!("umount", &rootfs.path).ok()?;
-        let data = format!(
-            "lowerdir={},upperdir={},workdir={}",
-            names.join(":"),
-            option("upperdir"),
-            option("workdir")
-        );
-        let mount = cmd!(
-            "mount",
-            "-t",
-            "overlay",
-            "overlay",
-            "-o",
-            &data,
-            &rootfs.path
-        );
-        mount.cwd(&ours).ok()?;
-        let bundle = Bundle::make(&world.work, rootfs, &["/bin/true"])?;
-        let output = rt.run(&bundle)?;
-        cmd!("umount", &rootfs.path).ok()?;
-        // From the store's own directory the very same words are the image.
-        let store = Path::new("/var/lib/containers/storage/overlay");
-        let mount = cmd!(
-            "mount",
-            "-t",
-            "overlay",
-            "overlay",
-            "-o",
-            &data,
-            &rootfs.path
-        );
-        mount.cwd(store).ok()?;
-        refusal(&output, "etc/layer2")?;
-        runs(&rt, &bundle)
-    })
-}
-
-fn a_link_in_place_of_a_store_file(world: &World) -> Result<()> {
-    let rt = ours(world)?;
-    let bundle = Bundle::make(&world.work, &world.rootfs(0)?, &["/bin/true"])?;
-    runs(&rt, &bundle)?;
-    let store = Path::new("/var/lib/containers/storage");
-    for name in [
-        "overlay-images/images.json",
-        "overlay-containers/containers.json",
-        "overlay-layers/layers.json",
-    ] {
-        let (file, away) = (store.join(name), world.work.join("away.json"));
-        fs::copy(&file, &away)?;
-        let kept = file.with_extension("kept");
-        fs::rename(&file, &kept)?;
-        symlink(&away, &file)?;
-        let output = rt.run(&bundle);
-        fs::remove_file(&file)?;
-        fs::rename(&kept, &file)?;
-        refusal(&output?, "symbolic link").with_context(|| name.to_owned())?;
-    }
-    runs(&rt, &bundle)
-}
-
-fn a_part_of_an_overlay(world: &World) -> Result<()> {
-    let rt = ours(world)?;
-    let part = Rootfs {
-        id: "e2e-identity-part".into(),
-        path: world.work.join("part"),
-    };
-    fs::create_dir_all(&part.path)?;
-    let from = world.rootfs(0)?.path;
-    cmd!("mount", "--bind", from.join("usr"), &part.path).ok()?;
-    let bundle = Bundle::make(&world.work, &part, &["/local/bin/echo"])?;
-    world.note(&bundle.id);
-    let output = rt.run(&bundle);
-    cmd!("umount", &part.path).ok()?;
-    refusal(&output?, "only /usr of an overlay")?;
-    // the whole of it, bound elsewhere, is the image
-    cmd!("mount", "--bind", &from, &part.path).ok()?;
-    let bundle = Bundle::make(&world.work, &part, &["/bin/true"])?;
-    let done = runs(&rt, &bundle);
-    cmd!("umount", &part.path).ok()?;
-    done
-}
-
-/// A bundle as `umoci unpack` leaves it, with the layout beside.
-fn umocis_bundle(world: &World) -> Result<()> {
-    let rt = ours(world)?;
-    let demo = &world.images()?.demo;
-    let place = world.work.join("umoci");
-    let rootfs = place.join("bundle/rootfs");
-    fs::create_dir_all(&rootfs)?;
-    cmd!("cp", "-a", &demo.layout, place.join("layout")).ok()?;
-    cmd!("cp", "-a", world.rootfs(0)?.path.join("."), &rootfs).ok()?;
-    fs::set_permissions(&rootfs, fs::Permissions::from_mode(0o755))?;
-    let walk = json!([{ "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": demo.manifest, "size": 1 }]);
-    let meta = json!({ "umoci_version": "2", "from_descriptor_path": { "descriptor_walk": walk } });
-    let root = Rootfs {
-        id: "e2e-identity-umoci".into(),
-        path: rootfs.clone(),
-    };
-    // as umoci's own, the bundle holds its root
-    let made = Bundle::make(&world.work, &root, &["/bin/true"])?;
-    let bundle = Bundle {
-        dir: place.join("bundle"),
-        ..made
-    };
-    bundle.write()?;
-    world.note(&bundle.id);
-    refusal(&rt.run(&bundle)?, "plain directory")?;
-    fs::write(place.join("bundle/umoci.json"), meta.to_string())?;
-    // it has no name, so only a rule for everything is for it
-    refusal(&rt.run(&bundle)?, "no rule")?;
-    restoring(POLICY, || {
-        let any = rule("any", "*", Path::new(TRUST));
-        fs::write(POLICY, format!("{}{any}", policy("enforce")))?;
-        runs(&rt, &bundle)?;
-        fs::write(rootfs.join("etc/layer2"), "evil\n")?;
-        refusal(&rt.run(&bundle)?, "etc/layer2")?;
-        fs::write(rootfs.join("etc/layer2"), "layer two\n")?;
-        fs::write(rootfs.join("bin/extra"), "")?;
-        refusal(&rt.run(&bundle)?, "bin/extra")
-    })?;
-    fs::remove_dir_all(&place)?;
-    Ok(())
-}
-
-// --- engines ---
-
-/// A socket that takes connections and never says a word: `create` ends, and says what it waited for.
-fn a_hung_containerd(world: &World) -> Result<()> {
-    let socket = world.work.join("hung.sock");
-    let _listener = UnixListener::bind(&socket)?;
-    let shown = socket.display().to_string();
-    let output = restoring(CONFIG, || {
-        let config = fs::read_to_string(CONFIG)?;
-        let hung = config.replace("/run/containerd/containerd.sock", &shown);
-        ensure!(config != hung, "no containerd in {config}");
-        fs::write(CONFIG, hung)?;
-        let output = ctr(world, DEMO, &[])?;
-        ensure!(!output.status.success(), "{output}");
-        output.says(&shown)?.says("was not answered within")?;
-        output.says("restart containerd")?.says_not("refused")?;
-        // others do not wait for it
-        good(&podman(world, DEMO, &[])?)
-    });
-    fs::remove_file(&socket)?;
-    output?;
-    good(&ctr(world, DEMO, &[])?)
 }

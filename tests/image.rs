@@ -167,7 +167,10 @@ fn busybox() -> Result<Vec<u8>> {
 
 fn usual_layers(plan: &Plan<'_>, files: &[File<'_>]) -> Result<[Vec<u8>; 2]> {
     let busybox = busybox()?;
-    Ok([base_layer(&busybox)?, upper_layer(&busybox, plan.text, files)?])
+    Ok([
+        base_layer(&busybox)?,
+        upper_layer(&busybox, plan.text, files)?,
+    ])
 }
 
 fn base_layer(busybox: &[u8]) -> Result<Vec<u8>> {

@@ -23,6 +23,7 @@ use oci_spec::runtime::{Process, Spec};
 use std::{
     os::fd::AsFd,
     path::{Path, PathBuf},
+    time::Instant,
 };
 use verify::{
     event::How,
@@ -47,6 +48,18 @@ pub struct Admitted {
     pub program: PathBuf,
     /// What should have been refused, and mode `audit` let pass.
     pub audited: Vec<String>,
+    pub took: Took,
+}
+
+/// How long the judging took, in microseconds.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub struct Took {
+    /// To find out which image it is.
+    pub identity: u128,
+    /// Policy, signatures, list, launch.
+    pub decision: u128,
+    /// To read and compare the root file system.
+    pub rootfs: u128,
 }
 
 /// What is known of the root file system.
@@ -58,6 +71,7 @@ pub enum Rootfs {
 }
 
 pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
+    let began = Instant::now();
     let spec: Spec =
         serde_json::from_str(&application.config).context("the sealed config.json is malformed")?;
     let process = spec
@@ -76,7 +90,9 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
 
     let signatures = Store::open(Path::new(config::SIGNATURES))?;
     let root = store::Rootfs::open(&application.rootfs)?;
+    let asked = Instant::now();
     let origin = locate(application, config, &root, &signatures)?;
+    let identity = asked.elapsed();
     let admission = match &origin {
         Located::Image(found) => decided(application, found, &signatures, &policy, &profile)?,
         Located::NoImage(none) => {
@@ -89,6 +105,7 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
         }
     };
     supported(&admission)?;
+    let decision = began.elapsed() - identity;
     let mut court = Court::new(&admission);
     let actual = tree::walk(root.as_fd())
         .with_context(|| format!("rootfs {}", application.rootfs.display()))?;
@@ -127,6 +144,11 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
         process,
         program,
         audited,
+        took: Took {
+            identity: identity.as_micros(),
+            decision: decision.as_micros(),
+            rootfs: (began.elapsed() - identity - decision).as_micros(),
+        },
     })
 }
 

@@ -211,6 +211,14 @@ impl Guarded {
         let mut journal =
             Journal::new(vtpm, &run_dir.join("event.log"), config.vtpm.log_max_bytes)?;
         let claim = measure::measure(&mut journal, &application, &admitted, &identity, &config)?;
+        let decision = serde_json::json!({
+            "admitted": admitted.admission.made().to_string(),
+            "rule": admitted.admission.rule(),
+            "took_us": admitted.took,
+        });
+        // for people: nobody reads it back
+        std::fs::write(run_dir.join("decision.json"), format!("{decision}\n"))
+            .context("cannot write decision.json")?;
         Ok(Self {
             application,
             admitted,
