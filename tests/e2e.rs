@@ -13,6 +13,7 @@ mod conformance; // runc's own tests, and a driver on go-runc
 mod deaths; // whoever dies at whatever moment
 mod drop_in; // the verbs on the runtime itself: what runc does, and in runc's words
 mod engines; // podman, containerd, docker
+mod enter; // ways into a running container
 mod host; // the attested host, and its challenger
 mod identity; // which image it is
 mod image; // test images
@@ -67,6 +68,7 @@ const MODULES: &[Module] = &[
     tidy::MODULE,
     drop_in::MODULE,
     surface::MODULE,
+    enter::MODULE,
     engines::MODULE,
     admission::MODULE,
     identity::MODULE,
