@@ -44,8 +44,13 @@ pub trait Containerd {
     fn images(&self, names: &[String]) -> Result<Vec<Option<ImageDigest>>>;
     /// Images.List: every name of a manifest or index.
     fn names(&self, target: &ImageDigest) -> Result<Vec<String>>;
-    /// Snapshots.Stat and Snapshots.Mounts.
-    fn snapshot(&self, snapshotter: &str, key: &str) -> Result<Snapshot>;
+    /// Snapshots.Stat and Snapshots.Mounts, and Images.Get side by side with them: each wait counts.
+    fn snapshot(
+        &self,
+        snapshotter: &str,
+        key: &str,
+        image: &str,
+    ) -> Result<(Snapshot, Option<ImageDigest>)>;
     /// Snapshots.Stat.
     fn parent(&self, snapshotter: &str, key: &str) -> Result<String>;
 }
@@ -102,10 +107,10 @@ pub(super) fn find(
             driver: format!("containerd's snapshotter {}", record.snapshotter),
         });
     }
-    let snapshot = api.snapshot(&record.snapshotter, &record.snapshot_key)?;
+    let (snapshot, target) =
+        api.snapshot(&record.snapshotter, &record.snapshot_key, &record.image)?;
     same_mount(rootfs, overlay, &snapshot.mounts)?;
-    let named = api.images(std::slice::from_ref(&record.image))?;
-    let Some(target) = named.into_iter().next().flatten() else {
+    let Some(target) = target else {
         return Err(inconsistent(format!(
             "the container's image {} has no record any more: was it removed?",
             record.image

@@ -42,7 +42,7 @@ pub(super) fn find(
             "Docker has not recorded the manifest of container {id} (made by a Docker before 28, or from another image store?); make it again"
         )));
     };
-    let snapshot = api.snapshot(OVERLAYFS, id.as_str())?;
+    let (snapshot, _) = api.snapshot(OVERLAYFS, id.as_str(), &container.config.image)?;
     containerd::same_mount(rootfs, Some(overlay), &snapshot.mounts)?;
     let parent = match snapshot.parent == format!("{id}-init") {
         true => api.parent(OVERLAYFS, &snapshot.parent)?,

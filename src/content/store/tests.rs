@@ -295,11 +295,17 @@ impl Containerd for Api {
         let same = self.images.iter().filter(|(_, digest)| *digest == target);
         Ok(same.map(|(name, _)| name.clone()).collect())
     }
-    fn snapshot(&self, _: &str, key: &str) -> anyhow::Result<Snapshot> {
-        Ok(Snapshot {
+    fn snapshot(
+        &self,
+        _: &str,
+        key: &str,
+        image: &str,
+    ) -> anyhow::Result<(Snapshot, Option<ImageDigest>)> {
+        let snapshot = Snapshot {
             parent: self.parent("", key)?,
             mounts: self.mounts.clone(),
-        })
+        };
+        Ok((snapshot, self.images.get(image).copied()))
     }
     fn parent(&self, _: &str, key: &str) -> anyhow::Result<String> {
         let parent = self.parents.get(key).cloned();

@@ -6,7 +6,7 @@ use anyhow::{Context, Error, Result, anyhow};
 use containerd_client::{
     connect,
     services::v1::{
-        GetContainerRequest, GetImageRequest, ListImagesRequest,
+        GetContainerRequest, GetImageRequest, GetImageResponse, ListImagesRequest,
         containers_client::ContainersClient,
         images_client::ImagesClient,
         snapshots::{
@@ -112,12 +112,21 @@ impl Client {
         Ok(self.answers(step, [call])?.into_iter().next().flatten())
     }
 
+    /// Images.Get.
+    fn named(&self, name: &str) -> impl Future<Output = Answer<GetImageResponse>> + Send + use<> {
+        let mut images = ImagesClient::new(self.channel.clone());
+        let request = self.request(GetImageRequest {
+            name: name.to_owned(),
+        });
+        async move { images.get(request).await }
+    }
+
     /// Snapshots.Stat.
     fn info(
         &self,
         snapshotter: &str,
         key: &str,
-    ) -> impl Future<Output = Answer<StatSnapshotResponse>> + Send + 'static {
+    ) -> impl Future<Output = Answer<StatSnapshotResponse>> + Send + use<> {
         let mut snapshots = SnapshotsClient::new(self.channel.clone());
         let request = self.request(StatSnapshotRequest {
             snapshotter: snapshotter.to_owned(),
@@ -125,6 +134,17 @@ impl Client {
         });
         async move { snapshots.stat(request).await }
     }
+}
+
+fn joined<T>(answer: Result<Answer<T>, tokio::task::JoinError>) -> Answer<T> {
+    answer.unwrap_or_else(|error| Err(Status::internal(error.to_string())))
+}
+
+/// What an image's name stands for.
+fn target(answer: Option<GetImageResponse>) -> Result<Option<ImageDigest>> {
+    let target = answer.and_then(|answer| answer.image?.target);
+    let digest = target.map(|target| target.digest.parse());
+    digest.transpose().context("Images.Get: the image's target")
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -157,18 +177,9 @@ impl Containerd for Client {
     }
 
     fn images(&self, names: &[String]) -> Result<Vec<Option<ImageDigest>>> {
-        let calls = names.iter().map(|name| {
-            let mut images = ImagesClient::new(self.channel.clone());
-            let request = self.request(GetImageRequest { name: name.clone() });
-            async move { images.get(request).await }
-        });
-        let answers = self.answers("Images.Get", calls)?.into_iter();
-        let targets = answers.map(|answer| {
-            let target = answer.and_then(|answer| answer.image?.target);
-            let digest = target.map(|target| target.digest.parse());
-            digest.transpose().context("Images.Get: the image's target")
-        });
-        targets.collect()
+        let calls = names.iter().map(|name| self.named(name));
+        let answers = self.answers("Images.Get", calls)?;
+        answers.into_iter().map(target).collect()
     }
 
     fn names(&self, target: &ImageDigest) -> Result<Vec<String>> {
@@ -182,7 +193,17 @@ impl Containerd for Client {
         Ok(images.map(|image| image.name).collect())
     }
 
-    fn snapshot(&self, snapshotter: &str, key: &str) -> Result<Snapshot> {
+    fn snapshot(
+        &self,
+        snapshotter: &str,
+        key: &str,
+        image: &str,
+    ) -> Result<(Snapshot, Option<ImageDigest>)> {
+        // begun here, and answered while the mounts are waited for
+        let entered = self.runtime.enter();
+        let info = tokio::spawn(self.info(snapshotter, key));
+        let named = tokio::spawn(self.named(image));
+        drop(entered);
         let mut snapshots = SnapshotsClient::new(self.channel.clone());
         let request = self.request(MountsRequest {
             snapshotter: snapshotter.to_owned(),
@@ -190,10 +211,16 @@ impl Containerd for Client {
         });
         let mounts = async move { snapshots.mounts(request).await };
         let mounts = self.answer("Snapshots.Mounts", mounts)?;
-        let mounts = mounts.with_context(|| format!("containerd has no snapshot {key}"))?;
-        Ok(Snapshot {
-            parent: self.parent(snapshotter, key)?,
+        let info = self.answer("Snapshots.Stat", async { joined(info.await) })?;
+        let named = self.answer("Images.Get", async { joined(named.await) })?;
+        let none = || format!("containerd has no snapshot {key}");
+        let snapshot = Snapshot {
+            parent: info
+                .and_then(|answer| answer.info)
+                .with_context(none)?
+                .parent,
             mounts: mounts
+                .with_context(none)?
                 .mounts
                 .into_iter()
                 .map(|mount| ContainerdMount {
@@ -202,7 +229,8 @@ impl Containerd for Client {
                     options: mount.options,
                 })
                 .collect(),
-        })
+        };
+        Ok((snapshot, target(named)?))
     }
 
     fn parent(&self, snapshotter: &str, key: &str) -> Result<String> {
