@@ -6,6 +6,7 @@
 
 use crate::{
     backend::{Backend, named},
+    hooks,
     programs::{self, Search},
     state::RunDir,
 };
@@ -93,6 +94,7 @@ impl Bundle {
         systemd_cgroup: bool,
     ) -> Result<SealedBundle> {
         self.normalise(id, systemd_cgroup)?;
+        let hooks = hooks::seal(&mut self.spec)?;
         if let Backend::Runc { .. } = backend {
             self.name_program()?;
         }
@@ -116,6 +118,7 @@ impl Bundle {
         Ok(SealedBundle {
             bytes,
             spec,
+            hooks,
             rootfs: self.rootfs,
             rootfs_fd: self.rootfs_fd,
         })
@@ -170,6 +173,7 @@ pub struct SealedBundle {
     /// The whole config.json; [`Self::spec`] is its parse.
     pub bytes: Vec<u8>,
     pub spec: Spec,
+    pub hooks: hooks::Origins,
     pub rootfs: PathBuf,
     pub rootfs_fd: OwnedFd,
 }

@@ -132,6 +132,7 @@ fn application(state: &State, sealed: &SealedBundle, host: &host::Client) -> Res
         bundle: state.bundle.clone(),
         rootfs: sealed.rootfs.clone(),
         config: String::from_utf8(sealed.bytes.clone())?,
+        hooks: sealed.hooks.clone(),
         backend,
         host: host.hello()?,
     })

@@ -10,6 +10,7 @@ mod ending;
 mod executables;
 mod guard;
 mod guarding;
+mod hooks;
 mod host;
 mod ipc;
 mod keeper;

@@ -15,13 +15,14 @@
 //! | 7 | `attestrun.user`, `attestrun.list`, or `attestrun.no-list`; separator |
 //! | 8 | `attestrun.fault`, any number; none in a healthy container |
 //! | 10 | executed files (`ima-ng`), no events |
-//! | 11 | `attestrun.tier`, then at most one `attestrun.start`; after it `attestrun.exec`, `attestrun.enter` |
+//! | 11 | `attestrun.tier`, then at most one `attestrun.start`; after it at most one `attestrun.hooked`, and `attestrun.exec`, `attestrun.enter` |
 //!
 //! The TPM proves the order within a PCR. The order between PCRs is what the log says.
 
 use crate::canon::canonical;
 use crate::imalog::{Entry, EntryError, Template};
 use crate::pcr::{self, PcrIndex};
+use crate::profile::HookAdditions;
 use serde::de::DeserializeOwned;
 
 mod schema;
@@ -66,6 +67,8 @@ pub enum Event {
     Fault(Fault),
     Tier(Tier),
     Start,
+    /// What hooks added to the container before it started; left out when they added nothing.
+    Hooked(HookAdditions),
     Exec(Exec),
     Enter(Enter),
 }
@@ -81,7 +84,9 @@ impl Event {
             Self::User(_) | Self::List(_) | Self::NoList(_) => pcr::LIST,
             Self::Separator(pcr) => *pcr,
             Self::Fault(_) => pcr::FAULTS,
-            Self::Tier(_) | Self::Start | Self::Exec(_) | Self::Enter(_) => pcr::LIFE,
+            Self::Tier(_) | Self::Start | Self::Hooked(_) | Self::Exec(_) | Self::Enter(_) => {
+                pcr::LIFE
+            }
         }
     }
 
@@ -103,6 +108,7 @@ impl Event {
             Self::Fault(_) => "attestrun.fault",
             Self::Tier(_) => "attestrun.tier",
             Self::Start => "attestrun.start",
+            Self::Hooked(_) => "attestrun.hooked",
             Self::Exec(_) => "attestrun.exec",
             Self::Enter(_) => "attestrun.enter",
         }
@@ -140,6 +146,7 @@ impl Event {
             Self::Fault(e) => canonical(e),
             Self::Tier(e) => canonical(e),
             Self::Start => canonical(&Start {}),
+            Self::Hooked(e) => canonical(e),
             Self::Exec(e) => canonical(e),
             Self::Enter(e) => canonical(e),
         };
@@ -174,6 +181,7 @@ impl Event {
                 let Start {} = read("attestrun.start", buf)?;
                 Self::Start
             }
+            (11, "attestrun.hooked") => Self::Hooked(read("attestrun.hooked", buf)?),
             (11, "attestrun.exec") => Self::Exec(read("attestrun.exec", buf)?),
             (11, "attestrun.enter") => Self::Enter(read("attestrun.enter", buf)?),
             _ => {

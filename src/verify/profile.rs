@@ -17,8 +17,8 @@ mod process;
 
 pub use devices::DeviceNode;
 pub use judge::{
-    Area, JudgedProcess, JudgedProfile, LaunchRules, NotARelaxation, Objection, Relaxation, judge,
-    judge_process,
+    Area, HookAdditions, JudgedProcess, JudgedProfile, LaunchRules, NotARelaxation, Objection,
+    Relaxation, judge, judge_added, judge_process,
 };
 pub use process::{CapabilitySets, ProcessProfile, UserProfile};
 
@@ -42,12 +42,20 @@ pub enum ProfileError {
 pub struct HostView {
     /// Source of each bind mount → its canonical path (no symbolic links, no `..`).
     pub sources: BTreeMap<PathBuf, PathBuf>,
-    /// Path of each hook → SHA-256 of the executable.
-    pub hooks: BTreeMap<PathBuf, FileDigest>,
+    /// Path of each hook → which program that is.
+    pub hooks: BTreeMap<PathBuf, HookFile>,
     /// Path of each namespace that is joined → whose it is.
     pub namespaces: BTreeMap<PathBuf, NamespaceOwner>,
     /// Major and minor numbers of the host's TPM devices (`/dev/tpm*`).
     pub tpm_devices: Vec<(i64, i64)>,
+}
+
+/// A hook's program: config.json may name attestrun's own copy of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookFile {
+    /// As the engine named it.
+    pub path: PathBuf,
+    pub digest: FileDigest,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -308,14 +316,14 @@ fn hook_programs(spec: &Spec, host: &HostView) -> Result<Vec<HookProgram>, Profi
     hooks(spec)
         .into_iter()
         .map(|(stage, hook)| {
-            let digest = host
+            let file = host
                 .hooks
                 .get(hook.path())
                 .ok_or_else(|| unresolved("hook", hook.path()))?;
             Ok(HookProgram {
                 stage: stage.to_owned(),
-                path: utf8(hook.path())?,
-                digest: *digest,
+                path: utf8(&file.path)?,
+                digest: file.digest,
                 args_digest: digest_of(hook.args())?,
             })
         })

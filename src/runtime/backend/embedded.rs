@@ -139,7 +139,11 @@ pub fn destroy(state: &State) -> Result<()> {
             .remove()
             .context("cannot remove the container's scope")?;
     }
-    if let Ok(spec) = SealedBundle::read_spec(&state.run_dir()) {
+    // without an init there was no container, and the hooks may be what it was refused for
+    let spec = state
+        .init
+        .map(|_| SealedBundle::read_spec(&state.run_dir()));
+    if let Some(Ok(spec)) = spec {
         let poststop = spec.hooks().as_ref().and_then(|h| h.poststop().clone());
         // runtime-spec, "Poststop": a failing hook stops nothing
         run_hooks(poststop, state, ContainerStatus::Stopped).ok();

@@ -3,7 +3,7 @@
 //! From the rootfs outward: the engine's store says which image is mounted, signature and list decide
 //! whether it may run, its layers say what the rootfs must hold, and the rootfs is read and compared.
 
-use super::{Application, containerd::Client, view};
+use super::{Application, containerd::Client, inside, view};
 use crate::{
     config::{self, Config},
     ipc::Refused,
@@ -43,6 +43,9 @@ use verify::{
 pub struct Admitted {
     pub admission: Admission,
     pub rootfs: Rootfs,
+    /// The sealed config.json.
+    pub spec: Spec,
+    pub joined: inside::Joined,
     pub process: Process,
     /// Where its first argument leads to, before symbolic links are followed.
     pub program: PathBuf,
@@ -86,7 +89,8 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
         )
     })?;
     let policy = Policy::parse(&policy).with_context(|| format!("policy {}", config::POLICY))?;
-    let profile = LaunchProfile::of(&spec, &view::of(&spec)?)?;
+    let joined = inside::joined(&spec)?;
+    let profile = LaunchProfile::of(&spec, &view::of(&spec, &application.hooks)?)?;
 
     let signatures = Store::open(Path::new(config::SIGNATURES))?;
     let root = store::Rootfs::open(&application.rootfs)?;
@@ -107,6 +111,8 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
     supported(&admission)?;
     let decision = began.elapsed() - identity;
     let mut court = Court::new(&admission);
+    crate::hooks::install(&application.hooks)?;
+
     let actual = tree::walk(root.as_fd())
         .with_context(|| format!("rootfs {}", application.rootfs.display()))?;
     let rootfs = match (&origin, admission.made().image()) {
@@ -141,6 +147,8 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
     Ok(Admitted {
         admission,
         rootfs,
+        spec,
+        joined,
         process,
         program,
         audited,

@@ -3,7 +3,7 @@
 //! Without a gate in the kernel (tier `none`) this judges what attestrun itself is asked to start;
 //! what those programs execute later is not seen, and evidence says so.
 
-use super::{Guarded, admit::judge};
+use super::{Guarded, admit::judge, inside, view};
 use crate::{
     ending::Holdings,
     ipc::Refused,
@@ -21,7 +21,7 @@ use verify::{
     event::{AUDITED, Enforce, Enter, EnterMode, EnterVerdict, Event, Exec, How, Ids},
     imalog::encode_path,
     policy::plain_text,
-    profile::{ProcessProfile, judge_process},
+    profile::{HookAdditions, ProcessProfile, judge_added, judge_process},
 };
 
 impl Guarded {
@@ -29,6 +29,7 @@ impl Guarded {
     pub(super) fn start(&mut self, holdings: &Holdings) -> Result<PathBuf> {
         let process = self.admitted.process.clone();
         let root = root_of(holdings)?;
+        let added = self.inside(holdings.init()?, &root)?;
         let path = programs::find(root.as_fd(), &Search::of(&process))?;
         if path != self.admitted.program {
             let (now, then) = (path.display(), self.admitted.program.display());
@@ -42,8 +43,32 @@ impl Guarded {
             self.overrule("entrypoint", &refused)?;
         }
         self.journal.record(&Event::Start)?;
+        if !added.is_empty() {
+            self.journal.record(&Event::Hooked(added))?;
+        }
         self.executed(&programs, &process, How::Entrypoint)?;
         Ok(path)
+    }
+
+    /// What init has is what was sealed, and what the policy lets a hook add.
+    fn inside(&mut self, init: u32, root: &OwnedFd) -> Result<HookAdditions> {
+        let admitted = &self.admitted;
+        let profile = admitted.admission.profile();
+        let added = inside::check_namespaces(init, profile, &admitted.joined)
+            .and_then(|()| inside::additions(init, root, &admitted.spec, &view::tpm_devices()?));
+        let added = added.inspect_err(|error| self.deny("inside", &error.to_string()))?;
+        let admission = &self.admitted.admission;
+        if let Err(objections) = judge_added(&added, admission.launch_rules()) {
+            let objections: Vec<_> = objections.iter().map(ToString::to_string).collect();
+            let refused = Refused(plain_text(&format!(
+                "refused: before its start the container has {} [policy {} rule {}]",
+                objections.join("; "),
+                crate::config::POLICY,
+                admission.rule()
+            )));
+            self.overrule("hook", &refused)?;
+        }
+        Ok(added)
     }
 
     /// A process that somebody wants inside, as `exec` passes it.

@@ -8,6 +8,7 @@
 mod admit;
 mod containerd;
 mod enter;
+mod inside;
 mod journal;
 mod measure;
 mod serve;
@@ -68,6 +69,8 @@ pub struct Application {
     pub rootfs: PathBuf,
     /// The sealed config.json, from which the backend builds.
     pub config: String,
+    /// Whose copies the hooks in it are.
+    pub hooks: crate::hooks::Origins,
     pub backend: Backend,
     pub host: HostLink,
 }

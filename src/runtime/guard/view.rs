@@ -1,7 +1,7 @@
 //! What config.json only points at, looked up on the host: where bind mounts come from, what hooks
 //! are, whose namespaces are joined, which devices are TPMs.
 
-use crate::executables;
+use crate::hooks::{self, Origins};
 use anyhow::{Context, Result};
 use oci_spec::runtime::Spec;
 use std::{
@@ -9,9 +9,9 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
-use verify::profile::{HostView, NamespaceOwner, needs};
+use verify::profile::{HookFile, HostView, NamespaceOwner, needs};
 
-pub fn of(spec: &Spec) -> Result<HostView> {
+pub fn of(spec: &Spec, origins: &Origins) -> Result<HostView> {
     let needs = needs(spec);
     let mut view = HostView {
         tpm_devices: tpm_devices()?,
@@ -27,8 +27,9 @@ pub fn of(spec: &Spec) -> Result<HostView> {
         view.sources.insert(source, real);
     }
     for hook in needs.hooks {
-        let digest = executables::digest(&hook).context("hook")?;
-        view.hooks.insert(hook, digest);
+        let digest = hooks::digest_of(&hook)?;
+        let path = origins.get(&hook).context("a hook without origin")?.clone();
+        view.hooks.insert(hook, HookFile { path, digest });
     }
     for namespace in needs.namespaces {
         let owner = owner(&namespace)?;
@@ -56,7 +57,7 @@ fn owner(path: &Path) -> Result<NamespaceOwner> {
 }
 
 /// Major and minor numbers below /sys/class/tpm and /sys/class/tpmrm; a kernel without TPMs has none.
-fn tpm_devices() -> Result<Vec<(i64, i64)>> {
+pub fn tpm_devices() -> Result<Vec<(i64, i64)>> {
     let mut devices = Vec::new();
     for class in ["/sys/class/tpm", "/sys/class/tpmrm"] {
         let entries = match fs::read_dir(class) {

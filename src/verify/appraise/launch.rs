@@ -8,7 +8,7 @@ use crate::canon::canonical;
 use crate::check::Check;
 use crate::digest::ProfileDigest;
 use crate::event::{Enter, EnterVerdict, Event, Launch};
-use crate::profile::{Area, How, LaunchProfile, NamespaceUse, judge};
+use crate::profile::{Area, How, LaunchProfile, NamespaceUse, judge, judge_added};
 
 /// Variables that make the loader or libc run other code than the program's; only a challenger
 /// that lists them by name accepts them (ld.so(8), glibc "Tunables", iconv_open(3)).
@@ -63,10 +63,11 @@ pub(super) fn answer(check: Check, facts: &Facts<'_>) -> Answer {
             let detail = format!("{} devices", profile.devices.len());
             all_of(objections(facts, profile, Area::Dev), detail)
         }
-        Check::CHook => all_of(
-            objections(facts, profile, Area::Hook),
-            format!("{} hooks", profile.hooks.len()),
-        ),
+        Check::CHook => {
+            let mut problems = objections(facts, profile, Area::Hook);
+            problems.extend(additions(facts)?);
+            all_of(problems, format!("{} hooks", profile.hooks.len()))
+        }
         Check::CPeer => peers(facts, profile),
         // The match in `super::answer` sends nothing else here.
         _ => unknown("not a check of the launch profile"),
@@ -109,6 +110,20 @@ fn objections(facts: &Facts<'_>, profile: &LaunchProfile, area: Area) -> Vec<Str
             .map(ToString::to_string)
             .collect(),
     }
+}
+
+/// What hooks added and the challenger does not allow them.
+fn additions(facts: &Facts<'_>) -> Result<Vec<String>, Problem> {
+    let rules = facts.expect.launch.rules();
+    let added = facts.log()?.events.iter().filter_map(|event| match event {
+        Event::Hooked(added) => Some(added),
+        _ => None,
+    });
+    Ok(added
+        .filter_map(|added| judge_added(added, &rules).err())
+        .flatten()
+        .map(|objection| objection.to_string())
+        .collect())
 }
 
 fn arguments(facts: &Facts<'_>, profile: &LaunchProfile) -> Answer {

@@ -144,12 +144,13 @@ fn broken_rules(log: &ContainerLog) -> Vec<Order> {
         match event {
             Event::Start if started => broken.push(Order::Started),
             Event::Start => (started, in_use) = (true, true),
+            Event::Hooked(_) if !started => broken.push(Order::BeforeStart(event.name())),
             Event::Exec(exec) if exec.how == How::Entrypoint && !started => {
                 broken.push(Order::BeforeStart(event.name()))
             }
             Event::Exec(_) | Event::Enter(_) => in_use = true,
             // Faults may come at any time; everything else was closed before.
-            Event::Fault(_) => {}
+            Event::Hooked(_) | Event::Fault(_) => {}
             _ if in_use => broken.push(Order::AfterStart(event.name())),
             _ => {}
         }

@@ -180,6 +180,7 @@ impl Measured {
             | Event::RootfsDone(_)
             | Event::NoList(_)
             | Event::Separator(_)
+            | Event::Hooked(_)
             | Event::Exec(_) => {}
         }
     }

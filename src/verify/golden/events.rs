@@ -6,8 +6,8 @@ use crate::event::*;
 use crate::imalog::{Entry, Template};
 use crate::pcr::{self, PcrIndex};
 use crate::profile::{
-    CapabilitySets, DeviceNode, HookProgram, How as Namespace, LaunchProfile, MountUse,
-    NamespaceUse, PathSet, ProcessProfile, UserProfile,
+    CapabilitySets, DeviceNode, HookAdditions, HookProgram, How as Namespace, LaunchProfile,
+    MountUse, NamespaceUse, PathSet, ProcessProfile, UserProfile,
 };
 
 fn profile() -> LaunchProfile {
@@ -272,6 +272,15 @@ fn events() -> Vec<(Event, u8, &'static str, String)> {
             r#"{"kernel":"6.1.0-18-amd64","tier":"none"}"#.into(),
         ),
         (Event::Start, 11, "attestrun.start", "{}".into()),
+        (
+            Event::Hooked(HookAdditions {
+                mounts: vec!["/usr/lib/libgpu.so.1".into()],
+                devices: vec!["/dev/gpu0".into()],
+            }),
+            11,
+            "attestrun.hooked",
+            r#"{"devices":["/dev/gpu0"],"mounts":["/usr/lib/libgpu.so.1"]}"#.into(),
+        ),
         (
             Event::Exec(Exec {
                 path: "/bin/sh".into(),

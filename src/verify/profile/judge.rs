@@ -39,7 +39,7 @@ impl fmt::Display for Objection {
 /// Text that names no relaxation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not the name of a relaxation (known are device:<path>, mount:<path or type>, cap:CAP_<NAME>, hook:sha256:<digest>, device:*, mount:*, cap:*, hook:*, hostpid-ptrace)"
+    "`{0}` is not the name of a relaxation (known are device:<path>, mount:<path or type>, cap:CAP_<NAME>, hook:sha256:<digest>, hook-mount:<path>, hook-device:<path>, each with * for all of its kind, and hostpid-ptrace)"
 )]
 pub struct NotARelaxation(pub String);
 
@@ -53,12 +53,14 @@ impl Relaxation {
         let known = match text.split_once(':') {
             None => text == HOSTPID_PTRACE,
             Some(("device", rest)) => rest == "*" || rest.starts_with('/'),
-            Some(("cap" | "hook", "*")) => true,
+            Some(("cap" | "hook" | "hook-mount" | "hook-device", "*")) => true,
             Some(("mount", rest)) => !rest.is_empty(),
             Some(("cap", rest)) => rest.strip_prefix("CAP_").is_some_and(|c| {
                 !c.is_empty() && c.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
             }),
             Some(("hook", rest)) => rest.parse::<FileDigest>().is_ok(),
+            // "/" would be everything, and nothing that one means by name
+            Some(("hook-mount" | "hook-device", rest)) => rest.len() > 1 && plain(rest) == rest,
             Some(_) => false,
         };
         match known && text.len() <= 4096 {
@@ -104,6 +106,20 @@ impl LaunchRules {
             .map(|(kind, _)| format!("{kind}:*"));
         let allows = |name: &&Relaxation| *name == wanted || kind.as_ref() == Some(&name.0);
         self.allow.iter().find(allows)
+    }
+}
+
+/// What hooks added, by its places in the container, in alphabetical order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HookAdditions {
+    pub mounts: Vec<String>,
+    pub devices: Vec<String>,
+}
+
+impl HookAdditions {
+    pub fn is_empty(&self) -> bool {
+        self.mounts.is_empty() && self.devices.is_empty()
     }
 }
 
@@ -179,9 +195,11 @@ pub fn judge(
         court.mount(mount);
     }
     for hook in &profile.hooks {
+        // Its path leads to a file of the container's, not to the one that was looked up.
+        let inside = hook.stage == "startContainer";
         court.object(
             Area::Hook,
-            Some(format!("hook:{}", hook.digest)),
+            (!inside).then(|| format!("hook:{}", hook.digest)),
             format!("{} hook {} ({})", hook.stage, hook.path, hook.digest),
         );
     }
@@ -210,6 +228,33 @@ pub fn judge_process(
     court.capabilities(process, launch);
     court.close()?;
     Ok(JudgedProcess(process.clone()))
+}
+
+/// Judges what hooks added to a container beyond its config.json: mounts and device nodes, each by its
+/// place. `hook-mount:<path>` allows what lies at or below the path, `hook-device:<path>` that one node.
+pub fn judge_added(added: &HookAdditions, rules: &LaunchRules) -> Result<(), Vec<Objection>> {
+    let mut court = Court::new(rules);
+    for mount in &added.mounts {
+        let by_name = rules.allow.iter().any(|name| {
+            let place = name.as_str().strip_prefix("hook-mount:");
+            place.is_some_and(|place| is_at_or_below(mount, place))
+        });
+        if !by_name {
+            court.object(
+                Area::Hook,
+                Some(format!("hook-mount:{mount}")),
+                format!("a mount at {mount} that config.json does not have"),
+            );
+        }
+    }
+    for device in &added.devices {
+        court.object(
+            Area::Hook,
+            Some(format!("hook-device:{device}")),
+            format!("a device {device} that config.json does not have"),
+        );
+    }
+    court.close().map(drop)
 }
 
 struct Court<'a> {

@@ -60,7 +60,10 @@ fn host(spec: &Spec) -> HostView {
         hooks: needs
             .hooks
             .into_iter()
-            .map(|h| (h, FileDigest::of(b"hook")))
+            .map(|path| {
+                let digest = FileDigest::of(b"hook");
+                (path.clone(), HookFile { path, digest })
+            })
             .collect(),
         namespaces: needs
             .namespaces
@@ -352,7 +355,6 @@ fn refuse_hooks() {
         "prestart",
         "createRuntime",
         "createContainer",
-        "startContainer",
         "poststart",
         "poststop",
     ] {
@@ -360,6 +362,43 @@ fn refuse_hooks() {
             objections(|v| v["hooks"] = json!({stage: [{"path": "/bin/hook", "args": ["hook"]}]})),
             [format!("hook:{digest}")]
         );
+    }
+    assert_eq!(
+        objections(|v| v["hooks"] = json!({"startContainer": [{"path": "/bin/hook"}]})),
+        [format!("startContainer hook /bin/hook ({digest})")]
+    );
+}
+
+#[test]
+fn refuse_what_hooks_added_unless_it_is_named() {
+    let added = |mounts: &[&str], devices: &[&str]| HookAdditions {
+        mounts: mounts.iter().map(ToString::to_string).collect(),
+        devices: devices.iter().map(ToString::to_string).collect(),
+    };
+    let rules = LaunchRules {
+        allow: ["hook-mount:/usr/lib/gpu", "hook-device:/dev/gpu0"]
+            .map(|name| Relaxation::parse(name).unwrap())
+            .to_vec(),
+    };
+    let named = added(&["/usr/lib/gpu", "/usr/lib/gpu/1.so"], &["/dev/gpu0"]);
+    assert_eq!(judge_added(&named, &rules), Ok(()));
+    for (mounts, devices, name) in [
+        (&["/usr/lib/gpu2"][..], &[][..], "hook-mount:/usr/lib/gpu2"),
+        (&["/usr/lib"], &[], "hook-mount:/usr/lib"),
+        (&[], &["/dev/gpu1"], "hook-device:/dev/gpu1"),
+    ] {
+        let objections = judge_added(&added(mounts, devices), &rules).unwrap_err();
+        assert_eq!(objections.len(), 1);
+        assert_eq!(objections[0].relaxation, Relaxation::parse(name).ok());
+        assert!(judge_added(&added(mounts, devices), &LaunchRules::default()).is_err());
+    }
+    for everything in [
+        "hook-mount:/",
+        "hook-mount:",
+        "hook-mount:usr",
+        "hook-mount:/a/../b",
+    ] {
+        assert!(Relaxation::parse(everything).is_err(), "{everything}");
     }
 }
 
