@@ -248,6 +248,13 @@ fn host_service_on_demand(world: &World) -> Result<()> {
         .args(["ps", "-aq", "--no-trunc"])
         .ok()?
         .stdout;
+    // conmon, a subreaper that waits for its children, must not wait for the service
+    let since = Instant::now();
+    let conmons = || -> Result<usize> { Ok(processes("--exit-command")?.len()) };
+    while conmons()? > 0 && since.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (waiting, serving) = (conmons()?, processes("--nursed")?);
     for pid in &new {
         let _ = kill(Pid::from_raw(*pid), Signal::SIGTERM);
     }
@@ -255,9 +262,11 @@ fn host_service_on_demand(world: &World) -> Result<()> {
     world.start_services()?;
     let ran = ran?;
     ensure!(ran.status.success(), "{ran}");
-    ensure!(new.len() == 1, "one host service on demand, not {new:?}");
-    // conmon, a subreaper, inherits the service as a child and stays until it ends: the engine's own
-    // exit handling must not depend on that.
+    ensure!(
+        serving.len() == 1,
+        "one host service on demand, not {new:?}"
+    );
+    ensure!(waiting == 0, "conmon waits for the host service");
     ensure!(
         known.lines().count() <= world.mounted(),
         "podman run --rm left its container: {known}"

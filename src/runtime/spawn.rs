@@ -36,6 +36,18 @@ pub fn host_service(program: &Path, option: &str, log: File) -> Result<Child> {
         .with_context(|| format!("cannot start the host service {}", program.display()))
 }
 
+/// This program as the host service that its nurse holds by `channel`; its complaints go where ours go.
+pub fn nursed_service(option: &str, channel: OwnedFd) -> Result<Child> {
+    let mut command = Command::new(MYSELF);
+    command
+        .arg0(std::env::args_os().next().unwrap_or_default())
+        .arg(option)
+        .env_clear()
+        .stdin(Stdio::from(channel))
+        .stdout(Stdio::null());
+    command.spawn().context("cannot start the host service")
+}
+
 fn alone(mut command: Command, log: File) -> Command {
     command
         .env_clear()

@@ -104,6 +104,36 @@ pub fn retitle(name: &str, word: &str) -> Result<()> {
     memory.write_all_at(&title, start)
 }
 
+/// To whom an orphan of ours goes: the nearest subreaper above us, or init. Call it in a process with
+/// one thread.
+pub fn adopter() -> Result<i32> {
+    let (mut from, to) = std::io::pipe()?;
+    let mut word = [0; size_of::<i32>()];
+    // SAFETY: both children make only async-signal-safe system calls until they end.
+    unsafe {
+        match check(libc::fork().into())? {
+            0 => {
+                let parent = libc::getpid();
+                if libc::fork() == 0 {
+                    while libc::getppid() == parent {
+                        libc::sched_yield();
+                    }
+                    let word = libc::getppid().to_ne_bytes();
+                    libc::write(to.as_raw_fd(), word.as_ptr().cast(), word.len());
+                }
+                libc::_exit(0);
+            }
+            child => {
+                let child = libc::pid_t::try_from(child).map_err(Error::other)?;
+                libc::waitpid(child, std::ptr::null_mut(), 0);
+            }
+        }
+    }
+    drop(to);
+    std::io::Read::read_exact(&mut from, &mut word)?;
+    Ok(i32::from_ne_bytes(word))
+}
+
 /// Ends the process at once: no destructors, no atexit handlers.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit(2) does not return.
@@ -401,6 +431,15 @@ mod tests {
             pidfd_signal(me.as_fd(), 65).unwrap_err().raw_os_error(),
             Some(libc::EINVAL)
         );
+    }
+
+    #[test]
+    fn orphans_go_elsewhere() {
+        let me = std::process::id().cast_signed();
+        assert_ne!(adopter().unwrap(), me);
+        rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1)).unwrap();
+        assert_eq!(adopter().unwrap(), me);
+        rustix::process::set_child_subreaper(None).unwrap();
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod challenge;
 mod core;
 mod log;
+mod nurse;
 pub mod service;
 
 use crate::{
@@ -30,8 +31,11 @@ use verify::{binding::Claim, event::HostLink, id::RunId, tpm2::TpmName};
 const DIR: &str = "/run/attestrun-host";
 /// For root alone: create, and guards whose host service was restarted.
 pub const CONTROL: &str = "/run/attestrun-host/control.sock";
-/// The option of a service that no service manager started: it leaves the caller's session and cgroup.
+/// The option of a service that no service manager started: a nurse starts it, outside the caller's
+/// session and cgroup.
 const ON_DEMAND: &str = "--on-demand";
+/// The option of a service that has a nurse at the other end of its standard input.
+const NURSED: &str = "--nursed";
 /// The argument that makes the host's key instead of serving.
 const ENROLL: &str = "enroll";
 

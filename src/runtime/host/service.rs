@@ -1,12 +1,13 @@
 //! The host service's program: it signs only what it computed itself. create hands it a claim, the agent
 //! a nonce; nobody hands it qualifying data.
 
-use super::{CONTROL, DIR, ENROLL, ON_DEMAND, PATIENCE, Request, challenge, core, core::Core};
+use super::{
+    CONTROL, DIR, ENROLL, NURSED, ON_DEMAND, PATIENCE, Request, challenge, core, core::Core, nurse,
+};
 use crate::{
     config::{self, Config},
     ending::has_ended,
     ipc::{Answer, Channel},
-    slice,
 };
 use anyhow::{Context, Result, bail, ensure};
 use std::{
@@ -36,8 +37,9 @@ pub fn main(arguments: &[OsString]) -> Result<()> {
     let words: Vec<_> = arguments.iter().filter_map(|a| a.to_str()).collect();
     match words[..] {
         [] if arguments.is_empty() => serve(),
-        [ON_DEMAND] => {
-            slice::enter("host")?;
+        [ON_DEMAND] => nurse::run(),
+        [NURSED] => {
+            nurse::has_nurse()?;
             serve()
         }
         [ENROLL] => enroll(),
@@ -188,7 +190,9 @@ fn until_end(core: &Core, run_id: &RunId, pidfd: &OwnedFd) -> Result<()> {
             Err(error) => return Err(error).context("cannot wait for the container's end"),
         }
     }
-    core.unbind(run_id)
+    let unbound = core.unbind(run_id);
+    nurse::tell();
+    unbound
 }
 
 fn one(fds: &mut Vec<OwnedFd>) -> Result<OwnedFd> {
