@@ -12,7 +12,7 @@ mod bench; // B1, B2, B13
 mod conformance; // runc's own tests, and a driver on go-runc
 mod deaths; // whoever dies at whatever moment
 mod drop_in; // the verbs on the runtime itself: what runc does, and in runc's words
-mod engines; // podman, containerd, docker
+mod engines; // docker, podman, containerd (ctr and CRI)
 mod enter; // ways into a running container
 mod host; // the attested host, and its challenger
 mod identity; // which image it is
@@ -69,7 +69,12 @@ const MODULES: &[Module] = &[
     drop_in::MODULE,
     surface::MODULE,
     enter::MODULE,
-    engines::MODULE,
+    engines::podman::MODULE,
+    engines::containerd::MODULE,
+    engines::cri::MODULE,
+    engines::docker::MODULE,
+    engines::hooks::MODULE,
+    engines::restarts::MODULE,
     admission::MODULE,
     identity::MODULE,
     attestation::MODULE,

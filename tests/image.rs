@@ -4,6 +4,7 @@
 //! second program: busybox with a few bytes behind it, so that it runs and has another digest. One
 //! archive serves all engines: an OCI layout that also carries docker's `manifest.json`.
 
+use crate::cmd;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -13,6 +14,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// The program of the pause image.
+pub const PAUSE: &str = "/pause";
 /// The program that they do not name: it behaves as `echo`.
 pub const UNLISTED: &str = "/usr/local/bin/echo";
 const APPLETS: &[&str] = &[
@@ -51,13 +54,15 @@ impl Image {
 
     /// The same with further files in its second layer: path, mode, content.
     pub fn with_files(dir: &Path, plan: &Plan<'_>, files: &[File<'_>]) -> Result<Self> {
-        Self::of_layers(dir, plan.name, &usual_layers(plan, files)?, None)
+        Self::of_layers(dir, plan.name, &usual_layers(plan, files)?, |_| ())
     }
 
     /// The demo's layers with another configuration, which names another author: another image that
     /// no engine can tell by its layers.
     pub fn twin(dir: &Path, plan: &Plan<'_>, author: &str) -> Result<Self> {
-        Self::of_layers(dir, plan.name, &usual_layers(plan, &[])?, Some(author))
+        Self::of_layers(dir, plan.name, &usual_layers(plan, &[])?, |config| {
+            config["author"] = json!(author);
+        })
     }
 
     /// So many layers: the usual first one, then one file each.
@@ -69,11 +74,33 @@ impl Image {
             layer.add(tar::EntryType::Regular, &path, 0o644, path.as_bytes(), None)?;
             layers.push(layer.finish()?);
         }
-        Self::of_layers(dir, name, &layers, None)
+        Self::of_layers(dir, name, &layers, |_| ())
     }
 
-    /// An image of these layers (tars).
-    fn of_layers(dir: &Path, name: &str, layers: &[Vec<u8>], author: Option<&str>) -> Result<Self> {
+    /// What pods are held together with: one program, [`PAUSE`], that waits.
+    pub fn pause(dir: &Path, name: &str) -> Result<Self> {
+        let (source, built) = (dir.join("pause.c"), dir.join("pause"));
+        fs::create_dir_all(dir)?;
+        fs::write(
+            &source,
+            "#include <unistd.h>\nint main(void) { for (;;) pause(); }\n",
+        )?;
+        cmd!("cc", "-static", "-Os", "-s", "-o", &built, &source).ok()?;
+        let mut layer = Layer::new();
+        let program = fs::read(&built)?;
+        layer.add(tar::EntryType::Regular, &PAUSE[1..], 0o755, &program, None)?;
+        Self::of_layers(dir, name, &[layer.finish()?], |config| {
+            config["config"] = json!({ "Entrypoint": [PAUSE] });
+        })
+    }
+
+    /// An image of these layers (tars); `change` has the last word about its configuration.
+    fn of_layers(
+        dir: &Path,
+        name: &str,
+        layers: &[Vec<u8>],
+        change: impl FnOnce(&mut Value),
+    ) -> Result<Self> {
         let layout = dir.join(name.replace(['/', ':'], "_"));
         fs::create_dir_all(layout.join("blobs/sha256"))?;
         let mut descriptors = Vec::new();
@@ -104,9 +131,7 @@ impl Image {
             "rootfs": { "type": "layers", "diff_ids": diff_ids },
             "history": history,
         });
-        if let Some(author) = author {
-            config["author"] = json!(author);
-        }
+        change(&mut config);
         let config = put(
             &layout,
             config.to_string().as_bytes(),

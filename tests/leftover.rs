@@ -32,6 +32,9 @@ const STAYS: &[&str] = &[
     // what the host service keeps for as long as the machine runs: one binding log per boot and reset
     "/run/attestrun-host/host.log",
     "/var/lib/attestrun/host/binding-*",
+    // copies of hooks, by digest
+    "/var/lib/attestrun/hooks",
+    "/var/lib/attestrun/hooks/*",
     "/run/runc",
     // the runtimes under test: their state roots, not what lies in them
     "/run/rt",
@@ -49,6 +52,10 @@ const STAYS: &[&str] = &[
     "/dev/shm/libpod_lock",
     "/tmp/e2e-*",
     "/run/docker/*",
+    "/run/containerd/io.containerd.grpc.v1.cri/containers",
+    "/run/containerd/io.containerd.grpc.v1.cri/sandboxes",
+    "/run/containerd/io.containerd.runtime.v2.task/k8s.io",
+    "/run/containerd/runc/k8s.io",
 ];
 
 /// Cgroups that engines make once, as parents of their containers' own.
@@ -99,7 +106,7 @@ impl Snapshot {
             }
         }
         for line in fs::read_to_string("/proc/net/unix")?.lines().skip(1) {
-            if let Some(path) = line.split_whitespace().nth(7) {
+            if let Some(path) = line.split_whitespace().nth(7).filter(|p| !is_dockerds(p)) {
                 all.insert(format!("socket {path}"));
             }
         }
@@ -196,6 +203,13 @@ fn files(dir: &Path, all: &mut BTreeSet<String>) {
             files(&path, all);
         }
     }
+}
+
+/// A restarted dockerd has new ones: its network's, and one that the kernel named (unix(7), "autobind").
+fn is_dockerds(socket: &str) -> bool {
+    let autobind = |name: &str| name.len() == 5 && name.bytes().all(|b| b.is_ascii_hexdigit());
+    socket.starts_with("/var/run/docker/libnetwork/")
+        || socket.strip_prefix('@').is_some_and(autobind)
 }
 
 /// A container's root file system is a mount and judged as one; its files are the image's.

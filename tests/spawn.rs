@@ -93,6 +93,12 @@ impl Cmd {
         Ok(command)
     }
 
+    /// As a shell reads it.
+    pub fn quoted(&self) -> String {
+        let quote = |arg: &OsString| format!("'{}'", arg.to_string_lossy().replace('\'', "'\\''"));
+        self.args.iter().map(quote).collect::<Vec<_>>().join(" ")
+    }
+
     /// Starts it, its output going to files.
     pub fn start(&self) -> Result<Running> {
         static SERIAL: AtomicU32 = AtomicU32::new(0);

@@ -44,6 +44,8 @@ pub struct Images {
     pub demo: Image,
     /// Neither: the same programs, other text.
     pub unsigned: Image,
+    /// Holds pods together.
+    pub pause: Image,
 }
 
 /// A mounted root file system of the demo image, and the id under which podman knows it.
@@ -170,6 +172,7 @@ impl World {
             let made = Images {
                 demo: make("localhost/e2e/demo:v1", "layer two\n")?,
                 unsigned: make("localhost/e2e/unsigned:v1", "somebody else's layer two\n")?,
+                pause: Image::pause(&dir, "localhost/e2e/pause:v1")?,
             };
             let _ = self.images.set(made);
         }
@@ -182,7 +185,7 @@ impl World {
     pub fn podman(&self) -> Result<Cmd> {
         if self.podman_ready.get().is_none() {
             let images = self.images()?;
-            for image in [&images.demo, &images.unsigned] {
+            for image in [&images.demo, &images.unsigned, &images.pause] {
                 podman()
                     .args(["load", "--quiet", "--input"])
                     .arg(&image.archive)
@@ -260,51 +263,79 @@ impl World {
     /// containerd's client, the daemon running and the images imported.
     pub fn ctr(&self) -> Result<Cmd> {
         if !self.has_daemon("containerd") {
-            let config = self.work.join("containerd.toml");
-            fs::write(&config, CONTAINERD)?;
-            self.start(
-                "containerd",
-                cmd!("containerd", "--config", &config),
-                || Ok(cmd!("ctr", "version").output()?.status.success()),
-            )?;
+            self.start_containerd()?;
             let images = self.images()?;
-            for image in [&images.demo, &images.unsigned] {
+            for image in [&images.demo, &images.unsigned, &images.pause] {
                 cmd!("ctr", "image", "import", &image.archive).ok()?;
+                cmd!(
+                    "ctr",
+                    "--namespace=k8s.io",
+                    "image",
+                    "import",
+                    &image.archive
+                )
+                .ok()?;
             }
         }
         Ok(Cmd::new("ctr"))
+    }
+
+    /// Also after its end, which its shims do not notice.
+    pub fn start_containerd(&self) -> Result<()> {
+        let config = self.work.join("containerd.toml");
+        let mut text = CONTAINERD.to_owned();
+        for runtime in self.runtimes() {
+            let (name, path) = (runtime.name, runtime.path.display());
+            text += &format!(
+                "[{CRI}.containerd.runtimes.\"e2e-{name}\"]\nruntime_type = \"io.containerd.runc.v2\"\n\
+                 [{CRI}.containerd.runtimes.\"e2e-{name}\".options]\nBinaryName = \"{path}\"\nSystemdCgroup = {}\n",
+                machine().systemd
+            );
+        }
+        fs::write(&config, text)?;
+        self.start(
+            "containerd",
+            cmd!("containerd", "--config", &config),
+            || Ok(cmd!("ctr", "version").output()?.status.success()),
+        )
     }
 
     /// docker's client, the daemon running and the images loaded.
     pub fn docker(&self) -> Result<Cmd> {
         if !self.has_daemon("dockerd") {
             self.ctr()?; // dockerd uses the containerd that is there
-            let mut dockerd = Cmd::new("dockerd")
-                .args([
-                    "--iptables=false",
-                    "--ip6tables=false",
-                    "--bridge=none",
-                    "--storage-driver=overlay2",
-                ])
-                .arg("--exec-opt")
-                .arg(format!("native.cgroupdriver={}", cgroup_driver()))
-                .args(["--containerd", "/run/containerd/containerd.sock"]);
-            for runtime in self.runtimes() {
-                dockerd = dockerd.arg(format!(
-                    "--add-runtime=e2e-{}={}",
-                    runtime.name,
-                    runtime.path.display()
-                ));
-            }
-            self.start("dockerd", dockerd, || {
-                Ok(cmd!("docker", "version").output()?.status.success())
-            })?;
+            self.start_dockerd()?;
             let images = self.images()?;
             for image in [&images.demo, &images.unsigned] {
                 cmd!("docker", "load", "--input", &image.archive).ok()?;
             }
         }
         Ok(Cmd::new("docker"))
+    }
+
+    /// Also after its end, which its containers outlive.
+    pub fn start_dockerd(&self) -> Result<()> {
+        let mut dockerd = Cmd::new("dockerd")
+            .args([
+                "--iptables=false",
+                "--ip6tables=false",
+                "--bridge=none",
+                "--storage-driver=overlay2",
+                "--live-restore",
+            ])
+            .arg("--exec-opt")
+            .arg(format!("native.cgroupdriver={}", cgroup_driver()))
+            .args(["--containerd", "/run/containerd/containerd.sock"]);
+        for runtime in self.runtimes() {
+            dockerd = dockerd.arg(format!(
+                "--add-runtime=e2e-{}={}",
+                runtime.name,
+                runtime.path.display()
+            ));
+        }
+        self.start("dockerd", dockerd, || {
+            Ok(cmd!("docker", "version").output()?.status.success())
+        })
     }
 
     // --- daemons ---
@@ -357,6 +388,17 @@ impl World {
             }
             None => Ok(()),
         }
+    }
+
+    /// Ends a daemon as a crash would.
+    pub fn crash(&self, name: &str) -> Result<()> {
+        let at = self.daemons.borrow().iter().position(|(n, _)| *n == name);
+        let (_, daemon) = self
+            .daemons
+            .borrow_mut()
+            .remove(at.with_context(|| format!("{name} does not run"))?);
+        drop(daemon);
+        Ok(())
     }
 
     /// Ends everything, the newest first: engines before what they use.
@@ -412,13 +454,20 @@ fn cgroup_driver() -> &'static str {
     }
 }
 
+const CRI: &str = r#"plugins."io.containerd.grpc.v1.cri""#;
 const CONTAINERD: &str = r#"version = 2
 root = "/var/lib/containerd"
 state = "/run/containerd"
 disabled_plugins = [
-  "io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
   "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs",
 ]
 [grpc]
   address = "/run/containerd/containerd.sock"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "localhost/e2e/pause:v1"
+  disable_apparmor = true
+  restrict_oom_score_adj = true # without CAP_SYS_RESOURCE
+[plugins."io.containerd.grpc.v1.cri".containerd]
+  default_runtime_name = "e2e-runc"
 "#;

@@ -1,0 +1,245 @@
+//! Hooks: only programs that the policy names by digest run, as they were when they were judged; what
+//! they add to a container is named too.
+
+use crate::{
+    Module, Test,
+    admission::restoring,
+    attestation::accepted,
+    cmd,
+    host::POLICY,
+    image::digest,
+    runtime::{Bundle, Runtime},
+    world::World,
+};
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+pub const MODULE: Module = Module {
+    name: "hooks",
+    prepare: |world| {
+        world.open_for_business()?;
+        world.rootfs(0)?;
+        Ok(())
+    },
+    tests: &[
+        Test::Each("each_stage_runs", each_stage_runs),
+        Test::Ours("an_unnamed_hook_is_refused", an_unnamed_hook_is_refused),
+        Test::Ours(
+            "a_replaced_program_does_not_run",
+            a_replaced_program_does_not_run,
+        ),
+        Test::Each("what_a_hook_adds_is_named", what_a_hook_adds_is_named),
+    ],
+};
+
+/// The hook program, compiled; `name` is what it says of itself.
+fn program(world: &World, name: &str) -> Result<PathBuf> {
+    let built = world.work.join(format!("hook-{name}"));
+    let source = Path::new(crate::namespace::SOURCES).join("tests/engines/hook.c");
+    cmd!(
+        "cc",
+        "-O1",
+        format!("-DNAME=\"{name}\""),
+        "-o",
+        &built,
+        &source
+    )
+    .ok()?;
+    Ok(built)
+}
+
+fn demo(world: &World, args: &[&str]) -> Result<Bundle> {
+    let rootfs = world.rootfs(0)?;
+    world.note(&rootfs.id);
+    Bundle::make(&world.work, &rootfs, args)
+}
+
+/// `body` under a policy, and for a challenger, that allows `names` too.
+fn allowing(names: &[String], body: impl FnOnce() -> Result<()>) -> Result<()> {
+    restoring(POLICY, || {
+        let more: Vec<_> = names.iter().map(|n| format!("\"{n}\"")).collect();
+        let text = fs::read_to_string(POLICY)?;
+        let changed = text.replacen("allow = [", &format!("allow = [{}, ", more.join(", ")), 1);
+        ensure!(changed != text, "the policy has a list of relaxations");
+        fs::write(POLICY, changed)?;
+        body()
+    })
+}
+
+fn hook(program: &Path, args: &[&str]) -> Value {
+    let args: Vec<_> = ["the-hook"].iter().chain(args).collect();
+    json!([{ "path": program, "args": args }])
+}
+
+const STAGES: [&str; 5] = [
+    "prestart",
+    "createRuntime",
+    "createContainer",
+    "poststart",
+    "poststop",
+];
+
+fn each_stage_runs(world: &World, rt: &Runtime) -> Result<()> {
+    let program = program(world, "first")?;
+    let said = world.work.join("said");
+    let _ = fs::remove_file(&said);
+    let mut bundle = demo(world, &["/bin/sleep", "1000"])?;
+    let place = said.display().to_string();
+    let stages = STAGES.map(|stage| (stage.to_owned(), hook(&program, &["say", &place])));
+    bundle.set("/hooks", Value::Object(stages.into_iter().collect()))?;
+    let lines = || fs::read_to_string(&said).unwrap_or_default();
+    allowing(&[format!("hook:{}", digest(&fs::read(&program)?))], || {
+        rt.create(&bundle).ok()?;
+        // runc 1.1 runs poststart hooks at create already
+        let created = lines().lines().count();
+        ensure!(
+            [3, 4].contains(&created),
+            "three stages at create: {}",
+            lines()
+        );
+        rt.on("start", &bundle).ok()?;
+        ensure!(lines().lines().count() == 4, "poststart: {}", lines());
+        rt.down(&bundle)?;
+        ensure!(lines().lines().count() == 5, "poststop: {}", lines());
+        let copies = rt.backend.is_none()
+            || lines()
+                .lines()
+                .all(|l| l.contains(" /var/lib/attestrun/hooks/"));
+        ensure!(copies, "the copy runs: {}", lines());
+        ensure!(
+            lines().lines().all(|l| l.starts_with("first the-hook ")),
+            "{}",
+            lines()
+        );
+        Ok(())
+    })
+}
+
+fn an_unnamed_hook_is_refused(world: &World, rt: &Runtime) -> Result<()> {
+    let program = program(world, "first")?;
+    let said = world.work.join("said");
+    let _ = fs::remove_file(&said);
+    let mut bundle = demo(world, &["/bin/true"])?;
+    for stage in STAGES {
+        bundle.set(
+            "/hooks",
+            json!({ stage: hook(&program, &["say", &said.display().to_string()]) }),
+        )?;
+        let refused = rt.create(&bundle).fails()?;
+        refused
+            .says("refused: ")?
+            .says(&format!("{stage} hook {}", program.display()))?
+            .says(&format!("hook:{}", digest(&fs::read(&program)?)))?;
+    }
+    ensure!(!said.exists(), "it ran");
+    bundle.set("/hooks", json!({ "startContainer": hook(&program, &[]) }))?;
+    rt.create(&bundle)
+        .fails()?
+        .says("refused: a startContainer hook")?;
+    let script = world.work.join("script");
+    fs::write(&script, "#!/bin/sh\n")?;
+    bundle.set("/hooks", json!({ "prestart": hook(&script, &[]) }))?;
+    rt.create(&bundle).fails()?.says("is no ELF program")?;
+    bundle.set(
+        "/hooks",
+        json!({ "prestart": hook(Path::new("/nothing"), &[]) }),
+    )?;
+    rt.create(&bundle).fails()?.says("/nothing")?;
+    Ok(())
+}
+
+fn a_replaced_program_does_not_run(world: &World, rt: &Runtime) -> Result<()> {
+    let (first, second) = (program(world, "first")?, program(world, "second")?);
+    let place = world.work.join("hook");
+    fs::copy(&first, &place)?;
+    let said = world.work.join("said");
+    let _ = fs::remove_file(&said);
+    let mut bundle = demo(world, &["/bin/sleep", "1000"])?;
+    let say = hook(&place, &["say", &said.display().to_string()]);
+    bundle.set("/hooks", json!({ "poststart": say, "poststop": say }))?;
+    allowing(&[format!("hook:{}", digest(&fs::read(&first)?))], || {
+        rt.create(&bundle).ok()?;
+        fs::copy(&second, &place)?;
+        rt.on("start", &bundle).ok()?;
+        fs::remove_file(&place)?;
+        rt.down(&bundle)?;
+        let lines = fs::read_to_string(&said)?;
+        ensure!(
+            lines.lines().count() == 2 && !lines.contains("second"),
+            "{lines}"
+        );
+        fs::copy(&second, &place)?;
+        rt.create(&bundle).fails()?.says("refused: ")?;
+        Ok(())
+    })
+}
+
+/// A library and a device of the host, as a GPU's.
+fn what_a_hook_adds_is_named(world: &World, rt: &Runtime) -> Result<()> {
+    let program = program(world, "first")?;
+    let library = world.work.join("library");
+    fs::write(&library, "of the host\n")?;
+    let rootfs = world.rootfs(0)?.path.display().to_string();
+    let mut bundle = demo(world, &["/bin/sleep", "1000"])?;
+    let source = library.display().to_string();
+    let add = |target: &str, minor: &str| {
+        hook(
+            &program,
+            &["add", &rootfs, &source, target, "/dev/gpu0", "1", minor],
+        )
+    };
+    let by_digest = format!("hook:{}", digest(&fs::read(&program)?));
+    let names = [
+        by_digest,
+        "hook-mount:/etc/layer2".to_owned(),
+        "hook-device:/dev/gpu0".to_owned(),
+    ];
+    for stage in ["createRuntime", "createContainer"] {
+        bundle.set("/hooks", json!({ stage: add("/etc/layer2", "7") }))?;
+        if rt.backend.is_some() {
+            for n in [1, 2] {
+                let mut some = names.to_vec();
+                let missing = some.remove(n);
+                allowing(&some, || {
+                    rt.create(&bundle).ok()?;
+                    rt.on("start", &bundle)
+                        .fails()?
+                        .says("refused: before its start")?
+                        .says(&missing)?;
+                    rt.cmd("delete").args(["--force", &bundle.id]).ok()?;
+                    Ok(())
+                })
+                .with_context(|| format!("without {missing}"))?;
+            }
+        }
+        allowing(&names, || {
+            rt.up(&bundle)?;
+            let seen = rt
+                .cmd("exec")
+                .args([
+                    &bundle.id,
+                    "/bin/sh",
+                    "-c",
+                    "cat /etc/layer2; stat -c %t:%T /dev/gpu0",
+                ])
+                .ok()?;
+            ensure!(seen.stdout == "of the host\n1:7\n", "{seen}");
+            if rt.backend.is_some() {
+                let unnamed = accepted(world, &bundle.id)
+                    .map(drop)
+                    .err()
+                    .context("the challenger names nothing")?;
+                ensure!(
+                    format!("{unnamed:#}").contains("hook-mount:/etc/layer2"),
+                    "{unnamed:#}"
+                );
+            }
+            rt.down(&bundle)
+        })?;
+    }
+    Ok(())
+}
