@@ -10,14 +10,15 @@ pub mod restarts;
 
 use crate::{
     admission::restoring,
-    host::{POLICY, TRUST},
-    publisher,
+    host::POLICY,
+    image::PAUSE,
+    publisher::strings,
     runtime::Runtime,
     spawn::{Cmd, Output},
     world::World,
 };
 use anyhow::{Result, ensure};
-use std::{fs, path::Path};
+use std::fs;
 
 /// Each engine runs once with plain runc: directories that it makes at its first run are no leftovers.
 pub fn warm(world: &World) -> Result<()> {
@@ -90,16 +91,19 @@ pub fn was_interactive(output: &Output) -> Result<()> {
     Ok(())
 }
 
-/// `body` under a policy that admits the pause image.
+/// `body` under a policy that admits the pause image as what holds a pod.
 pub fn with_pause(world: &World, body: impl FnOnce() -> Result<()>) -> Result<()> {
+    with_sandbox(&world.images()?.pause.manifest, &[PAUSE], body)
+}
+
+/// `body` under a policy that admits this image with these arguments as what holds a pod.
+pub fn with_sandbox(image: &str, args: &[&str], body: impl FnOnce() -> Result<()>) -> Result<()> {
     restoring(POLICY, || {
-        let text = fs::read_to_string(POLICY)?;
-        let rule = publisher::rule(
-            "pause",
-            world.images()?.pause.repository(),
-            Path::new(TRUST),
+        let entry = format!(
+            "[[sandbox]]\nname = \"pause\"\nimages = [\"{image}\"]\nargs = {}\nenter = \"deny\"\nmin_tier = \"none\"\n",
+            strings(args)
         );
-        fs::write(POLICY, text + &rule)?;
+        fs::write(POLICY, fs::read_to_string(POLICY)? + &entry)?;
         body()
     })
 }

@@ -52,7 +52,6 @@ impl World {
             fs::copy(owner.at("ca/ca.pem"), Path::new(TRUST).join("ca/ca.pem"))?;
             fs::write(POLICY, policy("enforce"))?;
             owner.publish(&self.images()?.demo, 1)?;
-            owner.publish(&self.images()?.pause, 1)?;
             self.start_software_root()?;
             let setup = Cmd::new(self.program("attestrun")?).arg("setup").ok()?;
             ensure!(

@@ -1,6 +1,6 @@
 //! containerd as a kubelet uses it: pods with a runtime handler, through the CRI (k8s.io/cri-api, v1).
 
-use super::{name, with_pause};
+use super::{name, with_pause, with_sandbox};
 use crate::{Module, Test, runtime::Runtime, world::World};
 use anyhow::{Context, Result, bail, ensure};
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
@@ -27,6 +27,7 @@ pub const MODULE: Module = Module {
     prepare: super::warm,
     tests: &[
         Test::Each("life_of_a_pod", life_of_a_pod),
+        Test::Ours("a_sandbox_is_exact", a_sandbox_is_exact),
         Test::Ours(
             "an_unsigned_image_does_not_start",
             an_unsigned_image_does_not_start,
@@ -250,6 +251,37 @@ fn pod_lives(world: &World, rt: &Runtime) -> Result<()> {
     }
     kubelet.stop_and_remove(&container)?;
     kubelet.end_pod(&pod)
+}
+
+/// Other arguments or another image than the sandbox entry's: no pod, whatever annotations say.
+fn a_sandbox_is_exact(world: &World, rt: &Runtime) -> Result<()> {
+    let (pause, demo) = (
+        &world.images()?.pause.manifest,
+        &world.images()?.demo.manifest,
+    );
+    let cases: [(&str, &[&str], &str); 3] = [
+        (pause, &["/pause", "longer"], "for other arguments"),
+        (pause, &["/bin/pause"], "for other arguments"),
+        (demo, &["/pause"], "no rule is for this image"),
+    ];
+    for (image, args, words) in cases {
+        with_sandbox(image, args, || {
+            let mut config = pod_config(world, rt)?;
+            let annotation = (
+                "io.kubernetes.cri.container-type".to_owned(),
+                "sandbox".to_owned(),
+            );
+            config.annotations.extend([annotation]);
+            let refused = Kubelet::connect(world)?.pod(rt, &config).err();
+            let refused = refused.context("this pod should be refused")?.to_string();
+            ensure!(
+                refused.contains("refused: ") && refused.contains(words),
+                "{refused}"
+            );
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 fn an_unsigned_image_does_not_start(world: &World, rt: &Runtime) -> Result<()> {
