@@ -70,6 +70,7 @@ const MODULES: &[Module] = &[
     surface::MODULE,
     enter::MODULE,
     engines::podman::MODULE,
+    engines::buildah::MODULE,
     engines::containerd::MODULE,
     engines::cri::MODULE,
     engines::docker::MODULE,

@@ -1,6 +1,7 @@
-//! The image through real engines, unchanged: Docker, podman, containerd's ctr and CRI; each on
+//! The image through real engines, unchanged: Docker, podman, containerd's ctr and CRI, buildah; each on
 //! plain runc too, which says what is right. One engine, one file.
 
+pub mod buildah;
 pub mod containerd;
 pub mod cri;
 pub mod docker;
@@ -12,13 +13,17 @@ use crate::{
     admission::restoring,
     host::POLICY,
     image::PAUSE,
+    machine::patient,
     publisher::strings,
     runtime::Runtime,
     spawn::{Cmd, Output},
     world::World,
 };
 use anyhow::{Result, ensure};
-use std::fs;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 /// Each engine runs once with plain runc: directories that it makes at its first run are no leftovers.
 pub fn warm(world: &World) -> Result<()> {
@@ -98,12 +103,29 @@ pub fn with_pause(world: &World, body: impl FnOnce() -> Result<()>) -> Result<()
 
 /// `body` under a policy that admits this image with these arguments as what holds a pod.
 pub fn with_sandbox(image: &str, args: &[&str], body: impl FnOnce() -> Result<()>) -> Result<()> {
+    let entry = format!(
+        "[[sandbox]]\nname = \"pause\"\nimages = [\"{image}\"]\nargs = {}\nenter = \"deny\"\nmin_tier = \"none\"\n",
+        strings(args)
+    );
+    with_entry(&entry, body)
+}
+
+/// `body` under a policy that has this entry too.
+pub fn with_entry(entry: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
     restoring(POLICY, || {
-        let entry = format!(
-            "[[sandbox]]\nname = \"pause\"\nimages = [\"{image}\"]\nargs = {}\nenter = \"deny\"\nmin_tier = \"none\"\n",
-            strings(args)
-        );
-        fs::write(POLICY, fs::read_to_string(POLICY)? + &entry)?;
+        fs::write(POLICY, fs::read_to_string(POLICY)? + entry)?;
         body()
     })
+}
+
+pub fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    let since = Instant::now();
+    while !done()? {
+        ensure!(
+            since.elapsed() < patient(Duration::from_secs(30)),
+            "{what}: not in time"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }

@@ -1,18 +1,14 @@
 //! Engines that end or crash beside running containers: guard, container and verdict stay. What becomes
 //! of a container whose shim or conmon is killed is the engine's affair: the same as on plain runc.
 
-use super::{containerd, docker, name, podman, same};
+use super::{containerd, docker, name, podman, same, wait_until};
 use crate::{Module, Test, attestation::accepted, runtime::Runtime, world::World};
 use anyhow::{Context, Result, ensure};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use std::{
-    fs,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path};
 
 pub const MODULE: Module = Module {
     name: "restarts",
@@ -33,18 +29,6 @@ pub const MODULE: Module = Module {
 fn proves_itself(world: &World, rt: &Runtime, id: &str) -> Result<()> {
     if rt.backend.is_some() {
         accepted(world, id)?;
-    }
-    Ok(())
-}
-
-fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let since = Instant::now();
-    while !done()? {
-        ensure!(
-            since.elapsed() < Duration::from_secs(30),
-            "{what}: not within 30 s"
-        );
-        std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())
 }
