@@ -1,4 +1,5 @@
-//! `attestctl policy check`: is a policy file what its author believes it to be?
+//! `attestctl policy`: is a policy file what its author believes it to be, and what does it say of an
+//! image?
 //!
 //! A host's policy by default, a challenger's expectations with `--challenger`; both with the files
 //! that they name. Prints the digest that challengers expect (`policies`).
@@ -6,22 +7,42 @@
 use crate::{
     challenge::Expected,
     disk,
-    report::{Refused, Report},
+    report::{Ending, Refused, Report},
+    source::{ImageArgs, Source},
 };
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use content::signatures::Store;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use verify::{
     cms::certificates_from_pem,
-    policy::{Policy, RevocationRule, Rule, RulePrograms},
-    signature::PublicKey,
+    id::UnixTime,
+    image::Image,
+    policy::{ContainersPolicy, Material, Policy, Rule, Subject, explain},
+    signature::{PublicKey, TrustRoot},
 };
 
 #[derive(Subcommand)]
 pub enum Verb {
     /// Parse a policy and the keys, certificates and revocation lists that it names
     Check(Check),
+    /// Which rule admits or refuses an image, and why
+    Explain(Explain),
+}
+
+#[derive(Args)]
+pub struct Explain {
+    #[command(flatten)]
+    image: ImageArgs,
+    /// The engine's name for the image: rules are chosen by it
+    #[arg(long)]
+    name: Option<String>,
+    #[arg(long, default_value = ::verify::policy::PATH)]
+    policy: PathBuf,
+    /// Signature store
+    #[arg(long, default_value = "/var/lib/attestrun/signatures")]
+    store: PathBuf,
 }
 
 #[derive(Args)]
@@ -37,6 +58,7 @@ pub fn run(verb: &Verb) -> anyhow::Result<Report> {
     match verb {
         Verb::Check(args) if args.challenger => challenger(&args.file),
         Verb::Check(args) => host(&args.file),
+        Verb::Explain(args) => explained(args),
     }
 }
 
@@ -77,45 +99,116 @@ fn host(path: &Path) -> anyhow::Result<Report> {
 
 /// What is wrong with the files that `rule` names.
 fn check_files(rule: &Rule) -> Vec<String> {
-    let mut problems = Vec::new();
-    let mut check = |path: &Path, what: &str, parse: &dyn Fn(&[u8]) -> Result<(), String>| {
-        let found = disk::read(path, what, disk::LARGE)
-            .map_err(|e| format!("{e:#}"))
-            .and_then(|bytes| {
-                parse(&bytes).map_err(|e| format!("reading {what} {}: {e}", path.display()))
-            });
-        problems.extend(
-            found
-                .err()
-                .map(|e| format!("rule {}: {e}", rule.terms.name)),
-        );
-    };
-    for path in &rule.keys {
-        check(path, "the image key", &|bytes| {
-            PublicKey::from_pem(&String::from_utf8_lossy(bytes))
-                .map(drop)
-                .map_err(|e| e.to_string())
-        });
+    rule.files()
+        .filter_map(|(kind, path)| {
+            let found = disk::read(path, kind, disk::LARGE)
+                .map_err(|e| format!("{e:#}"))
+                .and_then(|bytes| {
+                    check_file(kind, &bytes)
+                        .map_err(|e| format!("reading the {kind} {}: {e}", path.display()))
+                });
+            let why = found.err()?;
+            Some(format!("rule {}: {why}", rule.terms.name))
+        })
+        .collect()
+}
+
+fn check_file(kind: &str, bytes: &[u8]) -> Result<(), String> {
+    fn said<T, E: ToString>(result: Result<T, E>) -> Result<(), String> {
+        result.map(drop).map_err(|e| e.to_string())
     }
-    let RulePrograms::Listed(list) = &rule.programs else {
-        return problems;
-    };
-    for path in &list.user_ca {
-        check(path, "the user CA", &|bytes| {
-            certificates_from_pem(bytes)
-                .map(drop)
-                .map_err(|e| e.to_string())
-        });
+    match (kind, bytes) {
+        (_, []) => Err("it is empty".to_owned()),
+        ("key", pem) => said(PublicKey::from_pem(&String::from_utf8_lossy(pem))),
+        ("user-ca", pem) => said(certificates_from_pem(pem)),
+        ("trusted-root", json) => said(TrustRoot::from_json(json)),
+        ("policy.json", json) => said(ContainersPolicy::parse(json)),
+        _ => Ok(()),
     }
-    if let RevocationRule::Crls(paths) = &list.revocation {
-        for path in paths {
-            check(path, "the revocation list", &|bytes| match bytes {
-                [] => Err("it is empty".to_owned()),
-                _ => Ok(()),
-            });
+}
+
+/// Which entry of a policy is for an image, and whether it admits it: the same decision as on the host,
+/// but for the launch, which is not known here.
+fn explained(args: &Explain) -> anyhow::Result<Report> {
+    let bytes = disk::read(&args.policy, "the policy", disk::SMALL)?;
+    let policy = Policy::parse(&bytes)
+        .map_err(|e| Refused(e.to_string()))
+        .with_context(|| format!("reading the policy {}", args.policy.display()))?;
+    let source = Source::open(&args.image)?;
+    let mut claimed = source.claimed().clone();
+    if let Some(name) = &args.name {
+        claimed.name.clone_from(name);
+    }
+    let context = || format!("reading the signature store {}", args.store.display());
+    let store = Store::open(&args.store).with_context(context)?;
+    let digest = source.image.manifest_digest();
+    for (_, index) in store.indexes_containing(&digest).with_context(context)? {
+        if !claimed.index_bytes.contains(&index) {
+            claimed.index_bytes.push(index);
         }
     }
-    problems
+    let image = Image::of(&claimed).with_context(|| format!("image {}", claimed.name))?;
+    let material = Material::gather(
+        &policy,
+        &image,
+        |path| std::fs::read(path),
+        |digest| store.signatures(digest),
+        |digest| store.lists(digest),
+    )
+    .with_context(context)?;
+    let now = UnixTime::from_secs(chrono::Utc::now().timestamp());
+    let found = explain(&policy, Subject::Image(&material), now);
+    let refused = !found.against.is_empty();
+    let mut text = format!(
+        "{}\n  policy {} ({})",
+        found.subject,
+        args.policy.display(),
+        policy.mode()
+    );
+    match &found.rule {
+        Some(rule) => text.push_str(&format!("\n  rule {rule}")),
+        None => text.push_str("\n  no rule"),
+    }
+    if !refused {
+        text.push_str(&format!(
+            "\n  admitted, its launch apart: {}; programs {}",
+            found.vouched, found.programs
+        ));
+    }
+    for why in &found.against {
+        text.push_str(&format!("\n  refused: {why}"));
+    }
+    for hint in &found.hints {
+        text.push_str(&format!("\n  remedy: {hint}"));
+    }
+    for source in &found.sources {
+        text.push_str(&format!(
+            "\n  by {} {} ({})",
+            source.kind, source.path, source.sha256
+        ));
+    }
+    let outcome = if refused { "refused" } else { "accepted" };
+    Ok(Report {
+        ending: if refused {
+            Ending::Refused
+        } else {
+            Ending::Done
+        },
+        text,
+        json: json!({
+            "outcome": outcome,
+            "subject": found.subject,
+            "policy": args.policy,
+            "digest": policy.digest(),
+            "mode": policy.mode(),
+            "rule": found.rule,
+            "vouched": found.vouched,
+            "programs": found.programs,
+            "sources": found.sources,
+            "against": found.against,
+            "hints": found.hints,
+        }),
+    })
 }
 
 fn challenger(path: &Path) -> anyhow::Result<Report> {
@@ -191,8 +284,8 @@ mod tests {
         std::fs::write(dir.path().join("text"), "text").unwrap();
         for (bad, reason) in [
             (good.replace("demo.pub", "absent.pub"), "absent.pub"),
-            (good.replace("demo.pub", "text"), "the image key"),
-            (good.replace("ca/ca.pem", "text"), "the user CA"),
+            (good.replace("demo.pub", "text"), "the key"),
+            (good.replace("ca/ca.pem", "text"), "the user-ca"),
             (good.replace("version = 1", "version = 9"), "9"),
             (format!("{good}\nother = 1\n"), "other"),
             ("= x".to_owned(), "policy.toml"),

@@ -77,6 +77,10 @@ impl Source {
         })
     }
 
+    pub fn claimed(&self) -> &ClaimedImage {
+        &self.claimed
+    }
+
     /// The tree that the layers make; each layer must be the one that the configuration names.
     pub fn rootfs(&self) -> anyhow::Result<RootfsManifest> {
         self.file

@@ -17,19 +17,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 mod admission;
+mod authority;
+mod containers;
 mod decide;
 mod file;
 mod programs;
 mod refusal;
+mod scan;
 mod scope;
+mod statements;
 mod terms;
 
 pub use crate::signature::StoredSignature;
 pub use admission::{Admission, Listed, Made, NotAllowed, Programs, VerifiedImage};
-pub use decide::{Material, Subject, decide};
+pub use authority::{Authority, KeySource, LogRule, SignedWith};
+pub use containers::{CONTAINERS_POLICY, ContainersPolicy, NotAContainersPolicy, Requirement};
+pub use decide::{Explanation, Material, Subject, decide, explain};
 pub use programs::{CheckedPrograms, NotStartable};
 pub use refusal::{Refusal, plain_text};
 pub use scope::{ImageName, NotAScope, Scope};
+pub use statements::{AttestationDemand, ScanDemand, Severity};
 pub use terms::{
     BaseRule, BuildRule, BundleRule, BundleScope, ContentRule, ListDemand, NamedPrograms, Rule,
     RulePrograms, SandboxRule, Terms,
@@ -77,6 +84,12 @@ pub enum PolicyError {
     },
     #[error("{rule}: `{path}` is not an absolute path without `..`")]
     NotAbsolute { rule: String, path: String },
+    #[error("{rule}: `{field}`: {why}")]
+    Wrong {
+        rule: String,
+        field: &'static str,
+        why: String,
+    },
     #[error("rule {rule}: `{tenant}` is not of the form spiffe://<domain>/tenant/<name>")]
     Tenant { rule: String, tenant: String },
     #[error("rule {rule}: `{list}` cannot be a list's name")]
@@ -123,16 +136,24 @@ pub struct StoredList {
 
 /// The contents of the files that a policy names, or why they could not be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TrustFiles(BTreeMap<PathBuf, Result<Vec<u8>, String>>);
+pub struct TrustFiles(BTreeMap<PathBuf, (&'static str, Result<Vec<u8>, String>)>);
 
 impl TrustFiles {
-    pub fn insert(&mut self, path: &Path, content: Result<Vec<u8>, String>) {
-        self.0.insert(path.to_owned(), content);
+    /// `kind`: what the file is to whoever names it.
+    pub fn insert(&mut self, kind: &'static str, path: &Path, content: Result<Vec<u8>, String>) {
+        self.0.insert(path.to_owned(), (kind, content));
+    }
+    /// Those that could be read, by path.
+    fn used(&self) -> impl Iterator<Item = (&Path, &'static str, &[u8])> {
+        self.0.iter().filter_map(|(path, (kind, content))| {
+            let content = content.as_deref().ok()?;
+            Some((path.as_path(), *kind, content))
+        })
     }
     fn get(&self, path: &Path) -> Result<&[u8], String> {
         match self.0.get(path) {
-            Some(Ok(bytes)) => Ok(bytes),
-            Some(Err(why)) => Err(why.clone()),
+            Some((_, Ok(bytes))) => Ok(bytes),
+            Some((_, Err(why))) => Err(why.clone()),
             None => Err("it was not read".to_owned()),
         }
     }
@@ -152,13 +173,15 @@ impl Policy {
     pub fn rules(&self) -> &[Rule] {
         &self.rules
     }
-    /// The rule for an image's name: the most specific scope that fits. Scopes differ, so there is
-    /// never a tie.
-    pub fn rule_for(&self, image_name: &str) -> Option<&Rule> {
+    /// The rule for an image's name, or for one of its digests (its manifest's, those of indexes that
+    /// contain it): the most specific scope that fits. Scopes differ; of several digests' rules the one
+    /// that comes first in the file counts.
+    pub fn rule_for(&self, image_name: &str, digests: &[ImageDigest]) -> Option<&Rule> {
         let name = ImageName::of(image_name);
         self.rules
             .iter()
-            .filter_map(|rule| Some((rule.scope.fits(name.as_ref())?, rule)))
+            .rev()
+            .filter_map(|rule| Some((rule.scope.fits(name.as_ref(), digests)?, rule)))
             .max_by_key(|(closeness, _)| *closeness)
             .map(|(_, rule)| rule)
     }

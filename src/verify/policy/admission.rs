@@ -62,7 +62,8 @@ pub enum Made {
     Build(Option<Image>),
     /// A directory on the host, and what it must hold; no image is known of it.
     Bundle(PathBuf, ContentRule),
-    /// An image that nobody vouches for: only mode `audit` lets it be.
+    /// An image that nobody vouches for: mode `audit` lets it be, or containers-policy.json(5) does with
+    /// `insecureAcceptAnything`.
     Unsigned(Image),
 }
 

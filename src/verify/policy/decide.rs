@@ -3,17 +3,21 @@
 mod list;
 mod no;
 mod signature;
+mod statements;
 
 use self::list::list;
 use self::no::{No, no};
-use self::signature::signature;
+use self::signature::{containers, signature};
+use self::statements::statements;
 use super::admission::{Admission, Launchable, Listed, Made, Parts, Programs, VerifiedImage};
+use super::containers::{CONTAINERS_POLICY, ContainersPolicy};
 use super::{
     BaseRule, BuildRule, ContentRule, Enforce, EnterMode, Measure, MountsRule, NamedPrograms,
-    Policy, Refusal, RootfsCheck, RulePrograms, SandboxRule, Source, StoredList, StoredSignature,
-    Terms, TierName, TrustFiles, UpperRule,
+    Policy, Refusal, RootfsCheck, Rule, RulePrograms, SandboxRule, Source, StoredList,
+    StoredSignature, Terms, TierName, TrustFiles, UpperRule,
 };
 use crate::digest::{FileDigest, ImageDigest};
+use crate::event::ProgramsRule;
 use crate::id::UnixTime;
 use crate::image::Image;
 use crate::profile::{JudgedProfile, LaunchProfile, LaunchRules, judge};
@@ -46,10 +50,17 @@ impl<'a> Material<'a> {
             lists: Vec::new(),
             trust: TrustFiles::default(),
         };
-        if let Some(rule) = policy.rule_for(image.name()) {
-            for (_, path) in rule.files() {
+        if let Some(rule) = policy.rule_for(image.name(), &image.digests()) {
+            for (kind, path) in rule.files() {
                 let content = read(path).map_err(|e| e.to_string());
-                material.trust.insert(path, content);
+                material.trust.insert(kind, path, content);
+            }
+            // This one names further files.
+            let theirs = material.trust.get(Path::new(CONTAINERS_POLICY)).ok();
+            let theirs = theirs.and_then(|bytes| ContainersPolicy::parse(bytes).ok());
+            for (kind, path) in theirs.iter().flat_map(|p| p.files_for(image.name())) {
+                let content = read(path).map_err(|e| e.to_string());
+                material.trust.insert(kind, path, content);
             }
         }
         for digest in image.digests() {
@@ -95,6 +106,49 @@ pub fn decide(
         Subject::Bundle(rootfs) => bundle(policy, rootfs),
     };
     case.judged(policy, profile, now)
+}
+
+/// What the policy says of something before anybody knows how it is to be launched: for people, and
+/// never a permission.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    pub subject: String,
+    /// The entry that applies.
+    pub rule: Option<String>,
+    /// Who vouches for it, if all is well.
+    pub vouched: String,
+    pub programs: ProgramsRule,
+    pub sources: Vec<Source>,
+    /// Why it would be refused; empty: it would not, as far as this goes.
+    pub against: Vec<String>,
+    /// What to do about that.
+    pub hints: Vec<String>,
+}
+
+pub fn explain(policy: &Policy, subject: Subject<'_>, now: UnixTime) -> Explanation {
+    let case = match subject {
+        Subject::Image(material) => image(policy, material, now),
+        Subject::Build(base) => build(policy, base),
+        Subject::Bundle(rootfs) => bundle(policy, rootfs),
+    };
+    let mut hints: Vec<String> = Vec::new();
+    for no in &case.against {
+        if !hints.contains(&no.hint) {
+            hints.push(no.hint.clone());
+        }
+    }
+    Explanation {
+        subject: case.made.to_string(),
+        rule: (case.terms.name != NO_ENTRY).then(|| case.terms.name.clone()),
+        vouched: match &case.made {
+            Made::Signed(image) => format!("signed by {}", image.signed_by().signer()),
+            _ => "nobody".to_owned(),
+        },
+        programs: case.programs.rule(),
+        sources: case.sources,
+        against: case.against.into_iter().map(|no| no.reason).collect(),
+        hints,
+    }
 }
 
 /// A decision in the making: what it would be admitted as, and what speaks against it. Parts that
@@ -197,7 +251,7 @@ const NO_ENTRY: &str = "(none)";
 /// An image under the `[[rule]]` for its name.
 fn image(policy: &Policy, material: &Material<'_>, now: UnixTime) -> Case {
     let image = material.image;
-    let Some(rule) = policy.rule_for(image.name()) else {
+    let Some(rule) = policy.rule_for(image.name(), &image.digests()) else {
         let sandbox = match policy.sandboxes_of(&image.manifest_digest()).next() {
             Some(entry) => format!(
                 ", and the sandbox entry {} is for other arguments ({:?})",
@@ -214,13 +268,12 @@ fn image(policy: &Policy, material: &Material<'_>, now: UnixTime) -> Case {
         );
     };
     let mut against = Vec::new();
-    let made = match signature(rule, material, now) {
-        Ok(signed) => Made::Signed(VerifiedImage::new(image.clone(), signed)),
-        Err(no) => {
-            against.push(no);
-            Made::Unsigned(image.clone())
-        }
-    };
+    let made = vouched(rule, material, now).unwrap_or_else(|why| {
+        against.extend(why);
+        Made::Unsigned(image.clone())
+    });
+    let (stated, missing) = statements(rule, material, now);
+    against.extend(missing);
     let programs = match &rule.programs {
         RulePrograms::Any => Programs::Any,
         RulePrograms::Listed(demand) => match list(demand, material, now) {
@@ -231,20 +284,38 @@ fn image(policy: &Policy, material: &Material<'_>, now: UnixTime) -> Case {
             }
         },
     };
-    let sources = rule.files().filter_map(|(kind, path)| {
-        let content = material.trust.get(path).ok()?;
-        Some(Source {
-            kind: kind.to_owned(),
-            path: path.display().to_string(),
-            sha256: FileDigest::of(content),
-        })
+    let sources = material.trust.used().map(|(path, kind, content)| Source {
+        kind: kind.to_owned(),
+        path: path.display().to_string(),
+        sha256: FileDigest::of(content),
     });
     Case {
         terms: rule.terms.clone(),
         made,
         programs,
-        sources: sources.collect(),
+        sources: sources.chain(stated).collect(),
         against,
+    }
+}
+
+/// Whoever the rule asks must vouch for the image: its own authorities, containers-policy.json(5), or
+/// both. Where the latter accepts anything, nobody does.
+fn vouched(rule: &Rule, material: &Material<'_>, now: UnixTime) -> Result<Made, Vec<No>> {
+    let image = material.image;
+    let own = match rule.authorities.is_empty() {
+        true => Ok(None),
+        false => signature(rule, material, now).map(Some),
+    };
+    let theirs = match rule.containers_policy {
+        true => containers(rule, material, now),
+        false => Ok(None),
+    };
+    match (own, theirs) {
+        (Ok(own), Ok(theirs)) => Ok(match own.or(theirs) {
+            Some(signed) => Made::Signed(VerifiedImage::new(image.clone(), signed)),
+            None => Made::Unsigned(image.clone()),
+        }),
+        (own, theirs) => Err([own.err(), theirs.err()].into_iter().flatten().collect()),
     }
 }
 

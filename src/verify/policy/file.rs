@@ -1,7 +1,9 @@
 //! The policy file as TOML 1.0, strictly: what is not understood refuses the whole file.
 
+mod authority;
 mod wire;
 
+use self::authority::{attestation, scan, signers};
 use self::wire::{
     BuildWire, BundleWire, PolicyWire, ProgramsWire, RevocationWire, RuleOwn, RuleWire,
     SandboxWire, TermsWire, WordOr,
@@ -117,8 +119,12 @@ fn rule(wire: RuleWire) -> Result<Rule, PolicyError> {
         rule: terms.name.clone(),
         source,
     })?;
-    not_empty(&terms, "keys", own.keys.is_empty())?;
-    absolute(&terms, &own.keys)?;
+    let authorities = signers(&mut own, &terms)?;
+    let attestations = std::mem::take(&mut own.attestations).into_iter();
+    let attestations = attestations.map(|wire| attestation(wire, &terms));
+    let attestations = attestations.collect::<Result<_, _>>()?;
+    let vulnerabilities = own.vulnerabilities.take();
+    let vulnerabilities = vulnerabilities.map(|wire| scan(wire, &terms)).transpose()?;
     let programs = match own.programs {
         ProgramsWire::Listed => RulePrograms::Listed(demand(&mut own, &terms)?),
         ProgramsWire::Any => {
@@ -135,7 +141,10 @@ fn rule(wire: RuleWire) -> Result<Rule, PolicyError> {
     Ok(Rule {
         terms,
         scope,
-        keys: own.keys,
+        authorities,
+        containers_policy: own.containers_policy,
+        attestations,
+        vulnerabilities,
         signed_identity: own.signed_identity,
         programs,
     })

@@ -3,11 +3,12 @@
 //! A name is the engine's label: whoever may tag images chooses it, and so chooses the rule. Each rule
 //! must therefore stand on its own; a laxer rule for `*` can be reached by every image.
 
+use crate::digest::ImageDigest;
 use std::fmt;
 
 /// Text that cannot be a scope.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a scope (a repository, a repository with a tag, or \"*\")")]
+#[error("`{0}` is not a scope (a repository, a repository with a tag, a digest, or \"*\")")]
 pub struct NotAScope(pub String);
 
 /// A repository and tag in their full form, as engines agree on it (distribution `reference`,
@@ -16,6 +17,9 @@ pub struct NotAScope(pub String);
 pub struct ImageName {
     repository: String,
     tag: Option<String>,
+    digest: Option<String>,
+    /// The tag stands in the text, instead of being `latest` by default.
+    said: bool,
 }
 
 impl ImageName {
@@ -29,6 +33,7 @@ impl ImageName {
         if is_id(name) || !is_repository(repository) || tag.is_some_and(|tag| !is_tag(tag)) {
             return None;
         }
+        let said = tag.is_some();
         let tag = match (tag, digest) {
             (Some(tag), _) => Some(tag.to_owned()),
             (None, None) => Some("latest".to_owned()),
@@ -37,6 +42,30 @@ impl ImageName {
         Some(Self {
             repository: full(repository),
             tag,
+            digest: digest.map(str::to_owned),
+            said,
+        })
+    }
+    /// A tag or a digest is named, not only a repository.
+    pub fn is_whole(&self) -> bool {
+        self.said || self.digest.is_some()
+    }
+    pub fn is_by_digest(&self) -> bool {
+        self.digest.is_some()
+    }
+    /// The most specific scope of containers-policy.json(5); with tag and digest there is none.
+    pub fn scope_identity(&self) -> Option<String> {
+        match (&self.tag, &self.digest) {
+            (Some(tag), None) => Some(format!("{}:{tag}", self.repository)),
+            (None, Some(digest)) => Some(format!("{}@{digest}", self.repository)),
+            _ => None,
+        }
+    }
+    /// The same tag or digest of another repository.
+    pub fn in_repository(&self, repository: &str) -> Option<Self> {
+        is_repository(repository).then(|| Self {
+            repository: repository.to_owned(),
+            ..self.clone()
         })
     }
     pub fn repository(&self) -> &str {
@@ -47,6 +76,8 @@ impl ImageName {
 /// Which names a rule is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
+    /// This very manifest or index, whatever its name.
+    Digest(ImageDigest),
     /// `*`: names that no other scope fits, and images without a name.
     Everything,
     Repository(String),
@@ -62,12 +93,16 @@ pub(super) enum Closeness {
     Everything,
     Repository,
     Tagged,
+    Digest,
 }
 
 impl Scope {
     pub fn parse(text: &str) -> Result<Self, NotAScope> {
         if text == "*" {
             return Ok(Self::Everything);
+        }
+        if let Ok(digest) = text.parse() {
+            return Ok(Self::Digest(digest));
         }
         let (repository, tag) = split_tag(text);
         if is_id(text) || !is_repository(repository) || tag.is_some_and(|tag| !is_tag(tag)) {
@@ -82,8 +117,13 @@ impl Scope {
             },
         })
     }
-    pub(super) fn fits(&self, name: Option<&ImageName>) -> Option<Closeness> {
+    pub(super) fn fits(
+        &self,
+        name: Option<&ImageName>,
+        digests: &[ImageDigest],
+    ) -> Option<Closeness> {
         match (self, name) {
+            (Self::Digest(digest), _) => digests.contains(digest).then_some(Closeness::Digest),
             (Self::Everything, _) => Some(Closeness::Everything),
             (Self::Repository(repository), Some(name)) => {
                 (name.repository == *repository).then_some(Closeness::Repository)
@@ -97,7 +137,7 @@ impl Scope {
     /// The repository that signatures must be about; `None` means any.
     pub(super) fn repository(&self) -> Option<&str> {
         match self {
-            Self::Everything => None,
+            Self::Everything | Self::Digest(_) => None,
             Self::Repository(repository) | Self::Tagged { repository, .. } => Some(repository),
         }
     }
@@ -106,6 +146,7 @@ impl Scope {
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Digest(digest) => digest.fmt(f),
             Self::Everything => f.write_str("*"),
             Self::Repository(repository) => f.write_str(repository),
             Self::Tagged { repository, tag } => write!(f, "{repository}:{tag}"),

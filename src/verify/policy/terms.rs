@@ -2,8 +2,8 @@
 //! kind of entry demands of its origin.
 
 use super::{
-    EnterMode, Measure, MountsRule, RevocationRule, RootfsCheck, Scope, SignedIdentity, TierName,
-    UpperRule,
+    AttestationDemand, Authority, CONTAINERS_POLICY, EnterMode, Measure, MountsRule,
+    RevocationRule, RootfsCheck, ScanDemand, Scope, SignedIdentity, TierName, UpperRule,
 };
 use crate::digest::{FileDigest, ImageDigest, RootfsDigest};
 use crate::profile::LaunchRules;
@@ -30,8 +30,13 @@ pub struct Terms {
 pub struct Rule {
     pub terms: Terms,
     pub scope: Scope,
-    /// Any one of these signed the image.
-    pub keys: Vec<PathBuf>,
+    /// Any one of these signed the image; empty: `containers_policy` decides.
+    pub authorities: Vec<Authority>,
+    /// containers-policy.json(5) must admit the image as well.
+    pub containers_policy: bool,
+    /// All of these must have been stated.
+    pub attestations: Vec<AttestationDemand>,
+    pub vulnerabilities: Option<ScanDemand>,
     pub signed_identity: SignedIdentity,
     pub programs: RulePrograms,
 }
@@ -130,12 +135,20 @@ pub enum BaseRule {
 impl Rule {
     /// Every key, CA and CRL that the rule names, and what it is.
     pub fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
-        let keys = self.keys.iter().map(|path| ("key", path.as_path()));
+        let authorities = self.authorities.iter();
+        let attestors = self.attestations.iter().map(|wanted| &wanted.authority);
+        let scanner = self.vulnerabilities.iter().map(|wanted| &wanted.authority);
+        let signers = authorities.chain(attestors).chain(scanner);
+        let keys = signers.flat_map(Authority::files);
+        let containers = self
+            .containers_policy
+            .then_some(("policy.json", Path::new(CONTAINERS_POLICY)));
         let list = match &self.programs {
             RulePrograms::Listed(list) => Some(list),
             RulePrograms::Any => None,
         };
-        keys.chain(list.into_iter().flat_map(ListDemand::files))
+        keys.chain(containers)
+            .chain(list.into_iter().flat_map(ListDemand::files))
     }
 }
 

@@ -13,6 +13,7 @@ use rcgen::date_time_ymd;
 mod entries;
 mod file;
 mod rootfs;
+mod signers;
 
 const KEY: &str = "/etc/attestrun/trust/image/demo.pub";
 const CA: &str = "/etc/attestrun/trust/user-ca/demo.pem";
@@ -81,8 +82,8 @@ fn scene() -> Scene {
     let (image, key, ca) = (image_named("localhost/demo:latest"), image_key(), user_ca());
     let user = ca.user();
     let mut trust = TrustFiles::default();
-    trust.insert(Path::new(KEY), Ok(key.public_pem().into_bytes()));
-    trust.insert(Path::new(CA), Ok(ca.root.pem().into_bytes()));
+    trust.insert("key", Path::new(KEY), Ok(key.public_pem().into_bytes()));
+    trust.insert("key", Path::new(CA), Ok(ca.root.pem().into_bytes()));
     let mut scene = Scene {
         policy: policy_text(),
         image,
@@ -256,9 +257,11 @@ fn accept_second_key_and_second_signature() {
     let mut scene = scene();
     let other = "/etc/attestrun/trust/image/other.pub";
     scene.policy = scene.policy.replace(KEY, &format!("{other}\", \"{KEY}"));
-    scene
-        .trust
-        .insert(Path::new(other), Ok(image_key().public_pem().into_bytes()));
+    scene.trust.insert(
+        "key",
+        Path::new(other),
+        Ok(image_key().public_pem().into_bytes()),
+    );
     scene.signatures.insert(
         0,
         StoredSignature::Simple(SimpleSignature {
@@ -314,10 +317,12 @@ fn refuse_unsigned() {
 #[test]
 fn refuse_wrong_key() {
     let mut scene = scene();
-    scene
-        .trust
-        .insert(Path::new(KEY), Ok(image_key().public_pem().into_bytes()));
-    scene.refused("was not made over this payload by key");
+    scene.trust.insert(
+        "file",
+        Path::new(KEY),
+        Ok(image_key().public_pem().into_bytes()),
+    );
+    scene.refused("it was not made by key");
 }
 
 #[test]
@@ -349,11 +354,11 @@ fn refuse_missing_or_corrupt_trust_files() {
         let mut scene = scene();
         scene
             .trust
-            .insert(Path::new(path), Err("it is gone".into()));
+            .insert("file", Path::new(path), Err("it is gone".into()));
         scene.refused(&format!("cannot read the {what} {path}: it is gone"));
         scene
             .trust
-            .insert(Path::new(path), Ok(b"\xffjunk".to_vec()));
+            .insert("file", Path::new(path), Ok(b"\xffjunk".to_vec()));
         scene.refused(&format!("the {what} {path} is unusable"));
         scene.trust.0.remove(Path::new(path));
         scene.refused(&format!("cannot read the {what} {path}: it was not read"));
@@ -382,7 +387,7 @@ fn refuse_list_of_other_ca_or_tenant() {
     let mut scene = scene();
     scene
         .trust
-        .insert(Path::new(CA), Ok(user_ca().root.pem().into_bytes()));
+        .insert("file", Path::new(CA), Ok(user_ca().root.pem().into_bytes()));
     scene.refused("no chain leads from the certificate of CN=Demo User");
     let mut scene = self::scene();
     scene.policy = scene.policy.replace("tenant/demo", "tenant/other");
@@ -496,11 +501,13 @@ fn refuse_revocation_lists_that_do_not_settle() {
         .policy
         .replace("\"unchecked\"", &format!("\"crl\"\ncrls = [\"{crl}\"]"));
     scene.refused("cannot read the revocation list");
-    scene.trust.insert(Path::new(crl), Ok(b"junk".to_vec()));
+    scene
+        .trust
+        .insert("key", Path::new(crl), Ok(b"junk".to_vec()));
     scene.refused("the revocation list /etc/attestrun/trust/user-ca/demo.crl is unusable");
     scene
         .trust
-        .insert(Path::new(crl), Ok(scene.ca.root.pem().into_bytes()));
+        .insert("crl", Path::new(crl), Ok(scene.ca.root.pem().into_bytes()));
     scene.refused("it is a `CERTIFICATE`, not an `X509 CRL`");
     let list = rcgen::CertificateRevocationListParams {
         this_update: date_time_ymd(2026, 11, 1),
@@ -513,12 +520,14 @@ fn refuse_revocation_lists_that_do_not_settle() {
     let one = list.clone().signed_by(&scene.ca.issuing).unwrap();
     scene
         .trust
-        .insert(Path::new(crl), Ok(one.pem().unwrap().into_bytes()));
+        .insert("crl", Path::new(crl), Ok(one.pem().unwrap().into_bytes()));
     scene.refused("the revocation lists do not settle the chain");
     let root = "/etc/attestrun/trust/user-ca/root.crl";
     let two = list.signed_by(&scene.ca.root).unwrap();
     scene.policy = scene.policy.replace(crl, &format!("{crl}\", \"{root}"));
-    scene.trust.insert(Path::new(root), Ok(two.der().to_vec()));
+    scene
+        .trust
+        .insert("key", Path::new(root), Ok(two.der().to_vec()));
     assert!(scene.decide().is_ok(), "{:?}", scene.decide());
 }
 

@@ -2,7 +2,8 @@
 //! choice.
 
 use super::super::{
-    Enforce, EnterMode, Measure, MountsRule, RootfsCheck, SignedIdentity, TierName, UpperRule,
+    Enforce, EnterMode, Measure, MountsRule, RootfsCheck, Severity, SignedIdentity, TierName,
+    UpperRule,
 };
 use crate::digest::{FileDigest, ImageDigest, RootfsDigest};
 use crate::profile::LaunchRules;
@@ -83,6 +84,64 @@ impl CheckWire {
     }
 }
 
+/// A signer, in ClusterImagePolicy's words.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuthorityWire {
+    pub name: String,
+    pub key: Option<KeyWire>,
+    pub keyless: Option<KeylessWire>,
+    pub trusted_root: Option<PathBuf>,
+    /// Left out: by key not asked for, keyless demanded.
+    pub ctlog: Option<bool>,
+    pub rfc3161timestamp: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyWire {
+    pub path: Option<PathBuf>,
+    pub data: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeylessWire {
+    pub identities: Vec<IdentityWire>,
+    #[serde(default, rename = "insecureIgnoreSCT")]
+    pub ignore_sct: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentityWire {
+    pub issuer: Option<String>,
+    #[serde(rename = "issuerRegExp")]
+    pub issuer_regexp: Option<String>,
+    pub subject: Option<String>,
+    #[serde(rename = "subjectRegExp")]
+    pub subject_regexp: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttestationWire {
+    pub name: String,
+    #[serde(rename = "predicateType")]
+    pub predicate_type: String,
+    pub authority: AuthorityWire,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScanWire {
+    pub authority: AuthorityWire,
+    pub max_age_days: u32,
+    pub max_severity: Severity,
+    #[serde(default)]
+    pub except: Vec<String>,
+}
+
 fn full() -> CheckWire {
     CheckWire::Full
 }
@@ -151,7 +210,16 @@ macro_rules! entry {
 
 entry! { RuleWire, RuleOwn {
     scope: String,
+    /// In short, one authority by key.
+    #[serde(default)]
     keys: Vec<PathBuf>,
+    #[serde(default)]
+    authorities: Vec<AuthorityWire>,
+    #[serde(default)]
+    containers_policy: bool,
+    #[serde(default)]
+    attestations: Vec<AttestationWire>,
+    vulnerabilities: Option<ScanWire>,
     #[serde(default = "strict_identity")]
     signed_identity: SignedIdentity,
     #[serde(default = "listed")]

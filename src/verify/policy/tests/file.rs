@@ -45,7 +45,9 @@ fn refuse_policies_that_are_not_understood() {
         assert!(
             matches!(
                 parse(&text),
-                Err(PolicyError::Malformed(_) | PolicyError::Missing { .. })
+                Err(PolicyError::Malformed(_)
+                    | PolicyError::Missing { .. }
+                    | PolicyError::Empty { .. })
             ),
             "without {required}"
         );
@@ -172,7 +174,7 @@ fn the_closest_scope_wins() {
         ("not a name", "all"),
     ] {
         assert_eq!(
-            policy.rule_for(name).unwrap().terms.name,
+            policy.rule_for(name, &[]).unwrap().terms.name,
             expected,
             "{name}"
         );
