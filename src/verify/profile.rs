@@ -11,14 +11,16 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+mod demands;
 mod devices;
 mod judge;
 mod process;
 
+pub use demands::{AnyOr, AnyWord, Demands, SeccompDemand, SeccompWord};
 pub use devices::DeviceNode;
 pub use judge::{
     Area, HookAdditions, JudgedProcess, JudgedProfile, LaunchRules, NotARelaxation, Objection,
-    Relaxation, judge, judge_added, judge_process,
+    Relaxation, judge, judge_added, judge_process, loads_code,
 };
 pub use process::{CapabilitySets, ProcessProfile, UserProfile};
 

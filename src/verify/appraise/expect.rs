@@ -79,6 +79,7 @@ impl ExpectedLaunch {
     pub fn rules(&self) -> LaunchRules {
         LaunchRules {
             allow: self.allow.clone(),
+            ..LaunchRules::default()
         }
     }
 }

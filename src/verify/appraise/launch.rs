@@ -8,12 +8,8 @@ use crate::canon::canonical;
 use crate::check::Check;
 use crate::digest::ProfileDigest;
 use crate::event::{Enter, EnterVerdict, Event, Launch};
-use crate::profile::{Area, How, LaunchProfile, NamespaceUse, judge, judge_added};
+use crate::profile::{Area, How, LaunchProfile, NamespaceUse, judge, judge_added, loads_code};
 
-/// Variables that make the loader or libc run other code than the program's; only a challenger
-/// that lists them by name accepts them (ld.so(8), glibc "Tunables", iconv_open(3)).
-const CODE_VARIABLES: [&str; 3] = ["GCONV_PATH", "GLIBC_TUNABLES", "LOCPATH"];
-const LOADER_PREFIX: &str = "LD_";
 /// Where engines and CNI keep network namespaces that they made (not those of other processes).
 const ENGINE_NETWORKS: [&str; 4] = [
     "/run/netns/",
@@ -147,9 +143,8 @@ fn arguments(facts: &Facts<'_>, profile: &LaunchProfile) -> Answer {
 fn environment(facts: &Facts<'_>, profile: &LaunchProfile) -> Answer {
     let names = &profile.process.env_names;
     let refused_name = |name: &String| match &facts.expect.launch.env {
-        EnvRule::Any(_) => {
-            name.starts_with(LOADER_PREFIX) || CODE_VARIABLES.contains(&name.as_str())
-        }
+        // Only a challenger that lists them by name accepts these.
+        EnvRule::Any(_) => loads_code(name),
         EnvRule::OneOf(allowed) => !allowed.contains(name),
     };
     let problems = names.iter().filter(|name| refused_name(name));

@@ -1,7 +1,7 @@
 //! What a container may not have unless a policy names it: ways to the host TPM, to the engines and
 //! to attestrun's own files, and the powers that would let it forge what is measured.
 
-use super::{How, LaunchProfile, MountUse, ProcessProfile};
+use super::{Demands, How, LaunchProfile, MountUse, ProcessProfile};
 use crate::canon::NotCanonical;
 use crate::digest::{FileDigest, ProfileDigest};
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,9 @@ use std::fmt;
 /// Which of the challenger's checks an objection belongs to (C-CAPS, C-NS, C-MOUNT, C-DEV, C-HOOK).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Area {
+    Env,
+    /// What only a policy's own demands object to.
+    Demand,
     Caps,
     Ns,
     Mount,
@@ -39,7 +42,7 @@ impl fmt::Display for Objection {
 /// Text that names no relaxation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not the name of a relaxation (known are device:<path>, mount:<path or type>, cap:CAP_<NAME>, hook:sha256:<digest>, hook-mount:<path>, hook-device:<path>, each with * for all of its kind, and hostpid-ptrace)"
+    "`{0}` is not the name of a relaxation (known are device:<path>, mount:<path or type>, cap:CAP_<NAME>, hook:sha256:<digest>, env:<NAME>, hook-mount:<path>, hook-device:<path>, each with * for all of its kind, and hostpid-ptrace)"
 )]
 pub struct NotARelaxation(pub String);
 
@@ -54,6 +57,7 @@ impl Relaxation {
             None => text == HOSTPID_PTRACE,
             Some(("device", rest)) => rest == "*" || rest.starts_with('/'),
             Some(("cap" | "hook" | "hook-mount" | "hook-device", "*")) => true,
+            Some(("env", rest)) => !rest.is_empty(),
             Some(("mount", rest)) => !rest.is_empty(),
             Some(("cap", rest)) => rest.strip_prefix("CAP_").is_some_and(|c| {
                 !c.is_empty() && c.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
@@ -95,6 +99,9 @@ impl From<Relaxation> for String {
 #[serde(deny_unknown_fields)]
 pub struct LaunchRules {
     pub allow: Vec<Relaxation>,
+    /// Left out: nothing beyond the default rules is asked.
+    #[serde(default)]
+    pub demand: Demands,
 }
 
 impl LaunchRules {
@@ -182,6 +189,12 @@ const PROTECTED: [(&str, &str); 15] = [
 /// Where attestrun shows a container its own evidence.
 const OWN_MOUNT: &str = "/run/attestrun";
 
+/// Variables that make the loader or libc run other code than the program's (ld.so(8), glibc
+/// "Tunables", iconv_open(3)).
+pub fn loads_code(variable: &str) -> bool {
+    variable.starts_with("LD_") || ["GCONV_PATH", "GLIBC_TUNABLES", "LOCPATH"].contains(&variable)
+}
+
 /// Judges a profile; all objections are reported, not only the first.
 pub fn judge(
     profile: &LaunchProfile,
@@ -189,6 +202,8 @@ pub fn judge(
 ) -> Result<JudgedProfile, Vec<Objection>> {
     let mut court = Court::new(rules);
     court.capabilities(&profile.process, profile);
+    court.environment(&profile.process);
+    court.demands(rules.demand.against(profile));
     court.namespaces(profile);
     court.devices(profile);
     for mount in &profile.mounts {
@@ -226,6 +241,8 @@ pub fn judge_process(
 ) -> Result<JudgedProcess, Vec<Objection>> {
     let mut court = Court::new(rules);
     court.capabilities(process, launch);
+    court.environment(process);
+    court.demands(rules.demand.against_process(process));
     court.close()?;
     Ok(JudgedProcess(process.clone()))
 }
@@ -315,6 +332,22 @@ impl<'a> Court<'a> {
                 Some(HOSTPID_PTRACE.to_owned()),
                 "capability CAP_SYS_PTRACE in the host's PID namespace".to_owned(),
             );
+        }
+    }
+
+    fn environment(&mut self, process: &ProcessProfile) {
+        for name in process.env_names.iter().filter(|name| loads_code(name)) {
+            self.object(
+                Area::Env,
+                Some(format!("env:{name}")),
+                format!("environment variable {name}, by which programs load other code"),
+            );
+        }
+    }
+
+    fn demands(&mut self, against: Vec<String>) {
+        for text in against {
+            self.object(Area::Demand, None, text);
         }
     }
 

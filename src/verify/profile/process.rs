@@ -46,6 +46,20 @@ pub struct CapabilitySets {
 }
 
 impl CapabilitySets {
+    /// Those in any of the sets, each once.
+    pub fn all(&self) -> std::collections::BTreeSet<&str> {
+        [
+            &self.bounding,
+            &self.effective,
+            &self.inheritable,
+            &self.permitted,
+            &self.ambient,
+        ]
+        .into_iter()
+        .flatten()
+        .map(String::as_str)
+        .collect()
+    }
     /// In any of the sets: what is only in the bounding set can still be gained by exec.
     pub fn has(&self, name: &str) -> bool {
         [

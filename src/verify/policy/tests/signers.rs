@@ -168,7 +168,7 @@ fn accept_and_refuse_by_containers_policy() {
     // All requirements of a scope must hold.
     let both =
         by_key(r#"{"type": "matchRepository"}"#).replace("}]}", r#"}, {"type": "reject"}]}"#);
-    containers_policy(&mut scene, &both.replace("}}, {", "}}, {"));
+    containers_policy(&mut scene, &both);
     scene.refused("it rejects this image");
 
     containers_policy(
