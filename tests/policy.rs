@@ -33,6 +33,18 @@ pub const MODULE: Module = Module {
             "audit_lets_through_and_says_what",
             audit_lets_through_and_says_what,
         ),
+        Test::Once(
+            "policy_json_decides_where_a_rule_says_so",
+            policy_json_decides_where_a_rule_says_so,
+        ),
+        Test::Once(
+            "explain_says_what_the_host_would",
+            explain_says_what_the_host_would,
+        ),
+        Test::Once(
+            "the_launch_is_as_the_rule_demands",
+            the_launch_is_as_the_rule_demands,
+        ),
     ],
 };
 
@@ -215,5 +227,134 @@ fn audit_lets_through_and_says_what(world: &World) -> Result<()> {
             "{checks:?}"
         );
         rt.down(&bundle)
+    })
+}
+
+const CONTAINERS: &str = "/etc/containers/policy.json";
+
+fn policy_json_decides_where_a_rule_says_so(world: &World) -> Result<()> {
+    let rt = ours(world)?;
+    let text = policy("enforce");
+    let keys = text
+        .lines()
+        .find(|l| l.starts_with("keys ="))
+        .context("keys")?;
+    let theirs = text.replace(keys, "containers_policy = true");
+    let both = text.replace(keys, &format!("{keys}\ncontainers_policy = true"));
+    let key = keys.split('"').nth(1).context("a key")?;
+    let kept = fs::read(CONTAINERS).ok();
+    let done = (|| -> Result<()> {
+        let bundle = demo(world, &["/bin/sleep", "1000"])?;
+        let signed = |identity: &str| {
+            format!(
+                r#"{{"default": [{{"type": "reject"}}], "transports": {{"docker": {{"localhost/e2e": [{{"type": "sigstoreSigned",
+                    "keyPath": "{key}", "signedIdentity": {{"type": "{identity}"}}}}]}}}}}}"#
+            )
+        };
+        for (content, why) in [
+            (
+                r#"{"default": [{"type": "reject"}]}"#.to_owned(),
+                "rejects this image",
+            ),
+            (
+                r#"{"default": [{"type": "insecureAcceptAnything"}], "extra": 1}"#.to_owned(),
+                "`extra`",
+            ),
+            (
+                r#"{"default": [{"type": "signedBy", "keyPath": "/k"}]}"#.to_owned(),
+                "signedBy",
+            ),
+            (signed("matchExact"), "signedIdentity"),
+        ] {
+            fs::write(CONTAINERS, &content)?;
+            for text in [&theirs, &both] {
+                under(text, || {
+                    let output = rt.run(&bundle)?;
+                    refused(&output)?;
+                    output.says(why)?.says(CONTAINERS)?;
+                    Ok(())
+                })?;
+            }
+        }
+        fs::write(CONTAINERS, signed("matchRepository"))?;
+        under(&theirs, || {
+            rt.up(&bundle)?;
+            let (answer, _) = asked(world, &bundle.id, &[], &[])?;
+            ensure!(answer["outcome"] == "accepted", "{answer:#}");
+            rt.down(&bundle)
+        })?;
+        fs::write(
+            CONTAINERS,
+            r#"{"default": [{"type": "insecureAcceptAnything"}]}"#,
+        )?;
+        under(&theirs, || {
+            rt.up(&bundle)?;
+            let (_, checks) = asked(world, &bundle.id, &[], &[])?;
+            ensure!(checks == names(&["P-ORIGIN"]), "{checks:?}");
+            let (answer, _) = asked(world, &bundle.id, &["unsigned-image"], &[])?;
+            ensure!(answer["outcome"] == "accepted", "{answer:#}");
+            rt.down(&bundle)
+        })
+    })();
+    match kept {
+        Some(kept) => fs::write(CONTAINERS, kept)?,
+        None => fs::remove_file(CONTAINERS)?,
+    }
+    done
+}
+
+fn explain_says_what_the_host_would(world: &World) -> Result<()> {
+    let images = world.images()?;
+    let explain = |name: &str, layout: &std::path::Path| -> Result<_> {
+        Ok(world
+            .ctl()?
+            .args(["policy", "explain", "--name", name])
+            .arg(layout))
+    };
+    let good = explain(&images.demo.name, &images.demo.layout)?.ok()?;
+    good.says("rule demo")?
+        .says("admitted")?
+        .says(&images.demo.manifest)?;
+    let bad = explain(&images.unsigned.name, &images.unsigned.layout)?.output()?;
+    ensure!(bad.code() == 1, "{bad}");
+    bad.says("no rule is for this image")?.says("remedy: ")?;
+    // the same image under the demo's name: its rule, and no signature
+    let bad = explain(&images.demo.name, &images.unsigned.layout)?.output()?;
+    ensure!(bad.code() == 1, "{bad}");
+    bad.says("rule demo")?.says("it is not signed")?;
+    Ok(())
+}
+
+fn the_launch_is_as_the_rule_demands(world: &World) -> Result<()> {
+    let rt = ours(world)?;
+    let mut bundle = demo(world, &["/bin/true"])?;
+    bundle.set(
+        "/process/env",
+        json!(["PATH=/bin", "LD_PRELOAD=/tmp/evil.so"]),
+    )?;
+    let output = rt.run(&bundle)?;
+    refused(&output)?;
+    output.says("LD_PRELOAD")?;
+    bundle.set("/process/env", json!(["PATH=/bin"]))?;
+    let demanding =
+        |demand: &str| format!("{}\n[rule.launch.demand]\n{demand}\n", policy("enforce"));
+    for (demand, why) in [
+        ("args = [[\"/bin/sleep\", \"1\"]]", "`args`"),
+        ("uids = [1000]", "`uids`"),
+        ("capabilities = []", "`capabilities`"),
+        ("seccomp = \"filtered\"", "`seccomp`"),
+        ("shared_namespaces = []", "`shared_namespaces`"),
+    ] {
+        under(&demanding(demand), || {
+            let output = rt.run(&bundle)?;
+            refused(&output)?;
+            output.says(why)?;
+            Ok(())
+        })?;
+    }
+    under(&demanding("args = [[\"/bin/true\"]]\nuids = [0]"), || {
+        let output = rt.run(&bundle)?;
+        ensure!(output.status.success(), "{output}");
+        Ok(())
     })
 }
