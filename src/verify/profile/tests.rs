@@ -381,6 +381,7 @@ fn refuse_what_hooks_added_unless_it_is_named() {
         allow: ["hook-mount:/usr/lib/gpu", "hook-device:/dev/gpu0"]
             .map(|name| Relaxation::parse(name).unwrap())
             .to_vec(),
+        ..LaunchRules::default()
     };
     let named = added(&["/usr/lib/gpu", "/usr/lib/gpu/1.so"], &["/dev/gpu0"]);
     assert_eq!(judge_added(&named, &rules), Ok(()));
