@@ -65,14 +65,14 @@ pub const MODULE: Module = Module {
     ],
 };
 
-fn ours(world: &World) -> Result<Runtime> {
+pub fn ours(world: &World) -> Result<Runtime> {
     Ok(Runtime::attestrun(
         &world.program("attestrun")?,
         Backend::Libcontainer,
     ))
 }
 
-fn demo_bundle(world: &World, args: &[&str]) -> Result<Bundle> {
+pub fn demo_bundle(world: &World, args: &[&str]) -> Result<Bundle> {
     let rootfs = world.rootfs(0)?;
     world.note(&rootfs.id);
     Bundle::make(&world.work, &rootfs, args)
@@ -291,7 +291,7 @@ fn the_highest_serial_counts(world: &World) -> Result<()> {
 }
 
 /// The directory of the layer that holds `inside`, from the overlay's own options.
-fn layer_with(rootfs: &Rootfs, inside: &str) -> Result<PathBuf> {
+pub fn layer_with(rootfs: &Rootfs, inside: &str) -> Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     let place = rootfs.path.display().to_string();
     let line = mounts

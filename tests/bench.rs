@@ -1,11 +1,11 @@
 //! Benchmarks B1 and B2: an attested start beside plain runc's, interleaved in one run; B13: how long it
-//! takes to know an image and decide about it.
+//! takes to know an image and decide about it. B3 and B4 are next door.
 //!
 //! `bench [B1 B2 …] [--json FILE] [--runs N]`; no id means all. Times are wall clock; absolute ones
 //! are printed and never judged, since machines differ: the goals are about ratios and differences.
 
 use crate::{
-    cmd,
+    bench_rootfs, cmd,
     runtime::{Backend, Bundle, Runtime},
     world::World,
 };
@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-const IDS: [&str; 3] = ["B1", "B2", "B13"];
+const IDS: [&str; 5] = ["B1", "B2", "B3", "B4", "B13"];
 const RUNS: usize = 40;
 const WARM_UP: usize = 3;
 const STEPS: [&str; 4] = ["create", "start", "exit", "delete"];
@@ -66,8 +66,23 @@ pub fn check(args: &[String]) -> Result<()> {
 
 pub fn run(world: &World, args: &[String]) -> Result<()> {
     let wanted = Wanted::parse(args)?;
-    let attestrun = world.program("attestrun")?;
     world.open_for_business()?;
+    let mut results = Vec::new();
+    if ["B1", "B2", "B13"].iter().any(|id| wanted.has(id)) {
+        results.extend(starts(world, &wanted)?);
+    }
+    if wanted.has("B3") {
+        results.push(bench_rootfs::b3(world)?);
+    }
+    if wanted.has("B4") {
+        results.push(bench_rootfs::b4(world, wanted.runs)?);
+    }
+    report(&results, wanted.json)
+}
+
+/// Starts of the demo image.
+fn starts(world: &World, wanted: &Wanted) -> Result<Vec<Value>> {
+    let attestrun = world.program("attestrun")?;
     let mut sides = vec![Side::new(Runtime::runc())];
     if wanted.has("B1") {
         sides.push(Side::new(Runtime::attestrun(
@@ -117,7 +132,11 @@ pub fn run(world: &World, args: &[String]) -> Result<()> {
     }
     results.extend(identity);
     table(&sides, &docker);
-    for result in &results {
+    Ok(results)
+}
+
+fn report(results: &[Value], json: Option<PathBuf>) -> Result<()> {
+    for result in results {
         println!(
             "{}  {}: {} {} (goal {}; {})",
             result["id"].as_str().unwrap_or_default(),
@@ -132,7 +151,7 @@ pub fn run(world: &World, args: &[String]) -> Result<()> {
             },
         );
     }
-    if let Some(path) = wanted.json {
+    if let Some(path) = json {
         // Relative to the project: where the caller stood is not known in here.
         let path = PathBuf::from(crate::namespace::SOURCES).join(path);
         fs::write(&path, serde_json::to_vec_pretty(&results)?)
@@ -259,14 +278,14 @@ impl Side {
 }
 
 /// In milliseconds.
-struct Spread {
+pub struct Spread {
     min: f64,
-    median: f64,
+    pub median: f64,
     p90: f64,
 }
 
 impl Spread {
-    fn of(times: &[Duration]) -> Self {
+    pub fn of(times: &[Duration]) -> Self {
         let mut ms: Vec<f64> = times.iter().map(|t| t.as_secs_f64() * 1e3).collect();
         ms.sort_by(f64::total_cmp);
         let at = |share: f64| {
@@ -280,12 +299,12 @@ impl Spread {
             p90: at(0.9),
         }
     }
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         json!({ "min": round(self.min), "median": round(self.median), "p90": round(self.p90) })
     }
 }
 
-fn round(value: f64) -> f64 {
+pub fn round(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }
 

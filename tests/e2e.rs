@@ -9,6 +9,7 @@ mod admission; // what may not start
 mod attestation; // challenges accepted, tampering refused
 mod bad_input; // what is missing, corrupt or dies
 mod bench; // B1, B2, B13
+mod bench_rootfs; // B3 and B4: the rootfs read for the first time, and again
 mod conformance; // runc's own tests, and a driver on go-runc
 mod deaths; // whoever dies at whatever moment
 mod drop_in; // the verbs on the runtime itself: what runc does, and in runc's words
@@ -20,9 +21,11 @@ mod image; // test images
 mod leftover; // what a test may not leave behind
 mod machine; // what the machine of this run is like
 mod namespace; // a machine of one's own
+mod overlay; // layers merged as the kernel merges them
 mod packaging; // the .deb
 mod policy; // entries for what is no signed image, audit mode
 mod publisher; // the owner: keys, signatures, lists
+mod rootfs; // the rootfs measured: not read again, never taken for unchanged, the same at start
 mod runtime; // the runtime under test, bundles
 mod spawn; // starting processes
 mod surface; // what a process sees and may do, compared with runc
@@ -80,6 +83,8 @@ const MODULES: &[Module] = &[
     identity::MODULE,
     attestation::MODULE,
     policy::MODULE,
+    rootfs::MODULE,
+    overlay::MODULE,
     bad_input::MODULE,
     wrong_input::MODULE,
     wrong_calls::MODULE,

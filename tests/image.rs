@@ -65,6 +65,13 @@ impl Image {
         })
     }
 
+    /// The demo's layers, and one of `files` files of `size` bytes each.
+    pub fn with_bulk(dir: &Path, plan: &Plan<'_>, files: usize, size: usize) -> Result<Self> {
+        let mut layers = Vec::from(usual_layers(plan, &[])?);
+        layers.push(bulk_layer(files, size)?);
+        Self::of_layers(dir, plan.name, &layers, |_| ())
+    }
+
     /// So many layers: the usual first one, then one file each.
     pub fn of_many_layers(dir: &Path, name: &str, count: usize) -> Result<Self> {
         let mut layers = vec![base_layer(&busybox()?)?];
@@ -196,6 +203,31 @@ fn usual_layers(plan: &Plan<'_>, files: &[File<'_>]) -> Result<[Vec<u8>; 2]> {
         base_layer(&busybox)?,
         upper_layer(&busybox, plan.text, files)?,
     ])
+}
+
+/// A layer of `files` files of `size` bytes each, no two the same, 100 to a directory.
+fn bulk_layer(files: usize, size: usize) -> Result<Vec<u8>> {
+    let mut layer = Layer::new();
+    layer.add(tar::EntryType::Directory, "bulk/", 0o755, b"", None)?;
+    let mut content = vec![0; size];
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for number in 0..files {
+        let directory = number / 100;
+        if number % 100 == 0 {
+            let name = format!("bulk/{directory}/");
+            layer.add(tar::EntryType::Directory, &name, 0o755, b"", None)?;
+        }
+        for word in content.chunks_mut(8) {
+            // xorshift64 (Marsaglia 2003): cheap, and nothing compresses it
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            word.copy_from_slice(&state.to_le_bytes()[..word.len()]);
+        }
+        let name = format!("bulk/{directory}/{number}");
+        layer.add(tar::EntryType::Regular, &name, 0o644, &content, None)?;
+    }
+    layer.finish()
 }
 
 fn base_layer(busybox: &[u8]) -> Result<Vec<u8>> {

@@ -1,10 +1,12 @@
-//! Layers that were read before, by diff-ID: what a layer holds is a function of its diff-ID, so it
-//! needs to be hashed only once.
+//! What was read before in this boot: layers by diff-ID, since what a layer holds is a function of its
+//! diff-ID; and checked layers by the [`Key`] of their directories' state.
 //!
 //! Trusts: the directory (root's, 0700), in this boot only. An entry of another boot, of another
-//! version or with a wrong checksum is a miss. The mounted rootfs is hashed every time all the same.
+//! version or with a wrong checksum is a miss; only speed depends on what is here. An entry is one
+//! file, written beside its place and renamed: the head, what it is an entry of, the body, SHA-256 of
+//! all that.
 
-use crate::{beneath, layer::LayerSource};
+use crate::{beneath, layer::LayerSource, stack::Key, tree};
 use anyhow::{Context as _, Result, ensure};
 use rayon::prelude::*;
 use rustix::{
@@ -13,7 +15,6 @@ use rustix::{
 };
 use sha2::{Digest as _, Sha256};
 use std::{
-    collections::BTreeMap,
     fs::{DirBuilder, File},
     io::Write as _,
     os::{
@@ -22,26 +23,53 @@ use std::{
     },
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use verify::{
-    digest::{DiffId, FileDigest},
-    rootfs::{Entry, Kind, Layer, LayerBuilder, LayerEntry, RootfsPath},
+    digest::DiffId,
+    rootfs::{CheckedLayers, Layer},
 };
 
 /// The format's name and version.
-const MAGIC: &[u8] = b"attestrun-layer-v1\0";
-const MAX_ENTRY: u64 = 4 << 30;
+const MAGIC: &[u8] = b"attestrun-cache-v2\0";
+const MAX_ENTRY: u64 = 1 << 30;
+/// /run is memory: beyond this the entries that were not used for longest go.
+const MAX_BYTES: u64 = 256 << 20;
+const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The cache's directory.
 #[derive(Debug)]
 pub struct Cache {
     directory: OwnedFd,
     boot: Vec<u8>,
+    /// Hears of entries that are there and cannot be used.
+    warn: fn(&str),
+}
+
+/// What an entry is about: its file's name, and what its head says.
+struct Subject<'a> {
+    name: String,
+    of: &'a [u8; 32],
+}
+
+impl Subject<'_> {
+    fn layer(diff_id: &DiffId) -> Subject<'_> {
+        Subject {
+            name: format!("layer-{}", diff_id.hex()),
+            of: diff_id.as_bytes(),
+        }
+    }
+    fn stack(key: &Key) -> Subject<'_> {
+        Subject {
+            name: format!("stack-{}", key.hex()),
+            of: key.as_bytes(),
+        }
+    }
 }
 
 impl Cache {
     /// Opens the directory, or makes it.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path, warn: fn(&str)) -> Result<Self> {
         let mut private = DirBuilder::new();
         private
             .recursive(true)
@@ -58,7 +86,11 @@ impl Cache {
             path.display()
         );
         let boot = beneath::read_bounded_proc(Path::new("/proc/sys/kernel/random/boot_id"))?;
-        Ok(Self { directory, boot })
+        Ok(Self {
+            directory,
+            boot,
+            warn,
+        })
     }
 
     /// The image's layers, lowest first: `wanted` are the diff-IDs of its configuration, and every
@@ -70,7 +102,7 @@ impl Cache {
             sources.len(),
             wanted.len()
         );
-        let known: Vec<_> = wanted.iter().map(|diff_id| self.get(*diff_id)).collect();
+        let known: Vec<_> = wanted.iter().map(|diff_id| self.layer(diff_id)).collect();
         if known.iter().filter(|layer| layer.is_none()).count() < 2 {
             let each = known.into_iter().zip(sources).zip(wanted);
             return each
@@ -98,40 +130,104 @@ impl Cache {
             return Ok(layer);
         }
         let layer = source.read_as(wanted)?;
-        // Only speed is lost when it cannot be kept (no space left, say).
-        let _ = self.put(wanted, &layer);
+        self.put(&Subject::layer(&wanted), &layer.to_bytes());
         Ok(layer)
     }
 
-    fn get(&self, diff_id: DiffId) -> Option<Layer> {
-        let bytes = beneath::read_optional(&self.directory, &diff_id.hex(), MAX_ENTRY).ok()??;
-        let (content, checksum) = bytes.split_at_checked(bytes.len().checked_sub(32)?)?;
-        if Sha256::digest(content).as_slice() != checksum {
-            return None;
-        }
-        let body = content.strip_prefix(self.head(diff_id).as_slice())?;
-        decode(body)
+    fn layer(&self, diff_id: &DiffId) -> Option<Layer> {
+        let subject = Subject::layer(diff_id);
+        let body = self.get(&subject)?;
+        self.understood(&subject, Layer::from_bytes(&body))
     }
 
-    fn put(&self, diff_id: DiffId, layer: &Layer) -> Result<()> {
+    /// What stood in directories whose state had this key.
+    pub fn checked(&self, key: &Key) -> Option<CheckedLayers> {
+        let subject = Subject::stack(key);
+        let body = self.get(&subject)?;
+        self.understood(&subject, CheckedLayers::from_bytes(&body))
+    }
+
+    /// Keeps what was found while the directories' state had this key.
+    pub fn keep_checked(&self, key: &Key, layers: &CheckedLayers) {
+        self.put(&Subject::stack(key), &layers.to_bytes());
+    }
+
+    /// The body of an entry; `None` when there is none that counts.
+    fn get(&self, subject: &Subject<'_>) -> Option<Vec<u8>> {
+        let name = &subject.name;
+        let mut bytes = match beneath::read_optional(&self.directory, name, MAX_ENTRY) {
+            Ok(found) => found?,
+            Err(error) => {
+                (self.warn)(&format!(
+                    "the cache's entry {name} cannot be read: {error:#}"
+                ));
+                return None;
+            }
+        };
+        let head = self.head(subject);
+        let content = bytes.len().saturating_sub(32);
+        let (said, sum) = bytes.split_at(content);
+        if Sha256::digest(said).as_slice() != sum {
+            (self.warn)(&format!(
+                "the cache's entry {name} is damaged, and not used"
+            ));
+            return None;
+        }
+        // Another boot's, or another version's.
+        said.strip_prefix(head.as_slice())?;
+        // Used now: pruned later than others.
+        let now = fs::Timestamps {
+            last_access: NOW,
+            last_modification: NOW,
+        };
+        fs::utimensat(&self.directory, name, &now, fs::AtFlags::SYMLINK_NOFOLLOW).ok();
+        bytes.truncate(content);
+        bytes.drain(..head.len());
+        Some(bytes)
+    }
+
+    fn understood<T, E>(&self, subject: &Subject<'_>, read: Result<T, E>) -> Option<T> {
+        if read.is_err() {
+            let name = &subject.name;
+            (self.warn)(&format!(
+                "the cache's entry {name} is malformed, and not used"
+            ));
+        }
+        read.ok()
+    }
+
+    /// Only speed is lost when it cannot be kept (no space left, say).
+    fn put(&self, subject: &Subject<'_>, body: &[u8]) {
+        if let Err(error) = self.write(subject, body) {
+            let name = &subject.name;
+            (self.warn)(&format!(
+                "the cache's entry {name} cannot be kept: {error:#}"
+            ));
+        }
+        self.prune().ok();
+    }
+
+    fn write(&self, subject: &Subject<'_>, body: &[u8]) -> Result<()> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        let mut bytes = self.head(diff_id);
-        encode(layer, &mut bytes);
-        let checksum = Sha256::digest(&bytes);
-        bytes.extend_from_slice(&checksum);
+        let head = self.head(subject);
+        let checksum = Sha256::new_with_prefix(&head).chain_update(body).finalize();
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let temporary = format!(".{}.{}.{count}", diff_id.hex(), std::process::id());
+        let temporary = format!("{TEMPORARY}{}.{count}", std::process::id());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = fs::openat(&self.directory, &temporary, flags, Mode::RUSR | Mode::WUSR)?;
-        let written = File::from(file)
-            .write_all(&bytes)
+        let mut file = File::from(file);
+        let written = file
+            .write_all(&head)
+            .and_then(|()| file.write_all(body))
+            .and_then(|()| file.write_all(&checksum))
             .map_err(anyhow::Error::from);
         let renamed = written.and_then(|()| {
+            let directory = &self.directory;
             Ok(fs::renameat(
-                &self.directory,
+                directory,
                 &temporary,
-                &self.directory,
-                diff_id.hex(),
+                directory,
+                &subject.name,
             )?)
         });
         if renamed.is_err() {
@@ -140,163 +236,48 @@ impl Cache {
         renamed
     }
 
-    fn head(&self, diff_id: DiffId) -> Vec<u8> {
-        [MAGIC, &self.boot, diff_id.as_bytes().as_slice()].concat()
+    fn head(&self, subject: &Subject<'_>) -> Vec<u8> {
+        [MAGIC, &self.boot, subject.of.as_slice()].concat()
     }
-}
 
-const ENTRY_FILE: u8 = 0;
-const ENTRY_DIRECTORY: u8 = 1;
-const ENTRY_SYMLINK: u8 = 2;
-const ENTRY_CHAR: u8 = 3;
-const ENTRY_BLOCK: u8 = 4;
-const ENTRY_FIFO: u8 = 5;
-const ENTRY_SOCKET: u8 = 6;
-const ENTRY_HARDLINK: u8 = 7;
-
-fn encode(layer: &Layer, out: &mut Vec<u8>) {
-    number(out, layer.present().len());
-    for (path, item) in layer.present() {
-        text(out, path.as_bytes());
-        let entry = match item {
-            LayerEntry::Hardlink { target } => {
-                out.push(ENTRY_HARDLINK);
-                text(out, target.as_bytes());
-                continue;
+    /// Removes what is old or too much, and what writers that were killed have left.
+    fn prune(&self) -> Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        let mut entries = Vec::new();
+        for (name, _) in tree::list(&self.directory)? {
+            let Ok(stat) = fs::statat(
+                &self.directory,
+                name.as_slice(),
+                fs::AtFlags::SYMLINK_NOFOLLOW,
+            ) else {
+                continue; // somebody else's pruning
+            };
+            if fs::FileType::from_raw_mode(stat.st_mode) == fs::FileType::RegularFile {
+                let used = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
+                entries.push((used, u64::try_from(stat.st_size).unwrap_or(0), name));
             }
-            LayerEntry::Entry(entry) => entry,
-        };
-        match &entry.kind {
-            Kind::File { size, digest } => {
-                out.push(ENTRY_FILE);
-                out.extend_from_slice(&size.to_le_bytes());
-                out.extend_from_slice(digest.as_bytes());
-            }
-            Kind::Directory => out.push(ENTRY_DIRECTORY),
-            Kind::Symlink { target } => {
-                out.push(ENTRY_SYMLINK);
-                text(out, target);
-            }
-            Kind::CharDevice { major, minor } => device(out, ENTRY_CHAR, *major, *minor),
-            Kind::BlockDevice { major, minor } => device(out, ENTRY_BLOCK, *major, *minor),
-            Kind::Fifo => out.push(ENTRY_FIFO),
-            Kind::Socket => out.push(ENTRY_SOCKET),
         }
-        out.extend_from_slice(&entry.mode.to_le_bytes());
-        out.extend_from_slice(&entry.uid.to_le_bytes());
-        out.extend_from_slice(&entry.gid.to_le_bytes());
-        number(out, entry.xattrs.len());
-        for (name, value) in &entry.xattrs {
-            text(out, name);
-            text(out, value);
-        }
-    }
-    for paths in [
-        layer.whiteouts().collect::<Vec<_>>(),
-        layer.opaque().collect(),
-    ] {
-        number(out, paths.len());
-        for path in paths {
-            text(out, path.as_bytes());
-        }
-    }
-}
-
-fn number(out: &mut Vec<u8>, value: usize) {
-    out.extend_from_slice(&(value as u32).to_le_bytes());
-}
-
-fn text(out: &mut Vec<u8>, bytes: &[u8]) {
-    number(out, bytes.len());
-    out.extend_from_slice(bytes);
-}
-
-fn device(out: &mut Vec<u8>, kind: u8, major: u32, minor: u32) {
-    out.push(kind);
-    out.extend_from_slice(&major.to_le_bytes());
-    out.extend_from_slice(&minor.to_le_bytes());
-}
-
-/// `None` for anything that [`encode`] does not write.
-fn decode(body: &[u8]) -> Option<Layer> {
-    let mut input = Input(body);
-    let mut layer = LayerBuilder::default();
-    for _ in 0..input.u32()? {
-        let path = input.path()?;
-        let kind = match input.take::<1>()?[0] {
-            ENTRY_HARDLINK => {
-                let target = input.path()?;
-                layer.restore(path, LayerEntry::Hardlink { target }).ok()?;
-                continue;
+        entries.sort_unstable_by(|a, b| b.cmp(a));
+        let mut sum = 0u64;
+        for (used, size, name) in entries {
+            sum = sum.saturating_add(size);
+            let age = now.saturating_sub(used);
+            let left = name.starts_with(TEMPORARY.as_bytes()) && age > WRITING;
+            if sum > MAX_BYTES || age > MAX_AGE || left {
+                fs::unlinkat(&self.directory, name.as_slice(), fs::AtFlags::empty())?;
             }
-            ENTRY_FILE => {
-                let size = u64::from_le_bytes(input.take()?);
-                Kind::File {
-                    size,
-                    digest: FileDigest::from_bytes(input.take()?),
-                }
-            }
-            ENTRY_DIRECTORY => Kind::Directory,
-            ENTRY_SYMLINK => Kind::Symlink {
-                target: input.text()?.to_vec(),
-            },
-            ENTRY_CHAR => Kind::CharDevice {
-                major: input.u32()?,
-                minor: input.u32()?,
-            },
-            ENTRY_BLOCK => Kind::BlockDevice {
-                major: input.u32()?,
-                minor: input.u32()?,
-            },
-            ENTRY_FIFO => Kind::Fifo,
-            ENTRY_SOCKET => Kind::Socket,
-            _ => return None,
-        };
-        let mode = u16::from_le_bytes(input.take()?);
-        let (uid, gid) = (input.u32()?, input.u32()?);
-        let mut xattrs = BTreeMap::new();
-        for _ in 0..input.u32()? {
-            xattrs.insert(input.text()?.to_vec(), input.text()?.to_vec());
         }
-        let entry = Entry {
-            kind,
-            mode,
-            uid,
-            gid,
-            xattrs,
-        };
-        layer.restore(path, LayerEntry::Entry(entry)).ok()?;
-    }
-    for _ in 0..input.u32()? {
-        layer.whiteout(input.path()?).ok()?;
-    }
-    for _ in 0..input.u32()? {
-        layer.opaque(input.path()?).ok()?;
-    }
-    input.0.is_empty().then(|| layer.build())
-}
-
-struct Input<'a>(&'a [u8]);
-
-impl<'a> Input<'a> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (head, tail) = self.0.split_first_chunk::<N>()?;
-        self.0 = tail;
-        Some(*head)
-    }
-    fn u32(&mut self) -> Option<u32> {
-        self.take().map(u32::from_le_bytes)
-    }
-    fn text(&mut self) -> Option<&'a [u8]> {
-        let length = self.u32()? as usize;
-        let (head, tail) = self.0.split_at_checked(length)?;
-        self.0 = tail;
-        Some(head)
-    }
-    fn path(&mut self) -> Option<RootfsPath> {
-        RootfsPath::parse(self.text()?).ok()
+        Ok(())
     }
 }
+
+const TEMPORARY: &str = ".new.";
+/// Longer than anybody writes one entry.
+const WRITING: Duration = Duration::from_secs(60);
+const NOW: fs::Timespec = fs::Timespec {
+    tv_sec: 0,
+    tv_nsec: fs::UTIME_NOW,
+};
 
 #[cfg(test)]
 #[path = "cache_tests.rs"]

@@ -2,7 +2,16 @@
 
 use super::*;
 use crate::testkit::{Scratch, archive, gzip};
-use std::os::unix::fs::PermissionsExt as _;
+use std::{cell::Cell, os::unix::fs::PermissionsExt as _};
+use verify::rootfs::{compare_layers, merge};
+
+thread_local! {
+    static WARNINGS: Cell<usize> = const { Cell::new(0) };
+}
+
+fn heard(_: &str) {
+    WARNINGS.set(WARNINGS.get() + 1);
+}
 
 fn source(scratch: &Scratch, name: &str, content: &[u8]) -> (LayerSource, DiffId) {
     let tar = archive(&[
@@ -19,7 +28,7 @@ fn source(scratch: &Scratch, name: &str, content: &[u8]) -> (LayerSource, DiffId
 #[test]
 fn accept_the_same_layer_again() {
     let scratch = Scratch::new();
-    let cache = Cache::open(&scratch.join("cache")).unwrap();
+    let cache = Cache::open(&scratch.join("cache"), heard).unwrap();
     let layers: Vec<_> = (0..4)
         .map(|n| source(&scratch, &format!("f{n}"), &[n]))
         .collect();
@@ -34,92 +43,50 @@ fn accept_the_same_layer_again() {
 }
 
 #[test]
-fn every_kind_survives() {
-    let path = |text: &str| RootfsPath::parse(text.as_bytes()).unwrap();
-    let mut builder = LayerBuilder::default();
-    let kinds = [
-        Kind::File {
-            size: 5,
-            digest: FileDigest::of(b"x"),
-        },
-        Kind::Directory,
-        Kind::Symlink {
-            target: b"t".to_vec(),
-        },
-        Kind::CharDevice { major: 1, minor: 2 },
-        Kind::BlockDevice { major: 3, minor: 4 },
-        Kind::Fifo,
-        Kind::Socket,
-    ];
-    for (number, kind) in kinds.into_iter().enumerate() {
-        let xattrs = [(b"user.a".to_vec(), vec![0, 1])].into();
-        let entry = Entry {
-            kind,
-            mode: 0o4755,
-            uid: 1,
-            gid: u32::MAX,
-            xattrs,
-        };
-        builder
-            .add(path(&format!("e{number}")), LayerEntry::Entry(entry))
-            .unwrap();
-    }
-    builder
-        .add(
-            path("h"),
-            LayerEntry::Hardlink {
-                target: path("lower"),
-            },
-        )
-        .unwrap();
-    builder.whiteout(path("w")).unwrap();
-    builder.opaque(path("o")).unwrap();
-    let layer = builder.build();
-    let mut bytes = Vec::new();
-    encode(&layer, &mut bytes);
-    assert_eq!(decode(&bytes), Some(layer));
-    for length in 0..bytes.len() {
-        assert_eq!(decode(&bytes[..length]), None, "{length}");
-    }
-}
-
-#[test]
 fn refuse_corrupt_or_foreign_entries() {
     let scratch = Scratch::new();
-    let mut cache = Cache::open(&scratch.join("cache")).unwrap();
+    let mut cache = Cache::open(&scratch.join("cache"), heard).unwrap();
     let (source, diff_id) = source(&scratch, "f", b"x");
     cache
         .layers(std::slice::from_ref(&source), &[diff_id])
         .unwrap();
-    let file = scratch.join("cache").join(diff_id.hex());
+    let file = scratch
+        .join("cache")
+        .join(format!("layer-{}", diff_id.hex()));
     let good = std::fs::read(&file).unwrap();
-    assert!(cache.get(diff_id).is_some());
+    assert!(cache.layer(&diff_id).is_some());
     for at in (0..good.len()).step_by(7).chain([good.len() - 1]) {
         let mut bad = good.clone();
         bad[at] ^= 1;
         std::fs::write(&file, bad).unwrap();
-        assert!(cache.get(diff_id).is_none(), "byte {at}");
+        WARNINGS.set(0);
+        assert!(cache.layer(&diff_id).is_none(), "byte {at}");
+        assert_eq!(WARNINGS.get(), 1, "byte {at}: a miss, and a warning");
     }
     std::fs::write(&file, b"").unwrap();
-    assert!(cache.get(diff_id).is_none());
+    assert!(cache.layer(&diff_id).is_none());
     // Under another layer's name.
     let other = DiffId::of(b"other");
-    std::fs::write(scratch.join("cache").join(other.hex()), &good).unwrap();
-    assert!(cache.get(other).is_none());
+    std::fs::write(
+        scratch.join("cache").join(format!("layer-{}", other.hex())),
+        &good,
+    )
+    .unwrap();
+    assert!(cache.layer(&other).is_none());
     // Of another boot.
     std::fs::write(&file, &good).unwrap();
-    assert!(cache.get(diff_id).is_some());
+    assert!(cache.layer(&diff_id).is_some());
     cache.boot = b"another boot".to_vec();
-    assert!(cache.get(diff_id).is_none());
+    assert!(cache.layer(&diff_id).is_none());
     // A miss is read anew.
     assert!(cache.layers(&[source], &[diff_id]).is_ok());
-    assert!(cache.get(diff_id).is_some());
+    assert!(cache.layer(&diff_id).is_some());
 }
 
 #[test]
 fn refuse_layers_that_are_not_wanted() {
     let scratch = Scratch::new();
-    let cache = Cache::open(&scratch.join("cache")).unwrap();
+    let cache = Cache::open(&scratch.join("cache"), heard).unwrap();
     let (source, diff_id) = source(&scratch, "f", b"x");
     let other = DiffId::of(b"other");
     assert!(
@@ -127,7 +94,7 @@ fn refuse_layers_that_are_not_wanted() {
             .layers(std::slice::from_ref(&source), &[other])
             .is_err()
     );
-    assert!(cache.get(other).is_none());
+    assert!(cache.layer(&other).is_none());
     assert!(cache.layers(std::slice::from_ref(&source), &[]).is_err());
     assert!(cache.layers(&[source], &[diff_id, other]).is_err());
 }
@@ -138,10 +105,75 @@ fn refuse_directories_of_others() {
     let path = scratch.join("cache");
     std::fs::create_dir(&path).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    assert!(Cache::open(&path).is_err());
+    assert!(Cache::open(&path, heard).is_err());
     let link = scratch.join("link");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
     std::os::unix::fs::symlink(&path, &link).unwrap();
-    assert!(Cache::open(&link).is_err());
-    assert!(Cache::open(&path).is_ok());
+    assert!(Cache::open(&link, heard).is_err());
+    assert!(Cache::open(&path, heard).is_ok());
+}
+
+#[test]
+fn accept_checked_layers_under_their_key_alone() {
+    let scratch = Scratch::new();
+    scratch.write("layer/file", "x");
+    let directory = beneath::open_directory(&scratch.join("layer")).unwrap();
+    let stack = crate::stack::Stack::new(vec![directory], Vec::new());
+    let (layers, quiet) = stack.unpacked().unwrap();
+    assert!(quiet);
+    let found = merge(layers).unwrap();
+    let checked = compare_layers(found.clone(), &found).unwrap();
+    let cache = Cache::open(&scratch.join("cache"), heard).unwrap();
+    let wanted = [DiffId::of(b"one")];
+    let key = stack.seal().unwrap().key(&wanted);
+    cache.keep_checked(&key, &checked);
+    assert_eq!(cache.checked(&key), Some(checked));
+    assert_eq!(stack.seal().unwrap().key(&wanted), key);
+    let other = stack.seal().unwrap().key(&[DiffId::of(b"two")]);
+    assert_eq!(cache.checked(&other), None);
+    scratch.write("layer/file", "y");
+    let changed = stack.seal().unwrap().key(&wanted);
+    assert_eq!(cache.checked(&changed), None);
+}
+
+#[test]
+fn what_was_not_used_for_long_goes() {
+    let scratch = Scratch::new();
+    let cache = Cache::open(&scratch.join("cache"), heard).unwrap();
+    let (source, diff_id) = source(&scratch, "f", b"x");
+    let old = |name: &str, days: u64| {
+        let path = scratch.write(&format!("cache/{name}"), "");
+        let file = File::options().write(true).open(path).unwrap();
+        let when = SystemTime::now() - Duration::from_secs(days * 24 * 3600);
+        file.set_modified(when).unwrap();
+    };
+    old("stack-old", 8);
+    old("stack-used", 6);
+    old(".new.1.1", 1);
+    cache.layers(&[source], &[diff_id]).unwrap();
+    let left = |name: &str| scratch.join("cache").join(name).exists();
+    assert!(!left("stack-old") && !left(".new.1.1"));
+    assert!(left("stack-used") && left(&format!("layer-{}", diff_id.hex())));
+}
+
+/// No space left: the layers are read all the same, with a warning.
+#[test]
+fn what_cannot_be_kept_is_only_slower() {
+    let scratch = Scratch::new();
+    let cache = Cache::open(&scratch.join("cache"), heard).unwrap();
+    let (source, diff_id) = source(&scratch, "f", b"x");
+    // Renaming over a directory fails, whoever tries it.
+    std::fs::create_dir(
+        scratch
+            .join("cache")
+            .join(format!("layer-{}", diff_id.hex())),
+    )
+    .unwrap();
+    WARNINGS.set(0);
+    assert!(cache.layers(&[source], &[diff_id]).is_ok());
+    assert!(WARNINGS.get() >= 1);
+    let temporary = |name: String| name.starts_with(TEMPORARY);
+    let entries = std::fs::read_dir(scratch.join("cache")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(!names.into_iter().any(temporary));
 }

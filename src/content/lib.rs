@@ -5,6 +5,10 @@
 //! rootfs path ─store::locate▶ Found { claims, layers }         what the engine says it mounted
 //! layers ─layer▶ (DiffId, Layer) ─verify::rootfs::merge▶ RootfsManifest ┐
 //! rootfs descriptor ─tree::walk▶ Tree ──────────────────────────────────┴ verify::rootfs::compare
+//!
+//! or by the directories of its mount, which are sealed, so that unchanged ones are read once:
+//! Stack ─seal▶ cache ─hit▶ CheckedLayers
+//!          └────miss▶ tree::unpacked ─verify::rootfs::compare_layers▶ CheckedLayers ─▶ cache
 //! ```
 
 mod beneath; // opening and reading files below a directory descriptor
@@ -12,10 +16,14 @@ pub mod cache; // layers that were read before in this boot
 pub mod layer; // a layer's archive, or its recording and directory, to what it holds
 pub mod layout; // OCI image layouts and docker archives, for publishers
 mod oci; // an OCI image layout's files
+pub mod seal; // whether a directory is still what it was
 pub mod signatures; // the signature store
+pub mod stack; // the directories that an overlay mount lays over each other
 pub mod store; // which image a rootfs was mounted from, by the engines' own stores
+mod sys; // the system call that rustix does not wrap
 #[cfg(test)]
 mod testkit;
 pub mod tree; // a directory tree, walked by descriptors and hashed
 
 pub use beneath::{open_directory, read_bounded};
+pub use sys::ignore_lease_signals;

@@ -1,10 +1,11 @@
-//! A directory tree as it is on disk: walked by descriptors, every regular file hashed.
+//! A directory tree as it is on disk: walked by descriptors, every regular file hashed. Either what a
+//! mount shows, or one of the directories that an overlay mount lays over each other.
 //!
 //! Trusts nothing in the tree: each step opens one name below the directory that is open already,
 //! never follows a link and never enters another mount. What cannot be read, or changes while it is
 //! read, is an error that names the path.
 
-use crate::beneath;
+use crate::{beneath, sys};
 use rayon::prelude::*;
 use rustix::{
     fs::{self, AtFlags, FileType, OFlags, RawDir, Stat},
@@ -22,13 +23,13 @@ use std::{
 use verify::{
     digest::FileDigest,
     rootfs::{
-        Entry, Kind, MAX_ENTRIES, PathError, RootfsPath, SYMLINK_MODE, Tree, TreeError,
-        xattr_counts,
+        Entry, Kind, Layer, LayerBuilder, LayerEntry, LayerError, MAX_ENTRIES, PathError,
+        RootfsPath, SYMLINK_MODE, Tree, TreeError, xattr_counts,
     },
 };
 
 /// Directories within directories; every level holds a descriptor.
-const MAX_DEPTH: usize = 256;
+pub(crate) const MAX_DEPTH: usize = 256;
 /// Files that wait for hashing hold their directory's descriptor: bounded, so that the walk stays
 /// below the usual limit of 1024.
 const BATCH: usize = 256;
@@ -55,30 +56,64 @@ pub enum WalkError {
     TooMany,
     #[error(transparent)]
     Path(#[from] PathError),
+    #[error("{path} has the overlay file system's mark {mark}, which is not followed here")]
+    Marked { path: RootfsPath, mark: String },
     #[error(transparent)]
     Tree(#[from] TreeError),
+    #[error(transparent)]
+    Layer(#[from] LayerError),
     #[error("cannot start threads: {0}")]
     Threads(String),
 }
 
 /// Everything below `root`, and the root itself.
 pub fn walk(root: BorrowedFd<'_>) -> Result<Tree, WalkError> {
-    let path = RootfsPath::root();
-    // A descriptor of our own: the caller's may be O_PATH or stand in the middle of a listing.
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = beneath::openat2(root, b".", flags).map_err(failed("open", &path))?;
-    let mut walk = Walk {
-        found: Vec::new(),
-        waiting: Vec::new(),
-        pool: None,
-    };
-    walk.directory(Arc::new(root), path, 0)?;
-    walk.hash_waiting()?;
+    let walk = Walk::of(root, View::Mounted)?;
     Ok(Tree::new(walk.found)?)
 }
 
+/// What one directory of an overlay mount holds.
+#[derive(Debug)]
+pub struct Unpacked {
+    pub layer: Layer,
+    /// Nobody had one of the files open for writing, nor mapped, when its reading began.
+    pub quiet: bool,
+}
+
+/// Everything below `root`, read as the overlay file system does: which names are whiteouts, which
+/// directories are opaque (Documentation/filesystems/overlayfs.rst).
+pub fn unpacked(root: BorrowedFd<'_>) -> Result<Unpacked, WalkError> {
+    let walk = Walk::of(root, View::Unpacked)?;
+    let mut layer = LayerBuilder::default();
+    let mut found = walk.found;
+    // Directories before what they hold.
+    found.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    for (path, entry) in found {
+        match entry.kind {
+            Kind::CharDevice { major: 0, minor: 0 } => layer.whiteout(path)?,
+            _ => layer.restore(path, LayerEntry::Entry(entry))?,
+        }
+    }
+    for path in walk.opaque {
+        layer.opaque(path)?;
+    }
+    Ok(Unpacked {
+        layer: layer.build(),
+        quiet: walk.quiet,
+    })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum View {
+    Mounted,
+    Unpacked,
+}
+
 struct Walk {
+    view: View,
     found: Vec<(RootfsPath, Entry)>,
+    opaque: Vec<RootfsPath>,
+    quiet: bool,
     waiting: Vec<Waiting>,
     pool: Option<rayon::ThreadPool>,
 }
@@ -90,6 +125,24 @@ struct Waiting {
 }
 
 impl Walk {
+    fn of(root: BorrowedFd<'_>, view: View) -> Result<Self, WalkError> {
+        let path = RootfsPath::root();
+        // A descriptor of our own: the caller's may be O_PATH or stand in the middle of a listing.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = beneath::openat2(root, b".", flags).map_err(failed("open", &path))?;
+        let mut walk = Self {
+            view,
+            found: Vec::new(),
+            opaque: Vec::new(),
+            quiet: true,
+            waiting: Vec::new(),
+            pool: None,
+        };
+        walk.directory(Arc::new(root), path, 0)?;
+        walk.hash_waiting()?;
+        Ok(walk)
+    }
+
     fn directory(
         &mut self,
         fd: Arc<OwnedFd>,
@@ -100,7 +153,10 @@ impl Walk {
             return Err(WalkError::TooDeep(path));
         }
         let before = fs::fstat(&fd).map_err(failed("stat", &path))?;
-        let xattrs = xattrs(&fd).map_err(failed("read extended attributes of", &path))?;
+        let (xattrs, marks) = xattrs(&fd).map_err(failed("read extended attributes of", &path))?;
+        if self.view == View::Unpacked && is_opaque(&path, &marks)? {
+            self.opaque.push(path.clone());
+        }
         self.push(path.clone(), entry(&before, Kind::Directory, xattrs))?;
         for (name, kind) in list(&fd).map_err(failed("list", &path))? {
             let path = path.join(&name)?;
@@ -121,10 +177,12 @@ impl Walk {
                         beneath::openat2(&fd, &name, flags).map_err(failed("open", &path))?;
                     self.directory(Arc::new(child), path, depth + 1)?;
                 }
-                _ => {
-                    let entry = special(&fd, &name).map_err(failed("read", &path))?;
-                    self.push(path, entry)?;
-                }
+                _ => match special(&fd, &name) {
+                    // The kernel lists the whiteouts of a directory that only one layer has, and
+                    // finds nothing there (fs/overlayfs/readdir.c).
+                    Err(Errno::NOENT) if kind == FileType::CharacterDevice => {}
+                    read => self.push(path.clone(), read.map_err(failed("read", &path))?)?,
+                },
             }
         }
         let after = fs::fstat(&fd).map_err(failed("stat", &path))?;
@@ -150,7 +208,8 @@ impl Walk {
         if waiting.len() < 16 && bytes(&waiting) < WORTH_THREADS {
             let mut buffer = vec![0; BUFFER];
             for file in waiting {
-                let entry = regular(&file, &mut buffer)?;
+                let (entry, quiet) = regular(&file, &mut buffer, self.view)?;
+                self.quiet &= quiet;
                 self.found.push((file.path, entry));
             }
             return Ok(());
@@ -160,10 +219,11 @@ impl Walk {
             let pool = rayon::ThreadPoolBuilder::new().build();
             self.pool = Some(pool.map_err(|e| WalkError::Threads(e.to_string()))?);
         }
+        let view = self.view;
         let hash = || {
             let hashed = waiting.into_par_iter().map_init(
                 || vec![0; BUFFER],
-                |buffer, file| regular(&file, buffer).map(|entry| (file.path, entry)),
+                |buffer, file| regular(&file, buffer, view).map(|read| (file.path, read)),
             );
             hashed.collect::<Result<Vec<_>, _>>()
         };
@@ -171,7 +231,10 @@ impl Walk {
             Some(pool) => pool.install(hash)?,
             None => hash()?,
         };
-        self.found.extend(hashed);
+        for (path, (entry, quiet)) in hashed {
+            self.quiet &= quiet;
+            self.found.push((path, entry));
+        }
         Ok(())
     }
 }
@@ -185,7 +248,7 @@ fn bytes(waiting: &[Waiting]) -> u64 {
     waiting.iter().map(size).sum()
 }
 
-fn list(directory: &OwnedFd) -> rustix::io::Result<Vec<(Vec<u8>, FileType)>> {
+pub(crate) fn list(directory: &OwnedFd) -> rustix::io::Result<Vec<(Vec<u8>, FileType)>> {
     let mut names = Vec::new();
     let mut buffer = [MaybeUninit::<u8>::uninit(); 32 << 10];
     let mut entries = RawDir::new(directory, &mut buffer);
@@ -207,19 +270,25 @@ fn list(directory: &OwnedFd) -> rustix::io::Result<Vec<(Vec<u8>, FileType)>> {
     Ok(names)
 }
 
-fn regular(file: &Waiting, buffer: &mut [u8]) -> Result<Entry, WalkError> {
+/// The file's entry, and whether nobody was writing to it when it was opened.
+fn regular(file: &Waiting, buffer: &mut [u8], view: View) -> Result<(Entry, bool), WalkError> {
     let path = &file.path;
     let mut opened =
         beneath::open_file(&file.directory, path.name()).map_err(failed("open", path))?;
+    let quiet = view == View::Unpacked && sys::has_no_writer(&opened);
     let before = fs::fstat(&opened).map_err(failed("stat", path))?;
     let (size, digest) = hash(&mut opened, buffer)
         .map_err(|error| failed("read", path)(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
-    let xattrs = xattrs(&opened).map_err(failed("read extended attributes of", path))?;
+    let (xattrs, marks) = xattrs(&opened).map_err(failed("read extended attributes of", path))?;
+    if view == View::Unpacked {
+        only_bookkeeping(path, &marks)?;
+    }
     let after = fs::fstat(&opened).map_err(failed("stat", path))?;
     if stamp(&before) != stamp(&after) || u64::try_from(before.st_size) != Ok(size) {
         return Err(WalkError::Changed(path.clone()));
     }
-    Ok(entry(&before, Kind::File { size, digest }, xattrs))
+    let entry = entry(&before, Kind::File { size, digest }, xattrs);
+    Ok((entry, quiet))
 }
 
 /// Reads to the end.
@@ -292,9 +361,53 @@ fn stamp(stat: &Stat) -> impl PartialEq + use<> {
     )
 }
 
-fn xattrs(file: impl AsFd) -> rustix::io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+/// Extended attributes by name.
+type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// What the overlay file system keeps on the files of its directories; a mount does not show it.
+const MARKS: &[u8] = b"trusted.overlay.";
+const OPAQUE: &[u8] = b"trusted.overlay.opaque";
+/// Where a copy came from, and what it is: nothing of what is shown depends on it.
+const BOOKKEEPING: [&[u8]; 5] = [
+    b"trusted.overlay.origin",
+    b"trusted.overlay.impure",
+    b"trusted.overlay.nlink",
+    b"trusted.overlay.upper",
+    b"trusted.overlay.uuid",
+];
+
+/// `redirect` and `metacopy` lead to other files: such a directory is read through its mount.
+fn only_bookkeeping(path: &RootfsPath, marks: &Xattrs) -> Result<(), WalkError> {
+    match marks
+        .keys()
+        .find(|mark| !BOOKKEEPING.contains(&mark.as_slice()))
+    {
+        None => Ok(()),
+        Some(mark) => Err(WalkError::Marked {
+            path: path.clone(),
+            mark: verify::rootfs::encode(mark),
+        }),
+    }
+}
+
+fn is_opaque(path: &RootfsPath, marks: &Xattrs) -> Result<bool, WalkError> {
+    let mut marks = marks.clone();
+    let opaque = marks.remove(OPAQUE);
+    only_bookkeeping(path, &marks)?;
+    match opaque.as_deref() {
+        None => Ok(false),
+        Some(b"y") => Ok(true),
+        Some(_) => Err(WalkError::Marked {
+            path: path.clone(),
+            mark: verify::rootfs::encode(OPAQUE),
+        }),
+    }
+}
+
+/// Those that are part of a tree, and the overlay file system's marks.
+fn xattrs(file: impl AsFd) -> rustix::io::Result<(Xattrs, Xattrs)> {
     const MAX: usize = 64 << 10; // XATTR_LIST_MAX and XATTR_SIZE_MAX (xattr(7))
-    let mut found = BTreeMap::new();
+    let mut found = (Xattrs::new(), Xattrs::new());
     let mut small = [0; 1024];
     let mut large = Vec::new();
     let names: &[u8] = match fs::flistxattr(&file, &mut small[..]) {
@@ -307,19 +420,24 @@ fn xattrs(file: impl AsFd) -> rustix::io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
         }
         Err(errno) => return Err(errno),
     };
-    for name in names
-        .split(|byte| *byte == 0)
-        .filter(|name| xattr_counts(name))
-    {
+    for name in names.split(|byte| *byte == 0) {
+        let into = match name {
+            name if xattr_counts(name) => &mut found.0,
+            name if name.starts_with(MARKS) => &mut found.1,
+            _ => continue,
+        };
         let mut value = vec![0; MAX];
         let length = fs::fgetxattr(&file, name, &mut value[..])?;
         value.truncate(length);
-        found.insert(name.to_vec(), value);
+        into.insert(name.to_vec(), value);
     }
     Ok(found)
 }
 
-fn failed<'a>(action: &'static str, path: &'a RootfsPath) -> impl Fn(Errno) -> WalkError + 'a {
+pub(crate) fn failed<'a>(
+    action: &'static str,
+    path: &'a RootfsPath,
+) -> impl Fn(Errno) -> WalkError + 'a {
     move |errno| match errno {
         Errno::XDEV => WalkError::MountPoint(path.clone()),
         errno => WalkError::Io {

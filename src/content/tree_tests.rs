@@ -157,3 +157,44 @@ fn refuse_another_mount() {
         "/proc is a mount point: the tree below it is not part of the rootfs"
     );
 }
+
+/// As root, on a file system that lets whiteouts and marks be made.
+#[test]
+fn accept_a_directory_as_the_overlay_reads_it() {
+    let scratch = Scratch::new();
+    scratch.write("d/file", "x");
+    scratch.write("d/.wh.literal", "on disk it is a name as any other");
+    let whiteout = scratch.join("gone");
+    let mode = fs::Mode::from_raw_mode(0);
+    if fs::mknodat(fs::CWD, &whiteout, FileType::CharacterDevice, mode, 0).is_err() {
+        return; // not root: nothing is unpacked without being root either
+    }
+    let mark = |name: &str, value: &[u8]| {
+        fs::setxattr(scratch.join("d"), name, value, fs::XattrFlags::empty())
+    };
+    if mark("trusted.overlay.opaque", b"y").is_err() {
+        return;
+    }
+    mark("trusted.overlay.origin", b"anything").unwrap();
+    let read = || unpacked(beneath::open_directory(&scratch).unwrap().as_fd());
+    let Unpacked { layer, quiet } = read().unwrap();
+    assert!(quiet);
+    let whiteouts: Vec<_> = layer.whiteouts().cloned().collect();
+    let opaque: Vec<_> = layer.opaque().cloned().collect();
+    assert_eq!((whiteouts, opaque), (vec![path("gone")], vec![path("d")]));
+    assert_eq!(layer.present().len(), 4);
+    for (name, value) in [
+        ("trusted.overlay.opaque", &b"x"[..]),
+        ("trusted.overlay.redirect", b"/elsewhere"),
+        ("trusted.overlay.metacopy", b""),
+    ] {
+        mark("trusted.overlay.opaque", b"y").unwrap();
+        mark(name, value).unwrap();
+        let marked = read().unwrap_err();
+        assert!(
+            matches!(marked, WalkError::Marked { .. }),
+            "{name}: {marked}"
+        );
+        fs::removexattr(scratch.join("d"), name).unwrap();
+    }
+}

@@ -15,6 +15,7 @@ mod containers_storage;
 mod docker;
 mod docker_containerd;
 mod drivers; // what is refused by name
+mod mounted; // the directories that a rootfs is mounted from
 mod mountinfo;
 mod place; // files below a store's root
 mod rootfs;

@@ -3,7 +3,13 @@
 //! From the rootfs outward: the engine's store says which image is mounted, signature and list decide
 //! whether it may run, its layers say what the rootfs must hold, and the rootfs is read and compared.
 
-use super::{Application, containerd::Client, inside, view};
+use super::{
+    Application,
+    containerd::Client,
+    inside,
+    rootfs::{self, Question, Rootfs},
+    view,
+};
 use crate::{
     config::{self, Config},
     ipc::Refused,
@@ -11,13 +17,10 @@ use crate::{
 };
 use anyhow::{Context, Result, anyhow};
 use content::{
-    cache::Cache,
-    layer::{LayerSource, OtherLayer},
     signatures::Store,
     store::{
         self, Attached, ContainerdRoot, Found, LocateError, Located, NoImage, Purpose, Query, Roots,
     },
-    tree,
 };
 use oci_spec::runtime::{Process, Spec};
 use std::{
@@ -33,10 +36,7 @@ use verify::{
         plain_text,
     },
     profile::LaunchProfile,
-    rootfs::{
-        CheckedRootfs, Kind, MeasuredRootfs, RootfsManifest, RootfsPath, Stubs, Tree, compare,
-        merge, summary,
-    },
+    rootfs::{MeasuredRootfs, Stubs},
 };
 
 /// Everything that the start needs, with the witnesses that say why it may.
@@ -63,14 +63,6 @@ pub struct Took {
     pub decision: u128,
     /// To read and compare the root file system.
     pub rootfs: u128,
-}
-
-/// What is known of the root file system.
-pub enum Rootfs {
-    /// It is what the image's layers say.
-    Checked(CheckedRootfs),
-    /// It was read and measured; nothing says what it should be, or mode `audit` let it differ.
-    Measured(MeasuredRootfs),
 }
 
 pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
@@ -113,35 +105,29 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
     let mut court = Court::new(&admission);
     crate::hooks::install(&application.hooks)?;
 
-    let actual = tree::walk(root.as_fd())
-        .with_context(|| format!("rootfs {}", application.rootfs.display()))?;
     let rootfs = match (&origin, admission.made().image()) {
         (Located::Image(found), Some(image)) if admission.made().is_image() => {
             let stubs = Stubs::new(found.engine, places(&spec, &process))?;
-            compared(
-                application,
-                &admission,
+            let question = Question {
+                root: &root,
                 image,
-                found,
-                &actual,
-                &stubs,
-                &mut court,
-            )?
+                layers: &found.layers,
+                roots: &roots(config),
+                laxest: admission.terms().rootfs,
+            };
+            compared(&admission, &question, stubs, &mut court)?
         }
         _ => {
-            let measured = MeasuredRootfs::of(&actual);
+            let measured = MeasuredRootfs::of(&rootfs::walk(&root)?);
             court.hear(admission.check_content(measured.manifest()))?;
-            Rootfs::Measured(measured)
+            Rootfs::measured(measured)
         }
     };
 
-    // the walk has just read every file; only what mounts will bring is not in it (judged at start)
-    let walked = |path: &[u8]| match &actual.get(&RootfsPath::parse(path).ok()?)?.kind {
-        Kind::File { digest, .. } => Some(*digest),
-        _ => None,
-    };
+    // the image's files are known; only what mounts will bring is not among them (judged at start)
+    let known = |path: &[u8]| rootfs.known(path);
     let program = programs::find(root.as_fd(), &Search::of(&process))?;
-    let programs = programs::resolve(root.as_fd(), &program, &walked)?;
+    let programs = programs::resolve(root.as_fd(), &program, &known)?;
     court.hear(judge(&admission, How::Entrypoint, &programs))?;
     let audited = court.close();
     Ok(Admitted {
@@ -208,45 +194,36 @@ fn supported(admission: &Admission) -> Result<(), Refused> {
     )))
 }
 
-/// Compares the tree that was found with the one that the image's layers make.
+/// Compares what the rootfs holds with the tree that the image's layers make.
 fn compared(
-    application: &Application,
     admission: &Admission,
-    image: &Image,
-    found: &Found,
-    actual: &Tree,
-    stubs: &Stubs,
+    question: &Question<'_>,
+    stubs: Stubs,
     court: &mut Court,
 ) -> Result<Rootfs> {
-    let measured = || Rootfs::Measured(MeasuredRootfs::of(actual));
-    let expected = match expected_rootfs(image, &found.layers) {
-        Ok(expected) => expected,
+    let measured = || {
+        let found = rootfs::walk(question.root)?;
+        Ok(Rootfs::measured(MeasuredRootfs::of(&found)))
+    };
+    match question.ask(stubs) {
+        Ok(rootfs::Answer::Same(rootfs)) => {
+            court.hear(admission.check_rootfs(rootfs.manifest()?))?;
+            Ok(*rootfs)
+        }
+        Ok(rootfs::Answer::Differs(expected, differences)) => {
+            // said by name: it is measured as it is, and its programs are judged by their content
+            if admission.terms().upper == UpperRule::Pristine {
+                court.hear::<(), _>(Err(question.refusal(&differences)))?;
+            }
+            court.hear(admission.check_rootfs(&expected))?;
+            measured()
+        }
         Err(error) => {
             let refused = error.downcast::<Refused>()?;
             court.hear::<(), _>(Err(refused))?;
-            return Ok(measured());
-        }
-    };
-    let changed = |differences: Vec<_>| {
-        plain_text(&format!(
-            "refused: {}: the rootfs {} is not what the signed layers hold: {}; remove the image and pull it again",
-            admission.made(),
-            application.rootfs.display(),
-            summary(&differences)
-        ))
-    };
-    let pristine = compare(&expected, actual, stubs);
-    let rootfs = match (pristine, admission.terms().upper) {
-        (Ok(checked), _) => Rootfs::Checked(checked),
-        // said by name: it is measured as it is, and its programs are judged by their content
-        (Err(_), UpperRule::Any) => measured(),
-        (Err(differences), UpperRule::Pristine) => {
-            court.hear::<(), _>(Err(changed(differences)))?;
             measured()
         }
-    };
-    court.hear(admission.check_rootfs(&expected))?;
-    Ok(rootfs)
+    }
 }
 
 /// Where engines may put stubs for what they mount.
@@ -280,14 +257,8 @@ pub fn judge(admission: &Admission, how: How, programs: &[Program]) -> Result<()
     Ok(())
 }
 
-/// What the rootfs was mounted from.
-fn locate(
-    application: &Application,
-    config: &Config,
-    rootfs: &store::Rootfs,
-    signatures: &Store,
-) -> Result<Located> {
-    let roots = Roots {
+fn roots(config: &Config) -> Roots {
+    Roots {
         containers_storage: config.stores.containers_storage.clone(),
         docker: config.stores.docker.clone(),
         containerd: config
@@ -299,14 +270,23 @@ fn locate(
                 address: c.address.clone(),
             })
             .collect(),
-    };
+    }
+}
+
+/// What the rootfs was mounted from.
+fn locate(
+    application: &Application,
+    config: &Config,
+    rootfs: &store::Rootfs,
+    signatures: &Store,
+) -> Result<Located> {
     let query = Query {
         rootfs,
         container: &application.container,
         state_root: &application.state_root,
         bundle: &application.bundle,
     };
-    match store::locate(&query, &roots, signatures, &Client::connect) {
+    match store::locate(&query, &roots(config), signatures, &Client::connect) {
         Ok(located) => Ok(located),
         // a mount of no store that the configuration names is as good as a directory
         Err(LocateError::UnknownStore { path, .. }) => Ok(Located::NoImage(NoImage {
@@ -379,31 +359,3 @@ fn unusable(found: &Found) -> String {
         )),
     }
 }
-
-/// The tree that the layers make, once each has the diff-ID that the signed configuration says.
-fn expected_rootfs(image: &Image, layers: &[LayerSource]) -> Result<RootfsManifest> {
-    let refuse = |why: &str| {
-        let (name, digest) = (image.name(), image.manifest_digest());
-        Refused(plain_text(&format!(
-            "refused: image {name} ({digest}): {why}; remove the image and pull it again"
-        )))
-    };
-    if layers.len() != image.diff_ids().len() {
-        let (mounted, signed) = (layers.len(), image.diff_ids().len());
-        return Err(refuse(&format!(
-            "the rootfs is mounted from {mounted} layers, the signed image has {signed}"
-        ))
-        .into());
-    }
-    let cache = Cache::open(Path::new(LAYER_CACHE))?;
-    let layers = cache.layers(layers, image.diff_ids()).map_err(|error| {
-        match error.downcast_ref::<OtherLayer>() {
-            Some(other) => refuse(&format!("{other}: its content was changed")).into(),
-            None => error.context("cannot read the image's layers"),
-        }
-    })?;
-    Ok(merge(layers)?)
-}
-
-/// What layers hold, by diff-ID; counts in this boot alone.
-const LAYER_CACHE: &str = "/run/attestrun/cache/layers";

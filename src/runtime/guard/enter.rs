@@ -27,6 +27,10 @@ use verify::{
 impl Guarded {
     /// The container's own first process.
     pub(super) fn start(&mut self, holdings: &Holdings) -> Result<PathBuf> {
+        // what was measured is what starts: hooks and engines had the time since
+        if let Err(error) = self.admitted.rootfs.again() {
+            self.overrule("rootfs", &error.downcast::<Refused>()?)?;
+        }
         let process = self.admitted.process.clone();
         let root = root_of(holdings)?;
         let added = self.inside(holdings.init()?, &root)?;
@@ -47,6 +51,7 @@ impl Guarded {
             self.journal.record(&Event::Hooked(added))?;
         }
         self.executed(&programs, &process, How::Entrypoint)?;
+        self.admitted.rootfs.forget();
         Ok(path)
     }
 

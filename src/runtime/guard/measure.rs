@@ -1,12 +1,7 @@
 //! What was judged goes into the vTPM's PCRs, in clear text, before anything runs: the golden contract
 //! of `verify::event`, in its order.
 
-use super::{
-    Application,
-    admit::{Admitted, Rootfs as FoundRootfs},
-    journal::Journal,
-    swtpm::Identity,
-};
+use super::{Application, admit::Admitted, journal::Journal, rootfs::Outcome, swtpm::Identity};
 use crate::{config::Config, executables};
 use anyhow::{Context, Result};
 use std::path::Path;
@@ -159,16 +154,16 @@ fn made(admission: &Admission, application: &Application) -> Event {
     }
 }
 
-fn rootfs(found: &FoundRootfs) -> Rootfs {
-    match found {
-        FoundRootfs::Checked(rootfs) => Rootfs {
+fn rootfs(found: &super::rootfs::Rootfs) -> Rootfs {
+    match found.outcome() {
+        Outcome::Checked(rootfs, check) => Rootfs {
             manifest: rootfs.manifest(),
-            check: RootfsCheck::Full,
+            check: *check,
             entries: rootfs.entries(),
             bytes: rootfs.bytes(),
             stubs: rootfs.stubs().to_vec(),
         },
-        FoundRootfs::Measured(rootfs) => Rootfs {
+        Outcome::Measured(rootfs) => Rootfs {
             manifest: rootfs.manifest(),
             check: RootfsCheck::Measured,
             entries: rootfs.entries(),

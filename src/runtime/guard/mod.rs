@@ -11,6 +11,7 @@ mod enter;
 mod inside;
 mod journal;
 mod measure;
+mod rootfs;
 mod serve;
 mod swtpm;
 mod view;
@@ -124,6 +125,7 @@ const CREATE_PATIENCE: Duration = Duration::from_secs(240);
 pub fn run(begin: Begin, lifeline: Channel, fds: Vec<OwnedFd>) -> Result<()> {
     sys::retitle("attestrun", "guard")?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    content::ignore_lease_signals();
     let Ok([create, host]) = <[OwnedFd; 2]>::try_from(fds) else {
         bail!("guard: two channels must come")
     };

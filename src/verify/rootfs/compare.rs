@@ -124,13 +124,14 @@ pub fn summary(differences: &[Difference]) -> String {
     format!("{}{tail}", shown.join("; "))
 }
 
-/// Witness: the tree that was walked is the one that the layers describe. Only [`compare`] makes it.
+/// Witness: the tree that was walked is the one that the layers describe. Only [`compare`] and
+/// [`super::CheckedLayers::with`] make it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckedRootfs {
-    manifest: RootfsDigest,
-    entries: u64,
-    bytes: u64,
-    stubs: Vec<String>,
+    pub(super) manifest: RootfsDigest,
+    pub(super) entries: u64,
+    pub(super) bytes: u64,
+    pub(super) stubs: Vec<String>,
 }
 
 impl CheckedRootfs {
@@ -145,6 +146,16 @@ impl CheckedRootfs {
     /// How many bytes of regular files were found (and hashed by the walk).
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+    /// Whether something else than the manifest says may stand at this path.
+    pub fn is_stub(&self, path: &RootfsPath) -> bool {
+        let path = path.to_string();
+        let at = |stub: &String| {
+            let rest = stub.split_once(':').map_or("", |(_, rest)| rest);
+            rest.strip_prefix(&path)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+        };
+        self.stubs.iter().any(at)
     }
     /// What was found besides the manifest, as `<rule>:<path>`, in the order of the paths.
     pub fn stubs(&self) -> &[String] {
@@ -187,52 +198,89 @@ pub fn compare(
     stubs: &Stubs,
 ) -> Result<CheckedRootfs, Vec<Difference>> {
     let stubs = stubs.resolved(expected);
-    let mut used = Vec::new();
-    let mut differences = Vec::new();
-    let mut judge = |path: &RootfsPath, wanted: Option<&Entry>, here: Option<&Entry>| {
-        let mut whats = whats(expected, path, wanted, here, &mut used);
+    let mut judge = Judge::new(expected, |path, wanted, here| {
+        stubs.explain(path, wanted, here)
+    });
+    judge.trees(expected.tree(), found);
+    let notes = judge.verdict()?;
+    Ok(CheckedRootfs {
+        manifest: expected.digest(),
+        entries: found.count(),
+        bytes: found.bytes(),
+        stubs: notes.into_iter().map(|(_, note)| note).collect(),
+    })
+}
+
+/// What was found at a path, though not exactly what the layers say: the rule that explains it.
+pub(super) type Note = (RootfsPath, String);
+
+/// Looks at one path after the other and keeps what it thinks of each.
+pub(super) struct Judge<'a, F> {
+    expected: &'a RootfsManifest,
+    explain: F,
+    notes: Vec<Note>,
+    differences: Vec<Difference>,
+}
+
+impl<'a, F: Fn(&RootfsPath, Option<&Entry>, &Entry) -> Option<String>> Judge<'a, F> {
+    /// `explain` names the rule by which something else than what is expected may stand at a path.
+    pub fn new(expected: &'a RootfsManifest, explain: F) -> Self {
+        Self {
+            expected,
+            explain,
+            notes: Vec::new(),
+            differences: Vec::new(),
+        }
+    }
+
+    /// Every path of either tree.
+    pub fn trees(&mut self, wanted: &Tree, found: &Tree) {
+        let mut left = wanted.iter().peekable();
+        let mut right = found.iter().peekable();
+        loop {
+            let order = match (left.peek(), right.peek()) {
+                (None, None) => return,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some((a, _)), Some((b, _))) => a.cmp(b),
+            };
+            let wanted = if order.is_le() { left.next() } else { None };
+            let here = if order.is_ge() { right.next() } else { None };
+            if let Some((path, _)) = wanted.or(here) {
+                self.look(
+                    path,
+                    wanted.map(|(_, entry)| entry),
+                    here.map(|(_, entry)| entry),
+                );
+            }
+        }
+    }
+
+    pub fn look(&mut self, path: &RootfsPath, wanted: Option<&Entry>, here: Option<&Entry>) {
+        let mut used = Vec::new();
+        let mut whats = whats(self.expected, path, wanted, here, &mut used);
         if let Some(here) = here
             && !whats.is_empty()
-            && let Some(rule) = stubs.explain(path, wanted, here)
+            && let Some(rule) = (self.explain)(path, wanted, here)
         {
             used.push(rule);
             whats.clear();
         }
-        differences.extend(whats.into_iter().map(|what| Difference {
-            path: path.clone(),
-            what,
-        }));
-    };
-
-    let mut left = expected.tree().iter().peekable();
-    let mut right = found.iter().peekable();
-    loop {
-        let order = match (left.peek(), right.peek()) {
-            (None, None) => break,
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some((a, _)), Some((b, _))) => a.cmp(b),
-        };
-        let wanted = if order.is_le() { left.next() } else { None };
-        let here = if order.is_ge() { right.next() } else { None };
-        if let Some((path, _)) = wanted.or(here) {
-            judge(
-                path,
-                wanted.map(|(_, entry)| entry),
-                here.map(|(_, entry)| entry),
-            );
-        }
+        self.notes
+            .extend(used.into_iter().map(|note| (path.clone(), note)));
+        self.differences
+            .extend(whats.into_iter().map(|what| Difference {
+                path: path.clone(),
+                what,
+            }));
     }
-    if differences.is_empty() {
-        let (entries, bytes) = (found.count(), found.bytes());
-        Ok(CheckedRootfs {
-            manifest: expected.digest(),
-            entries,
-            bytes,
-            stubs: used,
-        })
-    } else {
-        Err(differences)
+
+    /// No difference at all, or all of them.
+    pub fn verdict(self) -> Result<Vec<Note>, Vec<Difference>> {
+        match self.differences.is_empty() {
+            true => Ok(self.notes),
+            false => Err(self.differences),
+        }
     }
 }
 

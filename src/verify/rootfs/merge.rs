@@ -43,9 +43,9 @@ pub enum LayerEntry {
 /// One layer: what it adds, and what of the layers below it takes away.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Layer {
-    present: BTreeMap<RootfsPath, LayerEntry>,
-    whiteouts: BTreeSet<RootfsPath>,
-    opaque: BTreeSet<RootfsPath>,
+    pub(super) present: BTreeMap<RootfsPath, LayerEntry>,
+    pub(super) whiteouts: BTreeSet<RootfsPath>,
+    pub(super) opaque: BTreeSet<RootfsPath>,
 }
 
 impl Layer {
@@ -149,7 +149,7 @@ impl LayerBuilder {
     }
 }
 
-fn remove_below<T>(map: &mut BTreeMap<RootfsPath, T>, path: &RootfsPath) {
+pub(super) fn remove_below<T>(map: &mut BTreeMap<RootfsPath, T>, path: &RootfsPath) {
     let (from, to) = path.below();
     let doomed: Vec<_> = match to {
         Some(to) => map.range(from..to).map(|(path, _)| path.clone()).collect(),
@@ -180,7 +180,7 @@ pub enum MergeError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RootfsManifest {
     tree: Tree,
-    implied: BTreeSet<RootfsPath>,
+    pub(super) implied: BTreeSet<RootfsPath>,
 }
 
 /// Lays `layers` over each other, lowest first (the order of the image's `rootfs.diff_ids`).
@@ -200,6 +200,11 @@ pub fn merge(layers: impl IntoIterator<Item = Layer>) -> Result<RootfsManifest, 
 }
 
 impl RootfsManifest {
+    /// What was merged before, from a store that only we write.
+    pub(super) fn restore(tree: Tree, implied: BTreeSet<RootfsPath>) -> Self {
+        Self { tree, implied }
+    }
+
     pub fn tree(&self) -> &Tree {
         &self.tree
     }

@@ -3,17 +3,25 @@
 //! ```text
 //! layers (tars whose diff-IDs the image names) ─merge▶ RootfsManifest ─┐
 //! walk of the mounted rootfs ─▶ Tree ──────────────────────────────────┴compare▶ CheckedRootfs | differences
+//!
+//! or, so that what the layers hold needs to be read only once, from the directories of the mount:
+//! layers' directories ─merge▶ RootfsManifest ┬compare_layers▶ CheckedLayers ┐
+//! signed layers       ─merge▶ RootfsManifest ┘   the directories above them ┴with▶ CheckedRootfs
 //! ```
 //! Proves: a [`CheckedRootfs`] says that the tree that was walked is, entry by entry, what the layers
 //! say, except for the engine's own stubs, which it names.
 
+mod bytes;
 mod compare;
+mod layered;
 mod merge;
 mod mtree;
 mod path;
 mod stubs;
 
+pub use bytes::MalformedBytes;
 pub use compare::{CheckedRootfs, Difference, MeasuredRootfs, What, compare, summary};
+pub use layered::{CheckedLayers, compare_above, compare_layers};
 pub use merge::{
     Layer, LayerBuilder, LayerEntry, LayerError, MAX_ENTRIES, MergeError, RootfsManifest, merge,
 };
@@ -143,6 +151,15 @@ impl Tree {
             }
         }
         Ok(tree)
+    }
+
+    /// What [`Self::iter`] once gave, from a store that only we write; `None` if it is not in order.
+    fn restore(entries: Vec<(RootfsPath, Entry)>) -> Option<Self> {
+        let next = entries.iter().skip(1);
+        let ordered = entries.iter().zip(next).all(|((a, _), (b, _))| a < b);
+        let rooted = entries.first().is_some_and(|(path, _)| path.is_root());
+        let entries = entries.into_iter().collect();
+        (ordered && rooted).then_some(Self { entries })
     }
 
     pub fn get(&self, path: &RootfsPath) -> Option<&Entry> {

@@ -52,6 +52,11 @@ impl RootfsPath {
         Ok(Self(path))
     }
 
+    /// What [`Self::as_bytes`] once gave, from a store that only we write.
+    pub(super) fn restore(bytes: &[u8]) -> Self {
+        Self(bytes.to_vec())
+    }
+
     /// `self/name`; `name` is one component.
     pub fn join(&self, name: &[u8]) -> Result<Self, PathError> {
         let mut text = self.0.clone();

@@ -1,0 +1,314 @@
+//! Is the rootfs what the signed layers hold, at `create` and still at `start`?
+//!
+//! `full`: every file is read through the mount. `boot`: the directories of the mount are read, the
+//! image's layers only if they were not read in this boot or are not the same any more (why a seal says
+//! so: `content::seal`), the container's own each time. What cannot be checked by its directories —
+//! another mount than a plain overlay, a store on a file system whose stamps mean nothing — is checked
+//! as in `full`, and evidence says which way it was.
+
+use crate::{ipc::Refused, sys};
+use anyhow::{Context, Result, bail};
+use content::{
+    cache::Cache,
+    layer::{LayerSource, OtherLayer},
+    seal::Moment,
+    stack::{Key, Seals, Stack},
+    store::{self, Roots},
+    tree::{self, WalkError},
+};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+use verify::{
+    digest::{DiffId, FileDigest},
+    event::RootfsCheck,
+    image::Image,
+    policy::plain_text,
+    rootfs::{
+        CheckedLayers, CheckedRootfs, Difference, Layer, MeasuredRootfs, RootfsManifest,
+        RootfsPath, Stubs, Tree, compare, compare_above, compare_layers, merge, summary,
+    },
+};
+
+/// Layers and stacks of layers that were read in this boot.
+const CACHE: &str = "/run/attestrun/cache/layers";
+
+/// What is asked about the rootfs.
+pub struct Question<'a> {
+    pub root: &'a store::Rootfs,
+    pub image: &'a Image,
+    pub layers: &'a [LayerSource],
+    pub roots: &'a Roots,
+    /// The laxest way in which the policy lets it be answered.
+    pub laxest: RootfsCheck,
+}
+
+/// What the rootfs turned out to be.
+pub enum Answer {
+    Same(Box<Rootfs>),
+    /// What the layers make, and how the rootfs differs from it.
+    Differs(RootfsManifest, Vec<Difference>),
+}
+
+/// What is known of the rootfs, and what it must still be at `start`.
+pub struct Rootfs {
+    outcome: Outcome,
+    watch: Watch,
+}
+
+pub enum Outcome {
+    /// It is what the image's layers say; checked never laxer than the policy lets it be.
+    Checked(CheckedRootfs, RootfsCheck),
+    /// It was read and measured; nothing says what it should be, or it may differ.
+    Measured(MeasuredRootfs),
+}
+
+enum Watch {
+    Layers(Box<Watched>),
+    /// Nothing says what it should be: programs alone are judged again, by their content.
+    Nothing,
+    /// The container has started, and may write.
+    Over,
+}
+
+/// An image's rootfs before its start.
+struct Watched {
+    root: OwnedFd,
+    path: PathBuf,
+    image: String,
+    manifest: RootfsManifest,
+    stubs: Stubs,
+    wanted: Vec<DiffId>,
+    /// The mount's directories and their state; `None`: it is read through its mount again.
+    layers: Option<(Stack, Key)>,
+}
+
+impl Question<'_> {
+    /// Reads and compares. An error may be a [`Refused`]: the store's layers are not the image's.
+    pub fn ask(&self, stubs: Stubs) -> Result<Answer> {
+        let cache = Cache::open(Path::new(CACHE), |warning| {
+            eprintln!("attestrun guard: {warning}");
+        })?;
+        let stack = self.stack()?;
+        let by_directories = match (&stack, self.laxest) {
+            (Some(stack), RootfsCheck::Boot | RootfsCheck::Stat) => {
+                self.by_directories(stack, &stubs, &cache)?
+            }
+            _ => None,
+        };
+        let (outcome, manifest, key) = match by_directories {
+            Some((outcome, manifest, key)) => (outcome, manifest, Some(key)),
+            None => {
+                let seal = |stack| Ok::<_, anyhow::Error>(seal(stack)?.key(self.image.diff_ids()));
+                let key = stack.as_ref().map(seal).transpose()?;
+                let expected = self.expected(&cache)?;
+                match compare(&expected, &walk(self.root)?, &stubs) {
+                    Ok(checked) => (Outcome::Checked(checked, RootfsCheck::Full), expected, key),
+                    Err(differences) => return Ok(Answer::Differs(expected, differences)),
+                }
+            }
+        };
+        let watched = Watched {
+            root: self.root.as_fd().try_clone_to_owned()?,
+            path: self.root.path().to_owned(),
+            image: self.image_name(),
+            manifest,
+            stubs,
+            wanted: self.image.diff_ids().to_vec(),
+            layers: stack.zip(key),
+        };
+        sys::give_back_memory();
+        Ok(Answer::Same(Box::new(Rootfs {
+            outcome,
+            watch: Watch::Layers(Box::new(watched)),
+        })))
+    }
+
+    /// The rootfs is not what it should be.
+    pub fn refusal(&self, differences: &[Difference]) -> Refused {
+        refusal(&self.image_name(), self.root.path(), differences)
+    }
+
+    fn image_name(&self) -> String {
+        format!("{} ({})", self.image.name(), self.image.manifest_digest())
+    }
+
+    fn stack(&self) -> Result<Option<Stack>> {
+        let layers = self.image.diff_ids().len();
+        let stack = self.roots.stack(self.root, layers)?;
+        Ok(stack.filter(Stack::can_be_sealed))
+    }
+
+    /// `None`: a layer leads to files elsewhere, which only the mount shows, or something differs,
+    /// which the mount shows best.
+    fn by_directories(
+        &self,
+        stack: &Stack,
+        stubs: &Stubs,
+        cache: &Cache,
+    ) -> Result<Option<(Outcome, RootfsManifest, Key)>> {
+        let began = Moment::now();
+        let seals = seal(stack)?;
+        let key = seals.key(self.image.diff_ids());
+        let (layers, check) = match cache.checked(&key) {
+            Some(known) => (known, RootfsCheck::Boot),
+            None => match self.read(stack, cache, seals.settled(began), key)? {
+                Some(read) => (read, RootfsCheck::Full),
+                None => return Ok(None),
+            },
+        };
+        let above = match stack.above() {
+            Err(WalkError::Marked { .. }) => return Ok(None),
+            above => above.context("the container's own directories")?,
+        };
+        let checked = layers.with(above, stubs).ok();
+        Ok(checked.map(|checked| {
+            let outcome = Outcome::Checked(checked, check);
+            (outcome, layers.into_manifest(), key)
+        }))
+    }
+
+    /// Reads the layers' directories and, beside that, the layers themselves; keeps the outcome if
+    /// nothing can have slipped by.
+    fn read(
+        &self,
+        stack: &Stack,
+        cache: &Cache,
+        settled: bool,
+        key: Key,
+    ) -> Result<Option<CheckedLayers>> {
+        let (found, expected) = std::thread::scope(|scope| {
+            let expected = scope.spawn(|| self.expected(cache));
+            let found = stack.unpacked();
+            (found, expected.join())
+        });
+        let (found, quiet) = match found {
+            Err(WalkError::Marked { .. }) => return Ok(None),
+            found => found.context("the image's layers")?,
+        };
+        let expected = expected.unwrap_or_else(|_| anyhow::bail!("a thread panicked"))?;
+        let Ok(layers) = compare_layers(expected, &merge(found)?) else {
+            return Ok(None);
+        };
+        anyhow::ensure!(
+            seal(stack)?.key(self.image.diff_ids()) == key,
+            "the layers of {} changed while they were read; create the container again",
+            self.image.name()
+        );
+        if quiet && settled {
+            cache.keep_checked(&key, &layers);
+        }
+        Ok(Some(layers))
+    }
+
+    /// The tree that the layers make, once each has the diff-ID that the signed configuration says.
+    fn expected(&self, cache: &Cache) -> Result<RootfsManifest> {
+        let refuse = |why: &str| {
+            let (name, digest) = (self.image.name(), self.image.manifest_digest());
+            Refused(plain_text(&format!(
+                "refused: image {name} ({digest}): {why}; remove the image and pull it again"
+            )))
+        };
+        let (mounted, signed) = (self.layers.len(), self.image.diff_ids().len());
+        if mounted != signed {
+            return Err(refuse(&format!(
+                "the rootfs is mounted from {mounted} layers, the signed image has {signed}"
+            ))
+            .into());
+        }
+        let layers = cache.layers(self.layers, self.image.diff_ids());
+        let layers: Vec<Layer> =
+            layers.map_err(|error| match error.downcast_ref::<OtherLayer>() {
+                Some(other) => refuse(&format!("{other}: its content was changed")).into(),
+                None => error.context("cannot read the image's layers"),
+            })?;
+        Ok(merge(layers)?)
+    }
+}
+
+/// Everything that the mount shows, read and hashed.
+pub fn walk(root: &store::Rootfs) -> Result<Tree> {
+    tree::walk(root.as_fd()).with_context(|| format!("rootfs {}", root.path().display()))
+}
+
+fn seal(stack: &Stack) -> Result<Seals> {
+    stack.seal().context("the image's layers")
+}
+
+fn refusal(image: &str, rootfs: &Path, differences: &[Difference]) -> Refused {
+    Refused(plain_text(&format!(
+        "refused: image {image}: the rootfs {} is not what the signed layers hold: {}; remove the image and pull it again",
+        rootfs.display(),
+        summary(differences)
+    )))
+}
+
+impl Rootfs {
+    pub fn measured(measured: MeasuredRootfs) -> Self {
+        Self {
+            outcome: Outcome::Measured(measured),
+            watch: Watch::Nothing,
+        }
+    }
+
+    pub fn outcome(&self) -> &Outcome {
+        &self.outcome
+    }
+
+    /// What an image's layers make of it; until the container has started.
+    pub fn manifest(&self) -> Result<&RootfsManifest> {
+        match &self.watch {
+            Watch::Layers(watched) => Ok(&watched.manifest),
+            Watch::Nothing | Watch::Over => bail!("no manifest of the rootfs is held"),
+        }
+    }
+
+    /// The digest of the image's file at `path`, if that is what stands there.
+    pub fn known(&self, path: &[u8]) -> Option<FileDigest> {
+        let at = RootfsPath::parse(path).ok()?;
+        match (&self.outcome, self.manifest()) {
+            (Outcome::Checked(checked, _), Ok(manifest)) if !checked.is_stub(&at) => {
+                manifest.file(path)
+            }
+            _ => None,
+        }
+    }
+
+    /// Asked at `start`: the layers are as they were at `create`, and above them there is nothing but
+    /// what was allowed then (`cp` into a created container, a hook, an engine's own files).
+    pub fn again(&self) -> Result<()> {
+        match &self.watch {
+            Watch::Layers(watched) => watched.again(),
+            Watch::Nothing => Ok(()),
+            Watch::Over => bail!("the container was started before"),
+        }
+    }
+
+    /// The container runs, and may write: nothing is compared any more.
+    pub fn forget(&mut self) {
+        self.watch = Watch::Over;
+        sys::give_back_memory();
+    }
+}
+
+impl Watched {
+    fn again(&self) -> Result<()> {
+        let differences = match &self.layers {
+            Some((stack, key)) if seal(stack)?.key(&self.wanted) == *key => match stack.above() {
+                Ok(above) => compare_above(&self.manifest, above, &self.stubs),
+                // as at create: what the directories alone do not say, the mount does
+                Err(WalkError::Marked { .. }) => self.through_the_mount()?,
+                Err(error) => return Err(error).context("the container's own directories"),
+            },
+            _ => self.through_the_mount()?,
+        };
+        differences.map_err(|differences| refusal(&self.image, &self.path, &differences).into())
+    }
+
+    fn through_the_mount(&self) -> Result<Result<(), Vec<Difference>>> {
+        let found = tree::walk(self.root.as_fd());
+        let found = found.with_context(|| format!("rootfs {}", self.path.display()))?;
+        Ok(compare(&self.manifest, &found, &self.stubs).map(drop))
+    }
+}
