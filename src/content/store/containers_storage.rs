@@ -20,6 +20,7 @@ use std::{
 };
 use verify::{
     digest::{ConfigDigest, DiffId},
+    id::ContainerId,
     image::{Index, Manifest},
     rootfs::Engine,
 };
@@ -87,6 +88,7 @@ struct Layer {
 pub(super) fn find(
     root: &Path,
     rootfs: &Path,
+    run_as: &ContainerId,
     overlay: &Overlay,
     roots: &[PathBuf],
     signatures: &Store,
@@ -103,7 +105,7 @@ pub(super) fn find(
     let layer = layer_of(top, &overlays)?;
     let container = container(&stores, &layer)?;
     let metadata: ContainerMetadata = serde_json::from_str(&container.metadata).unwrap_or_default();
-    let purpose = if is_buildahs(&stores, &container)? {
+    let purpose = if is_buildahs(&stores, &container, run_as)? {
         Purpose::Build
     } else if metadata.pod {
         Purpose::Sandbox
@@ -191,8 +193,16 @@ fn container(stores: &[Place], layer: &str) -> Result<Container, LocateError> {
     })
 }
 
-/// buildah keeps its own state with each working container (buildah, buildah.go: stateFile).
-fn is_buildahs(stores: &[Place], container: &Container) -> Result<bool, LocateError> {
+/// buildah keeps its own state with each working container (buildah, buildah.go: stateFile) and runs it
+/// under another id. `podman commit` leaves that state with a container too, which stays podman's.
+fn is_buildahs(
+    stores: &[Place],
+    container: &Container,
+    run_as: &ContainerId,
+) -> Result<bool, LocateError> {
+    if container.id == run_as.as_str() {
+        return Ok(false);
+    }
     let name = hex_id("container", &container.id)?;
     match stores {
         [own, ..] => own.has(format!("overlay-containers/{name}/userdata/buildah.json")),

@@ -216,7 +216,14 @@ fn of_overlay(
     }
     let storage = &roots.containers_storage;
     if let Some(root) = storage.iter().find(|root| lies_in(root.join("overlay"))) {
-        return containers_storage::find(root, rootfs.path(), overlay, storage, signatures);
+        return containers_storage::find(
+            root,
+            rootfs.path(),
+            query.container,
+            overlay,
+            storage,
+            signatures,
+        );
     }
     let mut containerds = roots.containerd.iter();
     let Some(store) = containerds.find(|store| lies_in(store.root.clone())) else {

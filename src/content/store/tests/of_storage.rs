@@ -42,6 +42,14 @@ fn accept_sandboxes_and_builds_as_such() {
     let found = host.locate(&lower, &upper, None).unwrap();
     let found = host.check(found, Engine::ContainersStorage, "localhost/demo:v1");
     assert_eq!(found.purpose, Purpose::Build);
+    // under its own id it is podman's, which was committed once
+    let mine = changed(&containers, |all| all[0]["id"] = json!(ID));
+    write(&host, file, &mine);
+    let state = format!("overlay-containers/{ID}/userdata/buildah.json");
+    write(&host, &state, b"{}");
+    let found = host.locate(&lower, &upper, None).unwrap();
+    let found = host.check(found, Engine::ContainersStorage, "localhost/demo:v1");
+    assert_eq!(found.purpose, Purpose::Run);
     // from scratch
     let scratch = changed(&containers, |all| all[0]["image"] = json!(""));
     write(&host, file, &scratch);
