@@ -23,6 +23,8 @@ pub enum Step {
         path: PathBuf,
         mode: u32,
     },
+    /// libcontainer 0.7 makes `/dev/kcore`, where runc and everybody else have `/dev/core`.
+    NameOfCore,
     /// libcontainer makes directories for devices that anybody may write to.
     NotForAll(PathBuf),
     /// The mount at this path; those below it stay as they are.
@@ -43,6 +45,12 @@ impl Step {
             Self::Mode { path, mode } => {
                 set(path, *mode).with_context(|| format!("cannot change {}", path.display()))
             }
+            Self::NameOfCore => match fs::read_link("/dev/kcore") {
+                Ok(target) if target == Path::new("/proc/kcore") => {
+                    fs::rename("/dev/kcore", "/dev/core").context("cannot rename /dev/kcore")
+                }
+                _ => Ok(()), // this kernel has no such file
+            },
             Self::NotForAll(path) => {
                 let doing = || format!("cannot change {}", path.display());
                 let now = fs::metadata(path).with_context(doing)?.permissions().mode();
@@ -69,6 +77,9 @@ pub(super) fn adapt(spec: &mut Spec, cgroups_path: &Path) -> Result<Vec<Step>> {
         if mount.typ().as_deref() == Some("cgroup") && !is_unified() {
             mounts.extend(cgroup_v1(mount, has("ro"), cgroups_path, &mut steps)?);
             continue;
+        }
+        if mount.destination() == Path::new("/dev") && mount.typ().as_deref() == Some("tmpfs") {
+            steps.push(Step::NameOfCore);
         }
         // libcontainer leaves it writable, since it has yet to fill it
         if mount.destination() == Path::new("/dev") && has("ro") {
@@ -174,6 +185,7 @@ mod tests {
             steps,
             [
                 Step::NotForAll("/dev/net".into()),
+                Step::NameOfCore,
                 Step::ReadOnly("/dev".into())
             ]
         );
