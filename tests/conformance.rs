@@ -11,13 +11,18 @@ use crate::{
     world::World,
 };
 use anyhow::{Context, Result, bail, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use std::{
     collections::BTreeMap,
     fmt,
     fs::{self, File},
     os::{fd::AsRawFd, unix::fs::symlink},
     path::{Path, PathBuf},
-    time::Duration,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 /// All of it together.
@@ -273,14 +278,36 @@ fn bats_file(
         command += &format!(" --filter '^{literal}$'");
     }
     // a terminal of its own: some tests look at the one they are started from
-    let output = cmd!("env", format!("RUNC={}", runtime.display()), "script")
+    let mut running = cmd!("env", format!("RUNC={}", runtime.display()), "script")
         .args(["--quiet", "--return", "--command", &command, "/dev/null"])
-        .limit(FILE_LIMIT)
-        .output()?;
+        .start()?;
+    let since = Instant::now();
+    while running.is_running()? && since.elapsed() < FILE_LIMIT {
+        sleep(Duration::from_millis(200));
+        // a test that fails may leave its terminal server behind, and bats waits for that one's end
+        if verdicts(file, &running.written().replace('\r', "")).is_ok() {
+            sleep(Duration::from_secs(2));
+            end_all_of("recvtty")?;
+        }
+    }
+    let output = running.finish(FILE_LIMIT)?;
     let text = output.stdout.replace('\r', "");
     let name = if only.is_some() { "again" } else { "tap" };
     fs::write(said.join(file).with_extension(name), &text)?;
     verdicts(file, &text).with_context(|| format!("{output}"))
+}
+
+/// Ends every process of this program: in this pid namespace there are only ours.
+fn end_all_of(program: &str) -> Result<()> {
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        let exe = fs::read_link(entry.path().join("exe")).unwrap_or_default();
+        let pid = entry.file_name().to_string_lossy().parse::<i32>();
+        if let (true, Ok(pid)) = (exe.ends_with(program), pid) {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+        }
+    }
+    Ok(())
 }
 
 /// From TAP (Test Anything Protocol): `ok N name`, `not ok N name`, `ok N name # skip why`.

@@ -120,7 +120,7 @@ fn wrong_words(world: &World, rt: &Runtime) -> Result<()> {
         (
             1,
             &["update", "--resources", "/no/such", "nothere"],
-            "does not exist",
+            "does not exist|/no/such",
         ),
         (1, &["checkpoint", "nothere"], "does not exist|refused"),
         (1, &["spec", "--bundle", "/no/such"], "/no/such"),

@@ -103,6 +103,7 @@ fn missing_fields(world: &World, rt: &Runtime) -> Result<()> {
         );
     }
     for pointer in [
+        "/process/user",
         "/process/env",
         "/process/capabilities",
         "/hostname",

@@ -52,6 +52,7 @@ pub struct Globals {
     pub root: PathBuf,
     pub report: Report,
     pub systemd_cgroup: bool,
+    pub debug: bool,
 }
 
 impl Default for Globals {
@@ -64,6 +65,7 @@ impl Default for Globals {
             root: "/run/attestrun".into(),
             report,
             systemd_cgroup: false,
+            debug: false,
         }
     }
 }
@@ -228,6 +230,7 @@ fn request(
         Some(other) => return Err(bad("log-format", other, "text or json")),
     };
     globals.systemd_cgroup = parsed.is_set("systemd-cgroup")?;
+    globals.debug = parsed.is_set("debug")?;
     if parsed.is_set("version")? {
         return Ok(Request::Version);
     }

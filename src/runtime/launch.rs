@@ -47,7 +47,12 @@ pub fn create(
         request.console_socket.as_deref(),
         detached,
     )?;
-    let backend = Backend::choose(config, &bundle.spec, globals.systemd_cgroup)?;
+    let backend = Backend::choose(
+        config,
+        &bundle.spec,
+        globals.systemd_cgroup,
+        request.no_pivot,
+    )?;
     let mut launch = Launch::claim(request, globals, &bundle, backend)?;
     let state = &mut launch.state;
     // keeper, guard and vTPM get ready while this process seals the bundle
@@ -74,6 +79,7 @@ pub fn create(
         no_new_keyring: request.no_new_keyring,
         preserve_fds: request.preserve_fds,
         detached,
+        debug: globals.debug,
     };
     let laid = (!detached && terminal == Terminal::None)
         .then(Laid::lay)
@@ -82,6 +88,9 @@ pub fn create(
         .backend
         .create(state, &sealed, &bound, options, terminal)?;
     let pipes = laid.map(Laid::take).transpose()?;
+    if globals.debug {
+        globals.report.pass_on(&state.backend.said(state));
+    }
     let init = Init::of(made.pid)?;
     state.init = Some(init);
     state.cgroup = Cgroup::of_container(made.pid)?;

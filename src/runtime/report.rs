@@ -53,6 +53,27 @@ impl Report {
         };
     }
 
+    /// What a backend logged, as JSON lines, in our format and place.
+    pub fn pass_on(&self, log: &str) {
+        let lines = serde_json::Deserializer::from_str(log).into_iter::<serde_json::Value>();
+        let text = |line: &serde_json::Value| match self.format {
+            LogFormat::Json => format!("{line}\n"),
+            LogFormat::Text => {
+                let (time, level) = (line["time"].as_str(), line["level"].as_str());
+                let (time, level) = (time.unwrap_or_default(), level.unwrap_or_default());
+                format!("time=\"{time}\" level={level} msg={}\n", line["msg"])
+            }
+        };
+        let text: String = lines.map_while(Result::ok).map(|l| text(&l)).collect();
+        // for the eyes of who asked for it; no verdict depends on it
+        let _ = match &self.log {
+            Some(path) => self
+                .appending(path)
+                .and_then(|mut f| f.write_all(text.as_bytes())),
+            None => stderr().lock().write_all(text.as_bytes()),
+        };
+    }
+
     fn line(&self, message: &str, now: chrono::DateTime<chrono::Utc>) -> String {
         let time = now.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
         match self.format {

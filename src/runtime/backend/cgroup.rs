@@ -3,6 +3,7 @@
 //! Limits are set by the backend; here is only what attestrun itself must be able to do, with cgroup
 //! v1, v2 and hybrids (cgroups(7)).
 
+mod limits;
 mod visit;
 
 pub use visit::Visit;
@@ -101,7 +102,7 @@ impl Cgroup {
             );
             ensure!(
                 !is_frozen(dir),
-                "container's cgroup {} unexpectedly frozen",
+                "container's cgroup unexpectedly frozen: {}",
                 dir.display()
             );
         }
@@ -313,8 +314,13 @@ impl Cgroup {
             };
             for dir in dirs {
                 let procs = dir.join(below).join("cgroup.procs");
-                fs::write(&procs, pid.to_string())
-                    .with_context(|| format!("adding pid {pid} to cgroups: {}", procs.display()))?;
+                fs::write(&procs, pid.to_string()).map_err(|e| {
+                    let why = match e.kind() {
+                        ErrorKind::NotFound => "no such file or directory".to_owned(),
+                        _ => e.to_string(),
+                    };
+                    anyhow::anyhow!("adding pid {pid} to cgroups: {}: {why}", procs.display())
+                })?;
             }
         }
         Ok(())
@@ -340,7 +346,7 @@ fn sub_cgroups(wanted: &[String]) -> Result<Vec<(&str, &Path)>> {
         };
         ensure!(
             !path.components().any(climbs),
-            "invalid --cgroup argument: {text} leaves the container's cgroup"
+            "invalid --cgroup argument: {text} is not a sub cgroup path"
         );
         for controller in controllers.split(',') {
             let twice = |(c, _): &(&str, &Path)| c.split(',').any(|c| c == controller);

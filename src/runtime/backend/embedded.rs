@@ -113,6 +113,10 @@ pub fn create(
     } else if let Some(dir) = cgroup.dir("devices") {
         rules.correct_v1(dir)?;
     }
+    let resources = spec.linux().as_ref().and_then(|l| l.resources().as_ref());
+    if let Some(block) = resources.and_then(|r| r.block_io().as_ref()) {
+        cgroup.set_device_weights(block)?;
+    }
     undo.disarm();
     Ok(made)
 }
@@ -219,9 +223,19 @@ pub fn exec(
 }
 
 pub fn update(state: &State, resources: &LinuxResources) -> Result<()> {
+    let mut rest = resources.clone();
+    if let Some(cpu) = rest.cpu_mut()
+        && state.cgroup.set_cpu_time(cpu)?
+    {
+        cpu.set_shares(None)
+            .set_quota(None)
+            .set_period(None)
+            .set_realtime_period(None)
+            .set_realtime_runtime(None);
+    }
     let manager = create_cgroup_manager(cgroup_config(state))?;
     let options = ControllerOpt {
-        resources,
+        resources: &rest,
         disable_oom_killer: false,
         oom_score_adj: None,
         freezer_state: None,

@@ -16,21 +16,22 @@ use std::{
     fs::{self, File},
     io::Write,
     os::{fd::AsRawFd, unix::ffi::OsStrExt, unix::net::UnixListener},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// Flags before the verb: where runc keeps its state and what it logs.
-fn globals(state: &State, log: &Path, json: bool) -> Vec<OsString> {
-    let mut args: Vec<OsString> = vec![
-        "--root".into(),
-        state.run_dir().backend().into(),
-        "--log".into(),
-        log.into(),
-    ];
+fn globals(state: &State, log: Option<&Path>, json: bool, debug: bool) -> Vec<OsString> {
+    let mut args: Vec<OsString> = vec!["--root".into(), state.run_dir().backend().into()];
+    if let Some(log) = log {
+        args.extend(["--log".into(), log.into()]);
+    }
     args.extend([
         "--log-format".into(),
         if json { "json" } else { "text" }.into(),
     ]);
+    if debug {
+        args.push("--debug".into());
+    }
     if state.systemd_cgroup {
         args.push("--systemd-cgroup".into());
     }
@@ -56,7 +57,7 @@ pub fn create(runc: &Path, state: &State, options: Options, terminal: Terminal) 
     if !options.detached {
         become_subreaper()?;
     }
-    make(runc, state, args, &terminal)
+    make(runc, state, args, &terminal, options.debug)
 }
 
 /// A process that runc makes is its child and outlives it: as a subreaper we can wait for it.
@@ -66,7 +67,13 @@ fn become_subreaper() -> Result<()> {
 }
 
 /// Has runc make a process by `create` or `exec --detach`: its number, and the terminal if it is ours.
-fn make(runc: &Path, state: &State, mut args: Vec<OsString>, terminal: &Terminal) -> Result<Made> {
+fn make(
+    runc: &Path,
+    state: &State,
+    mut args: Vec<OsString>,
+    terminal: &Terminal,
+    debug: bool,
+) -> Result<Made> {
     let dir = state.run_dir();
     let own = std::process::id();
     let pid_file = dir.path().join(format!("backend-{own}.pid"));
@@ -86,7 +93,7 @@ fn make(runc: &Path, state: &State, mut args: Vec<OsString>, terminal: &Terminal
         }
     };
     args.push(state.id.as_str().into());
-    let called = call(runc, state, &args, spawn::Streams::Ours);
+    let called = call(runc, state, &args, spawn::Streams::Ours, debug);
     let text = fs::read_to_string(&pid_file);
     fs::remove_file(&pid_file).ok();
     if let Some((_, path)) = &console {
@@ -114,7 +121,7 @@ fn make(runc: &Path, state: &State, mut args: Vec<OsString>, terminal: &Terminal
 pub fn simple(runc: &Path, state: &State, verb: &[&str]) -> Result<()> {
     let mut args: Vec<OsString> = verb.iter().map(Into::into).collect();
     args.push(state.id.as_str().into());
-    call(runc, state, &args, spawn::Streams::Nothing)
+    call(runc, state, &args, spawn::Streams::Nothing, false)
 }
 
 pub fn update(runc: &Path, state: &State, resources: &LinuxResources) -> Result<()> {
@@ -127,7 +134,7 @@ pub fn update(runc: &Path, state: &State, resources: &LinuxResources) -> Result<
         path.into(),
         state.id.as_str().into(),
     ];
-    call(runc, state, &args, spawn::Streams::Nothing)
+    call(runc, state, &args, spawn::Streams::Nothing, false)
 }
 
 /// Becomes runc: the same process, so that streams, pid file, exit code and the caller's hold on us
@@ -141,12 +148,11 @@ pub fn exec(runc: &Path, state: &State, process: &Process, options: &ExecOptions
         args.extend(["--process".into(), json_path.into()]);
         common(&mut args, options);
         become_subreaper()?;
-        return make(runc, state, args, &options.terminal);
+        return make(runc, state, args, &options.terminal, options.debug);
     }
-    let own_log = state.run_dir().path().join("backend.log");
-    let log = options.log.as_deref().unwrap_or(&own_log);
     let mut args: Vec<OsString> = vec!["runc".into()];
-    args.extend(globals(state, log, options.log_is_json));
+    let log = options.log.as_deref();
+    args.extend(globals(state, log, options.log_is_json, options.debug));
     args.extend(["exec".into(), "--process".into(), json_path.into()]);
     if options.detached {
         args.push("--detach".into());
@@ -194,10 +200,25 @@ fn memory(name: &str, bytes: &[u8]) -> Result<File> {
     Ok(file)
 }
 
-fn call(runc: &Path, state: &State, args: &[OsString], streams: spawn::Streams) -> Result<()> {
-    let log = state.run_dir().path().join("backend.log");
+/// What runc logged at the last [`call`].
+pub fn log(state: &State) -> String {
+    fs::read_to_string(log_of(state)).unwrap_or_default()
+}
+
+fn log_of(state: &State) -> PathBuf {
+    state.run_dir().path().join("backend.log")
+}
+
+fn call(
+    runc: &Path,
+    state: &State,
+    args: &[OsString],
+    streams: spawn::Streams,
+    debug: bool,
+) -> Result<()> {
+    let log = log_of(state);
     fs::remove_file(&log).ok();
-    let mut all = globals(state, &log, true);
+    let mut all = globals(state, Some(&log), true, debug);
     all.extend_from_slice(args);
     let status = spawn::backend(runc, &all, streams)?;
     if status.success() {

@@ -40,6 +40,7 @@ pub struct Options {
     pub preserve_fds: u32,
     /// The caller goes away and leaves its standard streams to the container.
     pub detached: bool,
+    pub debug: bool,
 }
 
 /// A process that a backend made: init waiting for `start`, or one of `exec`.
@@ -64,8 +65,13 @@ impl Made {
 impl Backend {
     /// `auto`: libcontainer where it gives what runc gives, else runc, else a refusal that names the
     /// feature. Never weaker than runc.
-    pub fn choose(config: &Config, spec: &Spec, systemd_cgroup: bool) -> Result<Self> {
-        let lacks = || needs::beyond_libcontainer(spec, systemd_cgroup);
+    pub fn choose(
+        config: &Config,
+        spec: &Spec,
+        systemd_cgroup: bool,
+        no_pivot: bool,
+    ) -> Result<Self> {
+        let lacks = || needs::beyond_libcontainer(spec, systemd_cgroup, no_pivot);
         let runc = || Self::Runc {
             path: config.runc.clone(),
         };
@@ -158,6 +164,14 @@ impl Backend {
         }
     }
 
+    /// What the backend logged at its last call, as JSON lines.
+    pub fn said(&self, state: &State) -> String {
+        match self {
+            Self::Libcontainer => String::new(),
+            Self::Runc { .. } => external::log(state),
+        }
+    }
+
     pub fn update(&self, state: &State, resources: &LinuxResources) -> Result<()> {
         match self {
             Self::Libcontainer => embedded::update(state, resources),
@@ -178,6 +192,7 @@ pub struct ExecOptions {
     /// Where errors go when this process becomes runc.
     pub log: Option<PathBuf>,
     pub log_is_json: bool,
+    pub debug: bool,
 }
 
 fn is_program(path: &Path) -> bool {

@@ -5,8 +5,13 @@ use super::{cgroup::is_unified, seccomp};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 /// The names of features that need the external backend; empty if the embedded one will do.
-pub fn beyond_libcontainer(spec: &Spec, systemd_cgroup: bool) -> Vec<String> {
+pub fn beyond_libcontainer(spec: &Spec, systemd_cgroup: bool, no_pivot: bool) -> Vec<String> {
     let mut needs = of_spec(spec);
+    if no_pivot {
+        // runc unmounts the host's proc and sysfs first; else whoever may mount in a user namespace
+        // of his own gets a whole /proc
+        needs.push("--no-pivot".to_owned());
+    }
     if systemd_cgroup && !is_unified() {
         needs.push("systemd's cgroup driver on cgroup v1".to_owned());
     }
@@ -79,6 +84,16 @@ fn of_spec(spec: &Spec) -> Vec<String> {
             some(
                 foreign,
                 "a seccomp filter for another architecture",
+                &mut need,
+            );
+            // ours is loaded by the program's own process, after them
+            let hooks = spec
+                .hooks()
+                .as_ref()
+                .and_then(|h| h.start_container().as_ref());
+            some(
+                hooks.is_some_and(|h| !h.is_empty()),
+                "startContainer hooks under a seccomp filter",
                 &mut need,
             );
         }

@@ -2,7 +2,7 @@
 
 use crate::{
     backend::{Backend, ExecOptions},
-    bundle::{SealedBundle, check_process},
+    bundle::{SealedBundle, check_process, parse_process},
     cli::{Exec, Globals},
     launch,
     report::LogFormat,
@@ -16,7 +16,12 @@ use verify::id::ContainerId;
 
 const MAX_PROCESS_BYTES: u64 = 4 << 20;
 
-pub fn run(id: &ContainerId, request: &Exec, globals: &Globals) -> Result<u8> {
+pub fn run(
+    id: &ContainerId,
+    request: &Exec,
+    process: Option<Vec<u8>>,
+    globals: &Globals,
+) -> Result<u8> {
     let state = State::find(&globals.root, id)?;
     match state.status()? {
         Status::Created | Status::Running => {}
@@ -27,8 +32,10 @@ pub fn run(id: &ContainerId, request: &Exec, globals: &Globals) -> Result<u8> {
         Status::Stopped => bail!("cannot exec in a stopped container"),
         Status::Creating => bail!("cannot exec in a container that is being created"),
     }
-    let process = match &request.process {
-        Some(path) => read_process(path)?,
+    let process = match process {
+        Some(bytes) => serde_json::from_slice(&bytes)
+            .and_then(parse_process)
+            .context("the process is malformed")?,
         None => from_flags(request, &state)?,
     };
     check_process(&process)?;
@@ -50,6 +57,7 @@ pub fn run(id: &ContainerId, request: &Exec, globals: &Globals) -> Result<u8> {
         cgroup: request.cgroup.clone(),
         log: globals.report.log.clone(),
         log_is_json: globals.report.format == LogFormat::Json,
+        debug: globals.debug,
     };
     // the external backend becomes this process, and lays its own
     let ours = matches!(state.backend, Backend::Libcontainer);
@@ -86,7 +94,8 @@ fn announce(request: &Exec, pid: i32, pidfd: std::os::fd::BorrowedFd<'_>) -> Res
     }
 }
 
-fn read_process(path: &Path) -> Result<Process> {
+/// The file of `--process`: read before inherited descriptors are closed, since it may be one of them.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     file.take(MAX_PROCESS_BYTES + 1)
@@ -97,7 +106,7 @@ fn read_process(path: &Path) -> Result<Process> {
         "{} is larger than {MAX_PROCESS_BYTES} bytes",
         path.display()
     );
-    serde_json::from_slice(&bytes).with_context(|| format!("process {}", path.display()))
+    Ok(bytes)
 }
 
 /// The container's own process with the flags' changes (runc, exec.go, getProcess).

@@ -39,7 +39,7 @@ pub fn main() -> ExitCode {
             .report
             .open()
             .and_then(|()| hygiene(&request))
-            .and_then(|()| run(request, &globals)),
+            .and_then(|given| run(request, given, &globals)),
         Err(error) => {
             // a wrong id is a value, not a wrong use
             if !matches!(error, UsageError::Id(_)) {
@@ -79,8 +79,8 @@ pub fn own(name: &str, run: impl FnOnce() -> Result<()>) -> ExitCode {
 }
 
 /// Before anything is opened: no descriptor, variable or mask of the caller reaches what we start,
-/// and no container can write to our executable.
-fn hygiene(request: &Request) -> Result<()> {
+/// and no container can write to our executable. Returns the file that the request names.
+fn hygiene(request: &Request) -> Result<Option<Vec<u8>>> {
     let (preserve, makes_a_process) = match request {
         Request::Create(create) => (create.preserve_fds, true),
         Request::Run(run) => (run.create.preserve_fds, true),
@@ -100,6 +100,13 @@ fn hygiene(request: &Request) -> Result<()> {
         sys::protect_executable(&argv, &env, marked)
             .context("cannot protect attestrun's executable from containers")?;
     }
+    // it may be one of the descriptors that are closed below, as `--process <(…)` is
+    let given = match request {
+        Request::Exec(_, exec) => exec.process.as_deref().map(exec::read),
+        Request::Update(_, update) => update.resources.as_deref().map(update::read),
+        _ => None,
+    };
+    let given = given.transpose()?;
     let listen = if makes_a_process { listen_fds() } else { 0 };
     sys::clear_environment(if listen > 0 { &["LISTEN_FDS"] } else { &[] });
     let kept = preserve
@@ -119,7 +126,7 @@ fn hygiene(request: &Request) -> Result<()> {
     }
     sys::close_from(first).context("cannot close inherited descriptors")?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    Ok(())
+    Ok(given)
 }
 
 /// Sockets that were passed to exactly this process (sd_listen_fds(3)).
@@ -132,7 +139,7 @@ fn listen_fds() -> u32 {
     }
 }
 
-fn run(request: Request, globals: &Globals) -> Result<u8> {
+fn run(request: Request, given: Option<Vec<u8>>, globals: &Globals) -> Result<u8> {
     match &request {
         Request::Features
         | Request::Spec { .. }
@@ -148,7 +155,7 @@ fn run(request: Request, globals: &Globals) -> Result<u8> {
         Request::State(id) => state::run(&id, globals).map(|()| 0),
         Request::Kill { id, signal, all } => kill::run(&id, &signal, all, globals).map(|()| 0),
         Request::Delete { id, force } => delete::run(&id, force, globals).map(|()| 0),
-        Request::Exec(id, exec) => exec::run(&id, &exec, globals),
+        Request::Exec(id, exec) => exec::run(&id, &exec, given, globals),
         Request::List { format, quiet } => list::run(format, quiet, globals).map(|()| 0),
         Request::Ps {
             id,
@@ -157,7 +164,7 @@ fn run(request: Request, globals: &Globals) -> Result<u8> {
         } => ps::run(&id, format, &options, globals).map(|()| 0),
         Request::Pause(id) => pause::run(&id, true, globals).map(|()| 0),
         Request::Resume(id) => pause::run(&id, false, globals).map(|()| 0),
-        Request::Update(id, update) => update::run(&id, &update, globals).map(|()| 0),
+        Request::Update(id, update) => update::run(&id, &update, given, globals).map(|()| 0),
         Request::Events {
             id,
             stats,

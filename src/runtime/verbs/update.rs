@@ -12,14 +12,19 @@ use verify::id::ContainerId;
 
 const MAX_BYTES: u64 = 1 << 20;
 
-pub fn run(id: &ContainerId, update: &Update, globals: &Globals) -> Result<()> {
+pub fn run(
+    id: &ContainerId,
+    update: &Update,
+    resources: Option<Vec<u8>>,
+    globals: &Globals,
+) -> Result<()> {
     let state = State::find(&globals.root, id)?;
     let _lock = Lock::of(&state)?;
     if matches!(state.status()?, Status::Stopped | Status::Creating) {
         bail!("container not running");
     }
-    let resources = match update.resources.as_deref().filter(|path| !path.is_empty()) {
-        Some(path) => read(path)?,
+    let resources = match resources {
+        Some(bytes) => serde_json::from_slice(&bytes).context("the resources are malformed")?,
         None => from_flags(update)?,
     };
     state.backend.update(&state, &changes(resources)?)
@@ -63,7 +68,8 @@ fn changes(mut resources: Value) -> Result<LinuxResources> {
     serde_json::from_value(resources).context("the resources")
 }
 
-fn read(path: &str) -> Result<Value> {
+/// The file of `--resources`: read before inherited descriptors are closed, since it may be one of them.
+pub fn read(path: &str) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut source: Box<dyn Read> = match path {
         "-" => Box::new(std::io::stdin()),
@@ -78,7 +84,7 @@ fn read(path: &str) -> Result<Value> {
         bytes.len() as u64 <= MAX_BYTES,
         "{path} is larger than {MAX_BYTES} bytes"
     );
-    serde_json::from_slice(&bytes).with_context(|| format!("resources from {path}"))
+    Ok(bytes)
 }
 
 fn from_flags(u: &Update) -> Result<Value> {
