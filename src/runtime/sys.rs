@@ -220,13 +220,25 @@ pub fn set_capabilities(c: Capabilities) -> Result<()> {
 
 /// seccomp(2), SECCOMP_SET_MODE_FILTER, with a program of classic BPF instructions.
 pub fn load_seccomp(program: &[u64], flags: u64) -> Result<()> {
+    seccomp(program, flags).map(drop)
+}
+
+/// The same for the calling thread alone, with a listener for its notifications.
+pub fn load_seccomp_listening(program: &[u64], flags: u64) -> Result<OwnedFd> {
+    let flags = flags & !libc::SECCOMP_FILTER_FLAG_TSYNC | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    let fd = seccomp(program, flags)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+fn seccomp(program: &[u64], flags: u64) -> Result<libc::c_long> {
     let len = u16::try_from(program.len()).map_err(|_| Error::from_raw_os_error(libc::E2BIG))?;
     let program = libc::sock_fprog {
         len,
         filter: program.as_ptr() as *mut libc::sock_filter,
     };
     // SAFETY: a sock_filter is 8 bytes; the kernel copies `len` of them.
-    check(unsafe { libc::syscall(libc::SYS_seccomp, 1u32, flags, &program) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_seccomp, 1u32, flags, &program) })
 }
 
 /// Sets a terminal's size (TIOCSWINSZ).

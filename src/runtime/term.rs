@@ -116,7 +116,8 @@ pub fn send_pidfd(path: &Path, pidfd: BorrowedFd<'_>) -> Result<()> {
     send(&connect(path)?, &[pidfd], b"pidfd").context("cannot send the pidfd")
 }
 
-fn send(socket: &UnixStream, fds: &[BorrowedFd<'_>], text: &[u8]) -> Result<()> {
+/// One message with descriptors.
+pub fn send(socket: impl AsFd, fds: &[BorrowedFd<'_>], text: &[u8]) -> Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     ensure!(

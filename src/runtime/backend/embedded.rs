@@ -16,6 +16,7 @@ use super::{
     cgroup_config,
     devices::{self, Rules},
     executor::{Program, Role},
+    notifier::Notifier,
     seccomp, trace,
 };
 use crate::{
@@ -270,7 +271,7 @@ impl Launch<'_> {
             .clone()
             .context("Process must be specified")?;
         let user = host_id(&self.spec, process.user().uid());
-        let executor = self.prepare_program(&process)?;
+        let (executor, notifier) = self.prepare_program(&process)?;
         let listener =
             NotifyListener::new(&self.notify).context("cannot listen for the start signal")?;
         set_oom_score(process.oom_score_adj())?;
@@ -320,6 +321,9 @@ impl Launch<'_> {
             .map_err(|e| explain(&e))?
             .as_raw();
         visit.map(Visit::end).transpose()?;
+        if let Some(notifier) = notifier {
+            notifier.prepare(pid, self.state)?;
+        }
         let master = match console {
             None => None,
             Some((ours, theirs)) => {
@@ -332,13 +336,19 @@ impl Launch<'_> {
 
     /// Takes the filter, and what libcontainer cannot do with capabilities, out of its hands: both
     /// are done by the process itself right before execve, with capabilities lent until then.
-    fn prepare_program(&mut self, process: &Process) -> Result<Program> {
+    fn prepare_program(&mut self, process: &Process) -> Result<(Program, Option<Rc<Notifier>>)> {
         let linux = self
             .spec
             .linux_mut()
             .as_mut()
             .context("linux must be specified")?;
-        let filter = linux.seccomp().as_ref().map(seccomp::compile).transpose()?;
+        let profile = linux.seccomp().as_ref();
+        let notifier = profile
+            .map(Notifier::of)
+            .transpose()?
+            .flatten()
+            .map(Rc::new);
+        let filter = profile.map(seccomp::compile).transpose()?;
         linux.set_seccomp(None);
         // libcontainer applies the flag recursively anyhow, and knows it by its short name only
         let propagation = linux
@@ -369,7 +379,9 @@ impl Launch<'_> {
         lent.set_env(Some(env));
         self.spec.set_process(Some(lent));
         let steps = std::mem::take(&mut self.steps);
-        Program::new(self.role, process, &self.program, filter, steps, own)
+        let seccomp = (filter, notifier.clone());
+        let program = Program::new(self.role, process, &self.program, seccomp, steps, own)?;
+        Ok((program, notifier))
     }
 }
 

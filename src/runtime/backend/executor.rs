@@ -3,6 +3,7 @@
 
 use super::{
     embedded::{Lent, Step},
+    notifier::Notifier,
     seccomp::Filter,
 };
 use crate::sys;
@@ -21,6 +22,7 @@ use std::{
     ffi::CString,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
 /// Who runs the program; it decides where a failed execve is reported.
@@ -40,6 +42,8 @@ pub struct Program {
     env: Vec<(String, String)>,
     uid: u32,
     filter: Option<Filter>,
+    /// Who is asked about system calls, if the filter asks.
+    notifier: Option<Rc<Notifier>>,
     /// What init has to do inside before it is ready.
     steps: Vec<Step>,
     /// Capabilities beyond the configuration's, for the steps and the filter.
@@ -55,7 +59,7 @@ impl Program {
         role: Role,
         process: &Process,
         judged: &Path,
-        filter: Option<Filter>,
+        (filter, notifier): (Option<Filter>, Option<Rc<Notifier>>),
         steps: Vec<Step>,
         lent: Option<Lent>,
     ) -> Result<Self> {
@@ -73,6 +77,7 @@ impl Program {
             env: environment(process.env().as_deref().unwrap_or_default())?,
             uid: process.user().uid(),
             filter,
+            notifier,
             steps,
             lent,
             judged: judged.to_owned(),
@@ -163,10 +168,11 @@ impl Executor for Program {
             .collect();
         sys::reset_signals();
         // from here on the filter decides what this process may call
-        let loaded = match &self.filter {
-            Some(filter) => sys::load_seccomp(&filter.program, filter.flags)
+        let loaded = match (&self.filter, &self.notifier) {
+            (Some(filter), Some(notifier)) => notifier.load(filter),
+            (Some(filter), None) => sys::load_seccomp(&filter.program, filter.flags)
                 .map_err(|e| format!("seccomp: {e}")),
-            None => Ok(()),
+            (None, _) => Ok(()),
         };
         let dropped = loaded.and_then(|()| match self.lent {
             Some(lent) => sys::set_capabilities(lent.own).map_err(|e| format!("capset: {e}")),

@@ -7,6 +7,7 @@ pub mod embedded;
 mod executor;
 pub mod external;
 mod needs;
+mod notifier;
 mod seccomp;
 mod trace;
 

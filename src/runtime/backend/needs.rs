@@ -71,11 +71,6 @@ fn of_spec(spec: &Spec) -> Vec<String> {
         );
         some(linux.intel_rdt().is_some(), "Intel RDT", &mut need);
         if let Some(profile) = linux.seccomp() {
-            some(
-                seccomp::wants_notifier(profile),
-                "a seccomp notifier",
-                &mut need,
-            );
             let foreign = profile
                 .architectures()
                 .iter()
@@ -160,8 +155,8 @@ mod tests {
             (r#","linux":{"mountLabel":"x"}"#, "SELinux"),
             (r#","linux":{"cgroupsPath":"a/b"}"#, "cgroupsPath"),
             (
-                r#","linux":{"seccomp":{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mount"],"action":"SCMP_ACT_NOTIFY"}]}}"#,
-                "notifier",
+                r#","linux":{"seccomp":{"defaultAction":"SCMP_ACT_ALLOW"}},"hooks":{"startContainer":[{"path":"/h"}]}"#,
+                "startContainer",
             ),
             (
                 r#","linux":{"namespaces":[{"type":"mount","path":"/proc/1/ns/mnt"}]}"#,
