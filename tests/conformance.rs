@@ -110,6 +110,11 @@ pub fn run(world: &World, wanted: &Wanted) -> Result<()> {
         Path::new(&format!("/proc/self/fd/{}", wanted.prepared.as_raw_fd())),
         &judges,
     )?;
+    // cgroup v1 gives a new cgroup no real-time; ours is the machine that one test wants to divide
+    let real_time = Path::new("/sys/fs/cgroup/cpu/cpu.rt_runtime_us");
+    if real_time.exists() {
+        let _ = fs::write(real_time, "900000"); // without it that test fails on every runtime alike
+    }
     let mut complaints = Vec::new();
     let mut all: BTreeMap<&str, Results> = BTreeMap::new();
     for runtime in world.runtimes() {

@@ -3,12 +3,17 @@
 #![allow(clippy::disallowed_methods)] // this is the room that the lint sends everybody to
 
 use anyhow::{Context, Result};
+use oci_spec::runtime::Hook;
 use std::{
     ffi::OsString,
     fs::File,
-    os::{fd::OwnedFd, unix::process::CommandExt},
+    os::{
+        fd::OwnedFd,
+        unix::process::{CommandExt, ExitStatusExt},
+    },
     path::Path,
     process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 /// This very executable, so that one digest covers runtime, keeper and guard.
@@ -185,4 +190,44 @@ pub fn ps(options: &[String]) -> Result<String> {
         output.status
     );
     String::from_utf8(output.stdout).context("the output of ps is not valid UTF-8")
+}
+
+/// A hook of the configuration (runtime-spec, "POSIX-platform Hooks"), run to its end: it reads `state`
+/// and has `env` if it names no environment of its own.
+pub fn hook(hook: &Hook, env: &[String], state: &str) -> Result<(), String> {
+    let mut command = Command::new(hook.path());
+    if let Some((name, args)) = hook.args().as_deref().and_then(<[_]>::split_first) {
+        command.arg0(name).args(args);
+    }
+    let env = hook.env().as_deref().unwrap_or(env);
+    command
+        .env_clear()
+        .envs(env.iter().filter_map(|e| e.split_once('=')))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit());
+    let failed = |e: std::io::Error| format!("{}: {e}", hook.path().display());
+    let mut child = command.spawn().map_err(failed)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // a hook need not read what it is told
+        std::io::Write::write_all(&mut stdin, state.as_bytes()).ok();
+    }
+    let seconds = hook.timeout().and_then(|s| u64::try_from(s).ok());
+    let deadline = seconds.map(|s| Instant::now() + Duration::from_secs(s));
+    let status = loop {
+        match (child.try_wait().map_err(failed)?, deadline) {
+            (Some(status), _) => break status,
+            (None, None) => break child.wait().map_err(failed)?,
+            (None, Some(end)) if Instant::now() > end => {
+                child.kill().and_then(|()| child.wait()).map_err(failed)?;
+                return Err(format!("{} did not end in time", hook.path().display()));
+            }
+            (None, Some(_)) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    match (status.success(), status.signal()) {
+        (true, _) => Ok(()),
+        (false, Some(signal)) => Err(format!("signal: {}", crate::sys::signal_words(signal))),
+        (false, None) => Err(format!("{status}")),
+    }
 }

@@ -241,6 +241,16 @@ fn seccomp(program: &[u64], flags: u64) -> Result<libc::c_long> {
     check(unsafe { libc::syscall(libc::SYS_seccomp, 1u32, flags, &program) })
 }
 
+/// The C library's words for a signal, in lower case as Go has them.
+pub fn signal_words(signal: i32) -> String {
+    // SAFETY: strsignal(3) returns a string that stays until this thread's next call.
+    let words = unsafe {
+        let words = libc::strsignal(signal);
+        (!words.is_null()).then(|| CStr::from_ptr(words).to_string_lossy().to_lowercase())
+    };
+    words.unwrap_or_else(|| signal.to_string())
+}
+
 /// Sets a terminal's size (TIOCSWINSZ).
 pub fn set_window(fd: BorrowedFd<'_>, rows: u16, cols: u16) -> Result<()> {
     let size = libc::winsize {

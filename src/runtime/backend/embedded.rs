@@ -379,8 +379,25 @@ impl Launch<'_> {
         lent.set_env(Some(env));
         self.spec.set_process(Some(lent));
         let steps = std::mem::take(&mut self.steps);
+        let mut hooks = Vec::new();
+        // libcontainer would run them before the filter is loaded
+        if let (Role::Init, Some(all)) = (self.role, self.spec.hooks_mut()) {
+            hooks = all.start_container().clone().unwrap_or_default();
+            all.set_start_container(None);
+        }
+        let mut told = hook_state(self.state, ContainerStatus::Created, None);
+        told.pid = Some(1); // in the container's own pid namespace, where they run
+        let told = serde_json::to_string(&oci_spec::runtime::State::try_from(&told)?)?;
         let seccomp = (filter, notifier.clone());
-        let program = Program::new(self.role, process, &self.program, seccomp, steps, own)?;
+        let program = Program::new(
+            self.role,
+            process,
+            &self.program,
+            seccomp,
+            (hooks, told),
+            steps,
+            own,
+        )?;
         Ok((program, notifier))
     }
 }

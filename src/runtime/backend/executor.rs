@@ -6,7 +6,7 @@ use super::{
     notifier::Notifier,
     seccomp::Filter,
 };
-use crate::sys;
+use crate::{spawn, sys};
 use anyhow::{Context, Result, bail};
 use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
@@ -15,7 +15,7 @@ use nix::{
     errno::Errno,
     unistd::{AccessFlags, eaccess},
 };
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{Hook, Process, Spec};
 use std::{
     cell::{OnceCell, RefCell},
     collections::HashMap,
@@ -44,6 +44,8 @@ pub struct Program {
     filter: Option<Filter>,
     /// Who is asked about system calls, if the filter asks.
     notifier: Option<Rc<Notifier>>,
+    /// startContainer hooks and the state they are told: run under the filter, as by runc.
+    hooks: (Vec<Hook>, String),
     /// What init has to do inside before it is ready.
     steps: Vec<Step>,
     /// Capabilities beyond the configuration's, for the steps and the filter.
@@ -60,6 +62,7 @@ impl Program {
         process: &Process,
         judged: &Path,
         (filter, notifier): (Option<Filter>, Option<Rc<Notifier>>),
+        hooks: (Vec<Hook>, String),
         steps: Vec<Step>,
         lent: Option<Lent>,
     ) -> Result<Self> {
@@ -78,6 +81,7 @@ impl Program {
             uid: process.user().uid(),
             filter,
             notifier,
+            hooks,
             steps,
             lent,
             judged: judged.to_owned(),
@@ -91,6 +95,19 @@ impl Program {
             .iter()
             .find(|(n, _)| n == name)
             .map(|(_, v)| v.as_str())
+    }
+
+    fn run_hooks(&self, env: &[CString]) -> Result<(), String> {
+        let (hooks, state) = &self.hooks;
+        let given: Vec<_> = env
+            .iter()
+            .map(|e| e.to_string_lossy().into_owned())
+            .collect();
+        for (n, hook) in hooks.iter().enumerate() {
+            spawn::hook(hook, &given, state)
+                .map_err(|e| format!("error running hook #{n}: {e}"))?;
+        }
+        Ok(())
     }
 
     fn name(&self) -> std::borrow::Cow<'_, str> {
@@ -178,7 +195,8 @@ impl Executor for Program {
             Some(lent) => sys::set_capabilities(lent.own).map_err(|e| format!("capset: {e}")),
             None => Ok(()),
         });
-        let why = match dropped {
+        let hooked = dropped.and_then(|()| self.run_hooks(&env));
+        let why = match hooked {
             Err(why) => why,
             Ok(()) => match nix::unistd::execve(&c_path, &self.args, &env) {
                 Ok(never) => match never {},

@@ -81,16 +81,6 @@ fn of_spec(spec: &Spec) -> Vec<String> {
                 "a seccomp filter for another architecture",
                 &mut need,
             );
-            // ours is loaded by the program's own process, after them
-            let hooks = spec
-                .hooks()
-                .as_ref()
-                .and_then(|h| h.start_container().as_ref());
-            some(
-                hooks.is_some_and(|h| !h.is_empty()),
-                "startContainer hooks under a seccomp filter",
-                &mut need,
-            );
         }
         // libcontainer writes one line; for more it wants newuidmap(1) and /etc/subuid, as root too
         let several = |m: &Option<Vec<_>>| m.as_ref().is_some_and(|m| m.len() > 1);
@@ -154,10 +144,6 @@ mod tests {
             ),
             (r#","linux":{"mountLabel":"x"}"#, "SELinux"),
             (r#","linux":{"cgroupsPath":"a/b"}"#, "cgroupsPath"),
-            (
-                r#","linux":{"seccomp":{"defaultAction":"SCMP_ACT_ALLOW"}},"hooks":{"startContainer":[{"path":"/h"}]}"#,
-                "startContainer",
-            ),
             (
                 r#","linux":{"namespaces":[{"type":"mount","path":"/proc/1/ns/mnt"}]}"#,
                 "mount namespace",
