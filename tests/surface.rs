@@ -25,6 +25,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 pub const MODULE: Module = Module {
     name: "surface",
     prepare: |world| {
+        equal_limits()?;
         let image = image(world)?;
         world.open_for_business()?.owner.publish(&image, 1)
     },
@@ -48,6 +49,18 @@ const IMAGE: &str = "localhost/e2e/surface";
 enum Entry {
     Init,
     Exec,
+}
+
+/// Without limits in the configuration a container has its caller's; Go's runtime raises the soft limit
+/// of open files to the hard one, and runc hands that on.
+fn equal_limits() -> Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let hard = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: hard,
+        maximum: hard,
+    };
+    Ok(setrlimit(Resource::Nofile, limit)?)
 }
 
 /// The probe, compiled from `surface/probe.c`.
