@@ -20,13 +20,17 @@ mod identity; // which image it is
 mod image; // test images
 mod leftover; // what a test may not leave behind
 mod machine; // what the machine of this run is like
+mod matrix; // signatures of every kind, and what counts
 mod namespace; // a machine of one's own
 mod overlay; // layers merged as the kernel merges them
 mod packaging; // the .deb
 mod policy; // entries for what is no signed image, audit mode
 mod publisher; // the owner: keys, signatures, lists
+mod registry; // a registry on loopback
 mod rootfs; // the rootfs measured: not read again, never taken for unchanged, the same at start
 mod runtime; // the runtime under test, bundles
+mod signatures; // image signatures of every kind and from every source
+mod sigstore; // a Sigstore instance of the tests' own
 mod spawn; // starting processes
 mod surface; // what a process sees and may do, compared with runc
 mod systemd; // a host whose first process is systemd
@@ -81,6 +85,7 @@ const MODULES: &[Module] = &[
     engines::restarts::MODULE,
     admission::MODULE,
     identity::MODULE,
+    signatures::MODULE,
     attestation::MODULE,
     policy::MODULE,
     rootfs::MODULE,

@@ -185,6 +185,11 @@ impl Image {
         })
     }
 
+    /// The file of one of its blobs.
+    pub fn blob(&self, digest: &str) -> PathBuf {
+        self.layout.join("blobs").join(digest.replace(':', "/"))
+    }
+
     /// The repository, as rules and signatures name it.
     pub fn repository(&self) -> &str {
         self.name

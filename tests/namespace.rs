@@ -26,6 +26,8 @@ use std::{
 pub const WORK: &str = "/mnt";
 /// The project's sources inside: wherever they lie, nothing is mounted over them.
 pub const SOURCES: &str = "/mnt/sources";
+/// The same for target/tools.
+pub const TOOLS: &str = "/mnt/tools";
 const CGROUPS: &str = "/sys/fs/cgroup";
 const OVERLAYFS_SUPER_MAGIC: FsType = FsType(0x794c_7630);
 
@@ -242,7 +244,14 @@ fn sources() -> Result<()> {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .context("the project's root")?;
-    bind(sources, Path::new(SOURCES))
+    bind(sources, Path::new(SOURCES))?;
+    // Programs that scripts have fetched; the directory may be a link to what is hidden inside.
+    let tools = sources.join("target/tools");
+    if tools.is_dir() {
+        fs::create_dir_all(TOOLS)?;
+        bind(&tools, Path::new(TOOLS))?;
+    }
+    Ok(())
 }
 
 /// Mounts the cgroup hierarchies again, so that their roots are ours.

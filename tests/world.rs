@@ -348,7 +348,7 @@ impl World {
             .collect()
     }
 
-    fn has_daemon(&self, name: &str) -> bool {
+    pub fn has_daemon(&self, name: &str) -> bool {
         self.daemons.borrow().iter().any(|(n, _)| *n == name)
     }
 

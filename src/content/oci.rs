@@ -168,6 +168,38 @@ impl Directory {
         Ok(directory)
     }
 
+    /// Opens a directory that has a layout's blobs but no index: containerd's content store.
+    pub fn open_blobs(path: &Path) -> Result<Self> {
+        Ok(Self {
+            fd: beneath::open_directory(path)?,
+            shown: path.display().to_string(),
+        })
+    }
+
+    /// The blobs that may be documents, by their size; unhashed.
+    pub fn documents(&self) -> Result<Vec<BlobDigest>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let context = || format!("list {}", self.named(BLOBS));
+        let fd = beneath::openat2(&self.fd, BLOBS.as_bytes(), flags).with_context(context)?;
+        let mut found = Vec::new();
+        for entry in fs::Dir::read_from(&fd).with_context(context)? {
+            let entry = entry.with_context(context)?;
+            let Ok(name) = entry.file_name().to_str() else {
+                continue;
+            };
+            let Ok(digest) = format!("sha256:{name}").parse::<BlobDigest>() else {
+                continue;
+            };
+            // What goes away meanwhile is not there.
+            let stat = fs::statat(&fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW);
+            if stat.is_ok_and(|stat| stat.st_size.unsigned_abs() <= MAX_DOCUMENT) {
+                found.push(digest);
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
     /// Opens the layout, or makes an empty one; the parent directory must exist.
     pub fn create(path: &Path) -> Result<Self> {
         for part in [path.to_owned(), path.join("blobs"), path.join(BLOBS)] {

@@ -1,5 +1,6 @@
 //! `attestctl image`: sign images as cosign does, verify such signatures, say what an image holds.
 
+mod demand; // what a signature must satisfy
 mod inspect;
 mod keygen;
 mod sign;
@@ -18,7 +19,7 @@ use std::path::PathBuf;
 pub enum Verb {
     /// Make an ECDSA P-256 key pair that signs images
     Keygen(keygen::Keygen),
-    /// Sign an image (cosign simple signing) into a signature store
+    /// Sign an image as cosign does, into a signature store
     Sign(sign::Sign),
     /// Verify the signatures that a store holds for an image
     Verify(verify::Verify),

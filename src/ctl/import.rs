@@ -5,48 +5,68 @@
 
 use crate::{
     disk,
+    progress::Progress,
     report::{Refused, Report, Usage},
 };
 use anyhow::{Context as _, bail};
 use clap::Args;
-use content::signatures::Store;
+use content::signatures::{Imported, Store};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use verify::siglist::List;
 
+/// The store that is filled.
 #[derive(Args)]
-pub struct Import {
+pub struct Target {
     /// The host's signature store
     #[arg(long, default_value = "/var/lib/attestrun/signatures")]
     store: PathBuf,
+}
+
+#[derive(Args)]
+pub struct Import {
+    #[command(flatten)]
+    target: Target,
     /// A signature list's statement, with --sig
     #[arg(long, requires = "sig")]
     list: Option<PathBuf>,
     /// The list's detached CMS signature (DER)
     #[arg(long, requires = "list")]
     sig: Option<PathBuf>,
-    /// Directories that `cosign save` or `attestctl image sign` made, or other OCI image layouts
+    /// OCI image layouts (`cosign save` and `attestctl image sign` make them), Sigstore bundles
+    /// (`cosign sign --bundle`), containerd's content store (…/io.containerd.content.v1.content), or
+    /// containers-storage (/var/lib/containers/storage)
     paths: Vec<PathBuf>,
+}
+
+impl Target {
+    pub fn open(&self) -> anyhow::Result<Store> {
+        Store::create(&self.store)
+            .with_context(|| format!("opening the signature store {}", self.store.display()))
+    }
+    pub fn path(&self) -> &Path {
+        &self.store
+    }
 }
 
 pub fn run(args: &Import) -> anyhow::Result<Report> {
     if args.paths.is_empty() && args.list.is_none() {
         bail!(Usage(
-            "nothing to import: name OCI layouts, or --list FILE --sig FILE.p7s".to_owned()
+            "nothing to import: name OCI layouts, bundles or engines' stores, or --list FILE --sig FILE.p7s".to_owned()
         ));
     }
-    let store = Store::create(&args.store)
-        .with_context(|| format!("opening the signature store {}", args.store.display()))?;
-    let (mut images, mut ignored) = (Vec::new(), Vec::new());
-    let (mut signatures, mut lists) = (0, 0);
+    let store = args.target.open()?;
+    let mut all = Vec::new();
     for path in &args.paths {
-        let imported = store.import_layout(path).with_context(|| {
-            format!("importing {} into {}", path.display(), args.store.display())
-        })?;
-        images.extend(imported.images);
-        ignored.extend(imported.ignored);
-        signatures += imported.signatures;
-        lists += imported.lists;
+        let bar = Progress::new(&format!("import {}", path.display()));
+        let imported = store.import(path, &|done, of| bar.at(done, of));
+        all.push(imported.with_context(|| {
+            format!(
+                "importing {} into {}",
+                path.display(),
+                args.target.store.display()
+            )
+        })?);
     }
     if let (Some(list), Some(sig)) = (&args.list, &args.sig) {
         let statement = disk::read(list, "the signature list", disk::LARGE)?;
@@ -57,30 +77,51 @@ pub fn run(args: &Import) -> anyhow::Result<Report> {
         store
             .put_list(parsed.images(), &statement, &cms)
             .with_context(|| {
-                format!("importing {} into {}", list.display(), args.store.display())
+                format!(
+                    "importing {} into {}",
+                    list.display(),
+                    args.target.store.display()
+                )
             })?;
-        lists += 1;
+        all.push(Imported {
+            lists: 1,
+            ..Imported::default()
+        });
     }
-    images.sort_unstable();
-    images.dedup();
-    ignored.sort_unstable();
-    ignored.dedup();
+    Ok(report(&args.target, all))
+}
+
+/// What was taken over, in sum.
+pub fn report(target: &Target, all: Vec<Imported>) -> Report {
+    let mut sum = Imported::default();
+    for imported in all {
+        sum.images.extend(imported.images);
+        sum.ignored.extend(imported.ignored);
+        sum.signatures += imported.signatures;
+        sum.lists += imported.lists;
+    }
+    sum.images.sort_unstable();
+    sum.images.dedup();
+    sum.ignored.sort_unstable();
+    sum.ignored.dedup();
     let mut text = format!(
-        "{} images (manifests and indexes), {signatures} signatures, {lists} lists into {}",
-        images.len(),
-        args.store.display()
+        "{} images (manifests and indexes), {} signatures, {} lists into {}",
+        sum.images.len(),
+        sum.signatures,
+        sum.lists,
+        target.store.display()
     );
-    for kind in &ignored {
+    for kind in &sum.ignored {
         text.push_str(&format!("\n  left out: {kind}"));
     }
-    Ok(Report::done(
+    Report::done(
         text,
         json!({
-            "store": args.store,
-            "images": images,
-            "signatures": signatures,
-            "lists": lists,
-            "ignored": ignored,
+            "store": target.store,
+            "images": sum.images,
+            "signatures": sum.signatures,
+            "lists": sum.lists,
+            "ignored": sum.ignored,
         }),
-    ))
+    )
 }

@@ -5,7 +5,7 @@
 //! 1 refused, 2 could not find out, 64 used wrongly.
 //!
 //! Trusts: the files that its arguments name. Deliberately absent: a configuration, a cache, a
-//! connection to anything but the agent that is named, and any process but its own.
+//! connection to anything but the agent or registry that is named, and any process but its own.
 
 mod agent; // the way to a host's agent
 mod ca;
@@ -13,12 +13,14 @@ mod certificate; // X.509 files
 mod challenge;
 mod disk; // reading and writing files
 mod enroll;
+mod fetch;
 mod image;
 mod import;
 mod key; // private keys of publishers
 mod list;
 mod log;
 mod policy;
+mod progress; // bars on terminals
 mod report; // what a verb says and how it ends
 mod source; // images in files
 mod verdict; // an appraisal, shown
@@ -59,6 +61,8 @@ enum Verb {
     List(list::Verb),
     /// Fill a host's signature store
     Import(import::Import),
+    /// Fill it from a registry
+    Fetch(fetch::Fetch),
     /// Pin a host's attestation key (trust on first use)
     Enroll(enroll::Enroll),
     /// Ask a host about a container, with a fresh nonce, and judge the answer
@@ -95,6 +99,7 @@ fn main() -> ExitCode {
         Verb::Image(verb) => image::run(verb),
         Verb::List(verb) => list::run(verb),
         Verb::Import(args) => import::run(args),
+        Verb::Fetch(args) => fetch::run(args),
         Verb::Enroll(args) => enroll::run(args),
         Verb::Challenge(args) => challenge::challenge(args, style),
         Verb::Appraise(args) => challenge::appraise_file(args, style),

@@ -17,6 +17,7 @@ use std::fmt;
 use std::sync::Arc;
 
 mod bundle;
+mod claim;
 mod identity;
 mod key;
 mod proof;
@@ -26,6 +27,7 @@ mod simple;
 mod statement;
 
 pub use bundle::{key_bundle, to_sign};
+pub use claim::Claim;
 pub use identity::{Identity, Pattern, PatternError, Subject};
 pub use key::{KeyError, PublicKey};
 pub use refusal::SignatureRefusal;

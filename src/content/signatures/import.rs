@@ -1,13 +1,16 @@
-//! Takes over what `cosign save`, `attestctl` or a registry copy left in an OCI image layout.
+//! Takes over signatures and lists, with the images that they are about, from where others left them.
+//! Nothing is judged here; layers stay behind.
 
-use super::{KIND, KIND_SIGNATURES, LIST_ARTIFACT, SIGNATURE, SIMPLE_SIGNING, Store};
-use crate::oci::{self, Descriptor, Directory};
-use anyhow::{Context as _, Result};
-use serde::Deserialize;
+use super::artifact::{self, is_artifact, proof};
+use super::{LIST_ARTIFACT, Store, containers_storage};
+use crate::oci::{self, Descriptor, Directory, ManifestFile};
+use anyhow::{Context as _, Result, bail};
+use std::collections::BTreeSet;
 use std::path::Path;
 use verify::{
     digest::{BlobDigest, ImageDigest},
     image::{Index, Manifest},
+    signature::StoredSignature,
 };
 
 /// What was taken over.
@@ -17,65 +20,148 @@ pub struct Imported {
     pub images: Vec<ImageDigest>,
     pub signatures: usize,
     pub lists: usize,
-    /// Media or artifact types that were left out.
+    /// What was left out: media types, or why.
     pub ignored: Vec<String>,
 }
 
-/// The part of a simple-signing payload that says what it is about (SIGNATURE_SPEC.md).
-#[derive(Deserialize)]
-struct Payload {
-    critical: Critical,
-}
-#[derive(Deserialize)]
-struct Critical {
-    image: Signed,
-}
-#[derive(Deserialize)]
-struct Signed {
-    #[serde(rename = "docker-manifest-digest")]
-    digest: ImageDigest,
-}
+/// Who told of an import how much is done.
+pub type Progress<'p> = &'p dyn Fn(u64, u64);
 
 impl Store {
-    /// Copies manifests, indexes, configurations, simple signatures and signature lists of the
-    /// layout at `path`; layers stay behind. Nothing is judged here.
-    pub fn import_layout(&self, path: &Path) -> Result<Imported> {
-        let from = Directory::open(path)?;
-        let mut imported = Imported::default();
-        let descriptors = from.index()?.manifests;
-        // Subjects first: a list needs its image.
-        for descriptor in &descriptors {
-            self.import_image(&from, descriptor, &mut imported)
-                .with_context(|| format!("import {} of {}", descriptor.digest, path.display()))?;
+    /// Imports whatever `path` is: an OCI layout (`cosign save` makes one), a bundle's file,
+    /// containerd's content store, or containers-storage.
+    pub fn import(&self, path: &Path, progress: Progress<'_>) -> Result<Imported> {
+        let has = |name: &str| path.join(name).exists();
+        if path.is_file() {
+            self.import_file(path)
+        } else if has("oci-layout") {
+            self.import_layout(path, progress)
+        } else if has("blobs/sha256") {
+            self.import_blobs(&Directory::open_blobs(path)?, progress)
+        } else if containers_storage::is_one(path) {
+            containers_storage::import(self, path, progress)
+        } else {
+            bail!(
+                "it is neither an OCI layout, nor a Sigstore bundle, nor containerd's content store \
+                 (…/io.containerd.content.v1.content), nor containers-storage (/var/lib/containers/storage)"
+            )
         }
-        for descriptor in &descriptors {
-            self.import_proofs(&from, descriptor, &mut imported)
-                .with_context(|| format!("import {} of {}", descriptor.digest, path.display()))?;
+    }
+
+    /// A bundle, as `cosign sign --bundle FILE` writes it.
+    fn import_file(&self, path: &Path) -> Result<Imported> {
+        let bundle = crate::read_bounded(path, artifact::MAX_BUNDLE)?;
+        self.put(&StoredSignature::Bundle(bundle))?;
+        Ok(Imported {
+            signatures: 1,
+            ..Imported::default()
+        })
+    }
+
+    /// The images that a layout's index names, and every signature, attestation and list among its
+    /// blobs: cosign leaves referrers there without an entry.
+    fn import_layout(&self, path: &Path, progress: Progress<'_>) -> Result<Imported> {
+        let from = Directory::open(path)?;
+        let mut images = Imported::default();
+        for descriptor in &from.index()?.manifests {
+            if super::is_image(descriptor)
+                && !from.manifest(descriptor).is_ok_and(|m| is_artifact(&m))
+            {
+                self.import_image(&from, descriptor.digest, &mut images)
+                    .with_context(|| format!("import {}", descriptor.digest))?;
+            }
+        }
+        let mut imported = self.import_blobs(&from, progress)?;
+        imported.images.extend(images.images);
+        imported.ignored.extend(images.ignored);
+        imported.images.sort_unstable();
+        imported.images.dedup();
+        Ok(imported)
+    }
+
+    /// Every signature, attestation and list among the blobs, with its image where that is there too.
+    fn import_blobs(&self, from: &Directory, progress: Progress<'_>) -> Result<Imported> {
+        let mut imported = Imported::default();
+        let mut found = Vec::new();
+        let blobs = from.documents()?;
+        let total = blobs.len() as u64;
+        for (done, digest) in blobs.into_iter().enumerate() {
+            progress(done as u64, total);
+            // Pulled, pruned and half-written blobs come and go under a running engine.
+            let Ok(Some(content)) = from.blob(digest, oci::MAX_DOCUMENT) else {
+                continue;
+            };
+            if let Ok(manifest) = serde_json::from_slice::<ManifestFile>(&content)
+                && is_artifact(&manifest)
+            {
+                found.push(manifest);
+            }
+        }
+        progress(total, total);
+        let (mut about, mut seen) = (BTreeSet::new(), BTreeSet::new());
+        for manifest in &found {
+            for layer in &manifest.layers {
+                // Sets grow: what was in the former one is in the next.
+                if !seen.insert(serde_json::to_string(layer)?) {
+                    continue;
+                }
+                match proof(from, layer).and_then(|stored| stored.map(|s| self.put(&s)).transpose())
+                {
+                    Ok(None) => {}
+                    Ok(Some(images)) => {
+                        imported.signatures += 1;
+                        about.extend(images);
+                    }
+                    Err(error) => imported.ignored.push(format!("{error:#}")),
+                }
+            }
+            about.extend(manifest.subject.as_ref().map(Descriptor::image));
+        }
+        for image in &about {
+            self.import_image(
+                from,
+                BlobDigest::from_bytes(*image.as_bytes()),
+                &mut imported,
+            )
+            .with_context(|| format!("import {image}"))?;
+        }
+        // A list needs its image.
+        for manifest in &found {
+            if manifest.artifact_type.as_deref() == Some(LIST_ARTIFACT) {
+                let subject = manifest.subject.as_ref();
+                let subject = subject
+                    .context("the signature list has no subject")?
+                    .image();
+                let list = super::list(from, manifest)?;
+                self.put_list(&[subject], &list.statement, &list.cms)?;
+                imported.lists += 1;
+            }
         }
         Ok(imported)
     }
 
+    /// An image's manifest with its configuration, or an index with those of its manifests that are
+    /// there: a layout may hold one platform only.
     fn import_image(
         &self,
         from: &Directory,
-        descriptor: &Descriptor,
+        digest: BlobDigest,
         imported: &mut Imported,
     ) -> Result<()> {
-        if descriptor.is_index() {
-            let content = from.required(descriptor)?;
-            for child in Index::parse(&content)?.manifests() {
-                // A layout may hold one platform only.
+        let Some(content) = from.blob(digest, oci::MAX_DOCUMENT)? else {
+            return Ok(());
+        };
+        if let Ok(index) = Index::parse(&content) {
+            for child in index.manifests() {
                 let digest = BlobDigest::from_bytes(*child.digest.as_bytes());
                 if let Some(manifest) = from.blob(digest, oci::MAX_DOCUMENT)? {
                     self.import_manifest(from, &manifest, imported)?;
                 }
             }
             imported.images.push(self.put_index(&content)?);
-        } else if super::is_image(descriptor) {
-            let content = from.required(descriptor)?;
-            self.import_manifest(from, &content, imported)?;
+            return Ok(());
         }
-        Ok(())
+        self.import_manifest(from, &content, imported)
     }
 
     fn import_manifest(
@@ -86,7 +172,7 @@ impl Store {
     ) -> Result<()> {
         let manifest = match Manifest::parse(content) {
             Ok(manifest) => manifest,
-            // An artifact among the images (an attestation, say).
+            // An artifact among the images (a build's provenance, say).
             Err(error) => {
                 imported.ignored.push(error.to_string());
                 return Ok(());
@@ -97,58 +183,6 @@ impl Store {
             self.put_config(&config)?;
         }
         imported.images.push(self.put_manifest(content)?);
-        Ok(())
-    }
-
-    fn import_proofs(
-        &self,
-        from: &Directory,
-        descriptor: &Descriptor,
-        imported: &mut Imported,
-    ) -> Result<()> {
-        if descriptor.is_index() || !descriptor.is_manifest() {
-            return Ok(());
-        }
-        let manifest = from.manifest(descriptor)?;
-        let artifact = manifest
-            .artifact_type
-            .as_deref()
-            .or(descriptor.artifact_type.as_deref());
-        if artifact == Some(LIST_ARTIFACT) {
-            let subject = manifest
-                .subject
-                .as_ref()
-                .context("the signature list has no subject")?
-                .image();
-            let list = super::list(from, &manifest)?;
-            self.put_list(&[subject], &list.statement, &list.cms)?;
-            imported.lists += 1;
-        } else if descriptor.annotations.get(KIND).map(String::as_str) == Some(KIND_SIGNATURES) {
-            for layer in &manifest.layers {
-                let mut annotations = layer.annotations.clone();
-                let signature = annotations.remove(SIGNATURE);
-                let (SIMPLE_SIGNING, Some(signature)) = (layer.media_type.as_str(), signature)
-                else {
-                    imported.ignored.push(layer.media_type.clone());
-                    continue;
-                };
-                let payload = from.required(layer)?;
-                let about: Payload =
-                    serde_json::from_slice(&payload).context("the signature's payload")?;
-                self.put_simple_signature(
-                    &about.critical.image.digest,
-                    &payload,
-                    &signature,
-                    &annotations,
-                )?;
-                imported.signatures += 1;
-            }
-        } else if !super::is_image(descriptor) {
-            let kind = descriptor.annotations.get(KIND).cloned();
-            imported
-                .ignored
-                .push(kind.or(artifact.map(str::to_owned)).unwrap_or_default());
-        }
         Ok(())
     }
 }

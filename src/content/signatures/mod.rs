@@ -1,17 +1,23 @@
 //! The signature store: an OCI image layout without layers that holds manifests, indexes, image
-//! configurations, cosign signatures and signature lists.
+//! configurations, signatures, attestations and signature lists.
 //!
 //! What it gives is bytes for `verify` to judge. `cosign save` writes the same layout; descriptors
 //! that we write carry two annotations more, by which others are skipped without being read.
 
+mod artifact; // manifests that carry signatures
+mod containers_storage;
 mod import;
 mod lookup; // finding entries of index.json
+mod put;
 
-pub use import::Imported;
+pub use artifact::is_proof;
+pub use import::{Imported, Progress};
 
 use crate::oci::{self, Descriptor, Directory, IndexFile, ManifestFile};
 use anyhow::{Context as _, Result, bail, ensure};
+use artifact::{BUNDLE, proof};
 use lookup::Entries;
+use put::PREDICATE;
 use std::{
     collections::BTreeMap,
     path::Path,
@@ -21,7 +27,7 @@ use verify::{
     digest::{BlobDigest, ConfigDigest, ImageDigest},
     image::{Config, Index, Manifest},
     policy::{StoredList, StoredSignature},
-    signature::SimpleSignature,
+    signature::SIGN_PREDICATE,
 };
 
 /// cosign's marks in index.json (sigstore/cosign, pkg/oci/layout).
@@ -29,6 +35,7 @@ const KIND: &str = "kind";
 const KIND_IMAGE: &str = "dev.cosignproject.cosign/image";
 const KIND_INDEX: &str = "dev.cosignproject.cosign/imageIndex";
 const KIND_SIGNATURES: &str = "dev.cosignproject.cosign/sigs";
+const KIND_ATTESTATIONS: &str = "dev.cosignproject.cosign/atts";
 /// Simple signing (sigstore/cosign, specs/SIGNATURE_SPEC.md).
 const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
@@ -77,31 +84,45 @@ impl Store {
         })
     }
 
-    /// The simple signatures of an image (a manifest or an index).
+    /// The image signatures of an image (a manifest or an index).
     pub fn signatures(&self, image: &ImageDigest) -> Result<Vec<StoredSignature>> {
+        self.proofs(image, KIND_SIGNATURES, |predicate| {
+            predicate == SIGN_PREDICATE
+        })
+    }
+
+    /// The attestations about an image, whatever they state.
+    pub fn attestations(&self, image: &ImageDigest) -> Result<Vec<StoredSignature>> {
+        self.proofs(image, KIND_ATTESTATIONS, |predicate| {
+            predicate != SIGN_PREDICATE
+        })
+    }
+
+    /// cosign's sets of `kind`, and bundles whose predicate is `wanted`, as far as the index says.
+    fn proofs(
+        &self,
+        image: &ImageDigest,
+        kind: &str,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<StoredSignature>> {
         let mut found = Vec::new();
         self.each(blob(image), |descriptor| {
-            if descriptor.annotations.get(KIND).map(String::as_str) != Some(KIND_SIGNATURES)
-                || is_about_another(descriptor, image)
-            {
+            let said = |name: &str| descriptor.annotations.get(name).map(String::as_str);
+            let bundle = descriptor.artifact_type.as_deref() == Some(BUNDLE)
+                && said(PREDICATE).is_none_or(&wanted);
+            if is_about_another(descriptor, image) || (said(KIND) != Some(kind) && !bundle) {
                 return Ok(());
             }
             for layer in self.directory.manifest(descriptor)?.layers {
-                if layer.media_type != SIMPLE_SIGNING {
-                    continue;
-                }
-                let payload = self.directory.required(&layer)?;
-                if !contains(&payload, image.to_string().as_bytes()) {
-                    continue;
-                }
-                let mut annotations = layer.annotations;
-                if let Some(signature_b64) = annotations.remove(SIGNATURE) {
-                    found.push(StoredSignature::Simple(SimpleSignature {
-                        payload,
-                        signature_b64,
-                        annotations,
-                    }));
-                }
+                let stored = proof(&self.directory, &layer)?;
+                // Sets of cosign's own do not say in the index what they are about.
+                let about = |stored: &StoredSignature| {
+                    said(SUBJECT).is_some()
+                        || stored
+                            .claim()
+                            .is_ok_and(|claim| claim.images.contains(image))
+                };
+                found.extend(stored.filter(about));
             }
             Ok(())
         })?;
@@ -219,59 +240,6 @@ impl Store {
         )
     }
 
-    /// Stores a simple signature of an image beside those that it has.
-    pub fn put_simple_signature(
-        &self,
-        image: &ImageDigest,
-        payload: &[u8],
-        signature_b64: &str,
-        annotations: &BTreeMap<String, String>,
-    ) -> Result<()> {
-        ensure!(
-            contains(payload, image.to_string().as_bytes()),
-            "the signature's payload does not name {image}"
-        );
-        let mut layer = Descriptor::new(SIMPLE_SIGNING, payload);
-        layer.annotations = annotations.clone();
-        let layer = layer.annotated(SIGNATURE, signature_b64);
-        self.change(|index| {
-            let about = |descriptor: &Descriptor| {
-                descriptor.annotations.get(KIND).map(String::as_str) == Some(KIND_SIGNATURES)
-                    && descriptor.annotations.get(SUBJECT) == Some(&image.to_string())
-            };
-            let former = index
-                .manifests
-                .iter()
-                .find(|descriptor| about(descriptor))
-                .cloned();
-            let mut layers = match &former {
-                Some(descriptor) => self.directory.manifest(descriptor)?.layers,
-                None => Vec::new(),
-            };
-            if !layers.contains(&layer) {
-                layers.push(layer.clone());
-            }
-            self.directory.put(payload)?;
-            let config = signatures_config(&layers)?;
-            self.directory.put(&config)?;
-            let manifest = serde_json::to_vec(&ManifestFile {
-                schema_version: 2,
-                media_type: oci::MANIFEST.into(),
-                artifact_type: None,
-                config: Descriptor::new(oci::CONFIG, &config),
-                layers,
-                subject: None,
-                annotations: BTreeMap::new(),
-            })?;
-            self.directory.put(&manifest)?;
-            let descriptor = Descriptor::new(oci::MANIFEST, &manifest)
-                .annotated(KIND, KIND_SIGNATURES)
-                .annotated(SUBJECT, image.to_string());
-            set(index, descriptor, former.map(|former| former.digest));
-            Ok(())
-        })
-    }
-
     /// Stores a signature list for images whose manifests or indexes are stored already.
     pub fn put_list(&self, images: &[ImageDigest], statement: &[u8], cms: &[u8]) -> Result<()> {
         ensure!(
@@ -387,22 +355,6 @@ fn is_image(descriptor: &Descriptor) -> bool {
     matches!(kind, None | Some(KIND_IMAGE | KIND_INDEX))
         && descriptor.artifact_type.is_none()
         && (descriptor.is_index() || descriptor.is_manifest())
-}
-
-/// The configuration that cosign gives a set of signatures: the payloads as if they were layers.
-fn signatures_config(layers: &[Descriptor]) -> Result<Vec<u8>> {
-    let diff_ids: Vec<_> = layers.iter().map(|layer| layer.digest).collect();
-    let zero = "0001-01-01T00:00:00Z";
-    Ok(serde_json::to_vec(&serde_json::json!({
-        "architecture": "", "created": zero, "os": "",
-        "history": vec![serde_json::json!({"created": zero}); layers.len()],
-        "rootfs": {"type": "layers", "diff_ids": diff_ids},
-        "config": {},
-    }))?)
-}
-
-fn contains(text: &[u8], part: &[u8]) -> bool {
-    text.windows(part.len()).any(|window| window == part)
 }
 
 #[cfg(test)]

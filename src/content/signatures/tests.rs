@@ -4,6 +4,7 @@ use super::*;
 use crate::testkit::Scratch;
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt as _;
+use verify::{policy::StoredSignature, signature::SimpleSignature};
 
 struct Image {
     manifest: Vec<u8>,
@@ -85,47 +86,175 @@ fn accept_images_found_again() {
     );
 }
 
+fn simple(image: &ImageDigest, signature: &str) -> StoredSignature {
+    StoredSignature::Simple(SimpleSignature {
+        payload: payload(image),
+        signature_b64: signature.into(),
+        annotations: [("dev.sigstore.cosign/chain".to_owned(), "pem".to_owned())].into(),
+    })
+}
+
+fn bundle(image: &ImageDigest, predicate: &str) -> StoredSignature {
+    let statement = String::from_utf8(verify::signature::sign_statement(image)).unwrap();
+    let statement = statement.replace(SIGN_PREDICATE, predicate);
+    StoredSignature::Bundle(verify::signature::key_bundle(
+        statement.as_bytes(),
+        b"signature",
+        b"key",
+    ))
+}
+
+const SCAN: &str = "https://cosign.sigstore.dev/attestation/vuln/v1";
+
+fn import(store: &Store, path: &Path) -> Imported {
+    store.import(path, &|_, _| ()).unwrap()
+}
+
 #[test]
 fn accept_signatures_beside_each_other() {
     let scratch = Scratch::new();
     let (store, one, two) = filled(&scratch.join("store"));
-    let annotations = BTreeMap::from([("dev.sigstore.cosign/chain".to_owned(), "pem".to_owned())]);
     for signature in ["first", "second", "second"] {
-        store
-            .put_simple_signature(
-                &one.digest(),
-                &payload(&one.digest()),
-                signature,
-                &annotations,
-            )
-            .unwrap();
+        let about = store.put(&simple(&one.digest(), signature)).unwrap();
+        assert_eq!(about, [one.digest()]);
     }
-    store
-        .put_simple_signature(
-            &two.digest(),
-            &payload(&two.digest()),
-            "other",
-            &BTreeMap::new(),
-        )
-        .unwrap();
-    let stored = |signature: &str| {
-        StoredSignature::Simple(SimpleSignature {
-            payload: payload(&one.digest()),
-            signature_b64: signature.into(),
-            annotations: annotations.clone(),
-        })
-    };
+    store.put(&simple(&two.digest(), "other")).unwrap();
     assert_eq!(
         store.signatures(&one.digest()).unwrap(),
-        [stored("first"), stored("second")]
+        [
+            simple(&one.digest(), "first"),
+            simple(&one.digest(), "second")
+        ]
     );
     assert_eq!(store.signatures(&two.digest()).unwrap().len(), 1);
     assert_eq!(store.signatures(&ImageDigest::of(b"")).unwrap(), []);
     // One set per image, as cosign keeps them.
     assert_eq!(store.directory.index().unwrap().manifests.len(), 4);
-    let about_another =
-        store.put_simple_signature(&two.digest(), &payload(&one.digest()), "x", &annotations);
-    assert!(about_another.is_err());
+    let nothing = StoredSignature::Bundle(b"{}".to_vec());
+    assert!(store.put(&nothing).is_err());
+}
+
+#[test]
+fn accept_bundles_as_referrers_and_attestations_apart() {
+    let scratch = Scratch::new();
+    let (store, one, _) = filled(&scratch.join("store"));
+    let (signature, scan) = (
+        bundle(&one.digest(), SIGN_PREDICATE),
+        bundle(&one.digest(), SCAN),
+    );
+    for _ in 0..2 {
+        store.put(&signature).unwrap();
+        store.put(&scan).unwrap();
+    }
+    assert_eq!(store.signatures(&one.digest()).unwrap(), [signature]);
+    assert_eq!(store.attestations(&one.digest()).unwrap(), [scan]);
+    let index = store.directory.index().unwrap();
+    assert_eq!(index.manifests.len(), 4);
+    // As image-spec 1.1 has it: artifact type, empty configuration, subject with its size.
+    let manifest = store.directory.manifest(&index.manifests[2]).unwrap();
+    assert_eq!(manifest.artifact_type.as_deref(), Some(BUNDLE));
+    assert_eq!(manifest.config.media_type, oci::EMPTY);
+    let subject = manifest.subject.unwrap();
+    assert_eq!(subject.image(), one.digest());
+    assert_eq!(subject.size, one.manifest.len() as u64);
+}
+
+/// A bundle that came before its image is told once, and later with the subject's size.
+#[test]
+fn accept_bundle_before_its_image() {
+    let scratch = Scratch::new();
+    let store = Store::create(&scratch.join("store")).unwrap();
+    let image = Image::new("late");
+    let signature = bundle(&image.digest(), SIGN_PREDICATE);
+    store.put(&signature).unwrap();
+    store.put_manifest(&image.manifest).unwrap();
+    store.put(&signature).unwrap();
+    assert_eq!(store.signatures(&image.digest()).unwrap(), [signature]);
+}
+
+#[test]
+fn accept_single_bundles_and_engines_blobs() {
+    let scratch = Scratch::new();
+    let image = Image::new("pulled");
+    let StoredSignature::Bundle(content) = bundle(&image.digest(), SIGN_PREDICATE) else {
+        unreachable!()
+    };
+    let file = scratch.write("demo.sigstore.json", &content);
+    let store = Store::create(&scratch.join("store")).unwrap();
+    assert_eq!(import(&store, &file).signatures, 1);
+    assert_eq!(store.signatures(&image.digest()).unwrap().len(), 1);
+
+    // containerd keeps blobs without an index: what is signed is found, and no other image.
+    let content = Directory::create(&scratch.join("content")).unwrap();
+    let signed = Directory::open(&scratch.join("store")).unwrap();
+    for digest in signed.documents().unwrap() {
+        let blob = signed.blob(digest, oci::MAX_DOCUMENT).unwrap().unwrap();
+        content.put(&blob).unwrap();
+    }
+    let other = Image::new("unsigned");
+    for blob in [
+        &image.manifest,
+        &image.config,
+        &image.index(),
+        &other.manifest,
+        &other.config,
+    ] {
+        content.put(blob).unwrap();
+    }
+    for name in ["oci-layout", "index.json"] {
+        std::fs::remove_file(scratch.join("content").join(name)).unwrap();
+    }
+    let engine = Store::create(&scratch.join("engine")).unwrap();
+    let imported = import(&engine, &scratch.join("content"));
+    assert_eq!(imported.images, [image.digest()]);
+    assert_eq!(imported.signatures, 1);
+    assert_eq!(engine.signatures(&image.digest()).unwrap().len(), 1);
+    let config = ConfigDigest::of(&image.config);
+    assert_eq!(engine.manifest_by_config(&config).unwrap().len(), 1);
+}
+
+#[test]
+fn accept_containers_storage() {
+    use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+    let scratch = Scratch::new();
+    let image = Image::new("podman");
+    let id = ConfigDigest::of(&image.config).hex();
+    let signature = |text: &str| {
+        let json = json!({
+            "mimeType": SIMPLE_SIGNING,
+            "payload": BASE64.encode(payload(&image.digest())),
+            "annotations": {SIGNATURE: text},
+        });
+        format!("\0sigstore-json\n{json}")
+    };
+    let signatures = format!("signature-{}", image.digest().hex());
+    let manifest = format!("manifest-{}", image.digest());
+    let names = ["manifest", &manifest, &signatures, &format!("sha256:{id}")];
+    scratch.write(
+        "overlay-images/images.json",
+        json!([{ "id": id, "big-data-names": names }]).to_string(),
+    );
+    let put = |key: &str, content: &[u8]| {
+        let name = match key {
+            "manifest" => key.to_owned(),
+            _ => format!("={}", BASE64.encode(key)),
+        };
+        scratch.write(&format!("overlay-images/{id}/{name}"), content);
+    };
+    put("manifest", &image.manifest);
+    put(&manifest, &image.manifest);
+    put(&format!("sha256:{id}"), &image.config);
+    let both = [signature("first"), signature("second")].concat();
+    put(&signatures, both.as_bytes());
+    let store = Store::create(&scratch.join("store")).unwrap();
+    let imported = import(&store, &scratch);
+    assert_eq!(imported.images, [image.digest()]);
+    assert_eq!((imported.signatures, imported.ignored.len()), (2, 0));
+    assert_eq!(store.signatures(&image.digest()).unwrap().len(), 2);
+
+    // GPG's are left out, and said.
+    put(&signatures, b"\x89gpg");
+    assert_eq!(import(&store, &scratch).ignored.len(), 1);
 }
 
 #[test]
@@ -164,7 +293,7 @@ fn cosign_layout(path: &Path, image: &Image) {
     let directory = Directory::create(path).unwrap();
     let payload = payload(&image.digest());
     let layer = Descriptor::new(SIMPLE_SIGNING, &payload).annotated(SIGNATURE, "c2lnbmF0dXJl");
-    let config = signatures_config(std::slice::from_ref(&layer)).unwrap();
+    let config = b"{}".to_vec();
     let signatures = json!({
         "schemaVersion": 2, "mediaType": oci::MANIFEST,
         "config": Descriptor::new(oci::CONFIG, &config), "layers": [layer],
@@ -205,7 +334,7 @@ fn accept_cosign_layouts() {
     // … and taken over.
     let store = Store::create(&scratch.join("store")).unwrap();
     for _ in 0..2 {
-        let imported = store.import_layout(&scratch.join("saved")).unwrap();
+        let imported = import(&store, &scratch.join("saved"));
         let expected = Imported {
             images: vec![image.digest()],
             signatures: 1,
@@ -223,7 +352,7 @@ fn accept_cosign_layouts() {
         .put_list(&[image.digest()], b"statement", b"cms")
         .unwrap();
     let next = Store::create(&scratch.join("next")).unwrap();
-    assert_eq!(next.import_layout(&scratch.join("store")).unwrap().lists, 1);
+    assert_eq!(import(&next, &scratch.join("store")).lists, 1);
     assert_eq!(
         next.lists(&image.digest()).unwrap(),
         store.lists(&image.digest()).unwrap()
@@ -234,14 +363,7 @@ fn accept_cosign_layouts() {
 fn refuse_changed_blobs() {
     let scratch = Scratch::new();
     let (store, one, _) = filled(&scratch.join("store"));
-    store
-        .put_simple_signature(
-            &one.digest(),
-            &payload(&one.digest()),
-            "s",
-            &BTreeMap::new(),
-        )
-        .unwrap();
+    store.put(&simple(&one.digest(), "s")).unwrap();
     let blob = scratch.join(format!(
         "store/blobs/sha256/{}",
         BlobDigest::of(&payload(&one.digest())).hex()
@@ -290,14 +412,7 @@ fn accept_writers_at_once() {
             scope.spawn(|| {
                 let store = Store::open(&path).unwrap();
                 store.put_manifest(&image.manifest).unwrap();
-                store
-                    .put_simple_signature(
-                        &image.digest(),
-                        &payload(&image.digest()),
-                        "s",
-                        &BTreeMap::new(),
-                    )
-                    .unwrap();
+                store.put(&simple(&image.digest(), "s")).unwrap();
             });
         }
     });

@@ -53,7 +53,8 @@ pub(super) fn in_big_data(blob: &[u8], sizes: &[usize], attached: &mut Vec<Attac
     }
 }
 
-fn sigstore(blob: &[u8]) -> Result<StoredSignature, String> {
+/// One signature as containers-storage keeps it.
+pub(crate) fn sigstore(blob: &[u8]) -> Result<StoredSignature, String> {
     let json = blob
         .strip_prefix(SIGSTORE)
         .ok_or("a signature that is not Sigstore's (GPG?)")?;

@@ -337,9 +337,8 @@ fn big_data(store: &Place, image: &Image, key: &str) -> Result<Vec<u8>, LocateEr
 }
 
 /// containers/storage, images.go, makeBigDataBaseName.
-fn big_data_name(key: &str) -> String {
-    let plain =
-        |byte: u8| byte.is_ascii_digit() || byte.is_ascii_lowercase() || b"-_.".contains(&byte);
+pub(crate) fn big_data_name(key: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_digit() || byte.is_ascii_lowercase() || byte == b'.';
     if key.bytes().all(plain) {
         key.to_owned()
     } else {

@@ -7,11 +7,11 @@
 //! Annotations are not read: engines let users set them. Engines' inspect APIs are not called: Docker
 //! and podman hold the container's lock while `create` runs. No lock of an engine is taken.
 
-mod attached; // signatures that engines keep with images
+pub(crate) mod attached; // signatures that engines keep with images
 mod blobs;
 mod claims;
 mod containerd;
-mod containers_storage;
+pub(crate) mod containers_storage;
 mod docker;
 mod docker_containerd;
 mod drivers; // what is refused by name

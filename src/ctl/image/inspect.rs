@@ -5,9 +5,12 @@ use crate::{
     report::Report,
     source::{ImageArgs, Source},
 };
+use ::verify::{image::Image, signature::StoredSignature};
+use anyhow::Context as _;
 use clap::Args;
-use serde_json::json;
-use std::path::PathBuf;
+use content::signatures::Store;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
 
 #[derive(Args)]
 pub struct Manifest {
@@ -25,6 +28,9 @@ pub struct Manifest {
 pub struct Inspect {
     #[command(flatten)]
     which: ImageArgs,
+    /// Tell too what this signature store holds about the image; `image verify` proves it
+    #[arg(long)]
+    store: Option<PathBuf>,
 }
 
 pub fn manifest(args: &Manifest) -> anyhow::Result<Report> {
@@ -91,8 +97,8 @@ pub fn inspect(args: &Inspect) -> anyhow::Result<Report> {
             layer.digest, layer.size
         ));
     }
-    Ok(Report::done(
-        text,
+    let mut report = Report::done(
+        String::new(),
         json!({
             "name": image.name(),
             "manifest": image.manifest_digest(),
@@ -100,5 +106,46 @@ pub fn inspect(args: &Inspect) -> anyhow::Result<Report> {
             "indexes": indexes,
             "layers": layers,
         }),
-    ))
+    );
+    if let Some(store) = &args.store {
+        let said = said(store, image)?;
+        for one in &said {
+            let field = |name: &str| one[name].as_str();
+            let what = field("reference").or(field("predicate_type"));
+            let what = what.or(field("unusable")).unwrap_or_default();
+            let format = field("format").unwrap_or_default();
+            text.push_str(&format!("\nunproved {format}: {what}"));
+        }
+        report.add("unproved", said);
+    }
+    report.text = text;
+    Ok(report)
+}
+
+/// What the store's signatures and attestations say of themselves.
+fn said(store: &Path, image: &Image) -> anyhow::Result<Vec<Value>> {
+    let context = || format!("reading the signature store {}", store.display());
+    let store = Store::open(store).with_context(context)?;
+    let mut said = Vec::new();
+    for digest in image.digests() {
+        let mut stored = store.signatures(&digest).with_context(context)?;
+        stored.extend(store.attestations(&digest).with_context(context)?);
+        for stored in &stored {
+            let format = match stored {
+                StoredSignature::Simple(_) => "simple signature",
+                StoredSignature::Envelope(_) => "attestation",
+                StoredSignature::Bundle(_) => "bundle",
+            };
+            said.push(match stored.claim() {
+                Ok(claim) => json!({
+                    "format": format,
+                    "image": digest,
+                    "reference": claim.docker_reference,
+                    "predicate_type": claim.predicate_type,
+                }),
+                Err(why) => json!({ "format": format, "unusable": why.to_string() }),
+            });
+        }
+    }
+    Ok(said)
 }

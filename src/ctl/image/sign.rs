@@ -1,11 +1,17 @@
-//! `attestctl image sign`: a cosign simple-signing signature, put into a signature store.
+//! `attestctl image sign`: a signature as cosign makes it, put into a signature store.
 
 use super::{Chosen, Which};
 use crate::{
+    disk,
     key::SigningKey,
     report::{Report, Usage},
 };
-use ::verify::signature::simple_payload;
+use ::verify::{
+    digest::ImageDigest,
+    signature::{
+        SimpleSignature, StoredSignature, key_bundle, sign_statement, simple_payload, to_sign,
+    },
+};
 use anyhow::{Context as _, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use clap::Args;
@@ -19,8 +25,14 @@ pub struct Sign {
     #[arg(long)]
     key: PathBuf,
     /// Repository that the image goes by, without tag (`localhost/demo`); it is signed too
-    #[arg(long)]
-    reference: String,
+    #[arg(long, required_unless_present = "new_bundle_format")]
+    reference: Option<String>,
+    /// Sign as cosign 3 does: a Sigstore bundle, which carries no name
+    #[arg(long, conflicts_with = "reference")]
+    new_bundle_format: bool,
+    /// Write the bundle here as well
+    #[arg(long, value_name = "FILE", requires = "new_bundle_format")]
+    bundle: Option<PathBuf>,
     /// Signature store (an OCI layout); made if absent
     #[arg(long)]
     store: PathBuf,
@@ -29,12 +41,16 @@ pub struct Sign {
 }
 
 pub fn run(args: &Sign) -> anyhow::Result<Report> {
-    check_reference(&args.reference)?;
     let key = SigningKey::read(&args.key)?;
     let chosen = args.which.open()?;
     let digest = chosen.digest();
-    let payload = simple_payload(&args.reference, &digest).context("writing the payload")?;
-    let signature = BASE64.encode(key.sign(&payload)?);
+    let stored = match &args.reference {
+        Some(reference) => simple(&key, reference, &digest)?,
+        None => bundle(&key, &digest)?,
+    };
+    if let (Some(path), StoredSignature::Bundle(bundle)) = (&args.bundle, &stored) {
+        disk::replace(path, "the bundle", bundle)?;
+    }
     let store = Store::create(&args.store)
         .with_context(|| format!("opening the signature store {}", args.store.display()))?;
     let put = || {
@@ -42,14 +58,17 @@ pub fn run(args: &Sign) -> anyhow::Result<Report> {
         if let Chosen::Files(source) = &chosen {
             source.put_into(&store)?;
         }
-        store.put_simple_signature(&digest, &payload, &signature, &BTreeMap::new())
+        store.put(&stored)
     };
     put().with_context(|| format!("writing to the signature store {}", args.store.display()))?;
     let fingerprint = key.fingerprint()?;
-    Ok(Report::done(
+    let form = match &args.reference {
+        Some(reference) => format!("as {reference}"),
+        None => "as a bundle".to_owned(),
+    };
+    let mut report = Report::done(
         format!(
-            "signed {digest}\n  as {}\n  with key {fingerprint}\n  into {}",
-            args.reference,
+            "signed {digest}\n  {form}\n  with key {fingerprint}\n  into {}",
             args.store.display()
         ),
         json!({
@@ -57,10 +76,42 @@ pub fn run(args: &Sign) -> anyhow::Result<Report> {
             "reference": args.reference,
             "key": fingerprint,
             "store": args.store,
-            "payload": String::from_utf8_lossy(&payload),
-            "signature": signature,
         }),
-    ))
+    );
+    match &stored {
+        StoredSignature::Simple(simple) => {
+            report.add("payload", String::from_utf8_lossy(&simple.payload));
+            report.add("signature", simple.signature_b64.as_str());
+        }
+        StoredSignature::Bundle(bundle) => {
+            report.add("bundle", String::from_utf8_lossy(bundle));
+        }
+        StoredSignature::Envelope(_) => {}
+    }
+    Ok(report)
+}
+
+fn simple(
+    key: &SigningKey,
+    reference: &str,
+    digest: &ImageDigest,
+) -> anyhow::Result<StoredSignature> {
+    check_reference(reference)?;
+    let payload = simple_payload(reference, digest).context("writing the payload")?;
+    Ok(StoredSignature::Simple(SimpleSignature {
+        signature_b64: BASE64.encode(key.sign(&payload)?),
+        payload,
+        annotations: BTreeMap::new(),
+    }))
+}
+
+fn bundle(key: &SigningKey, digest: &ImageDigest) -> anyhow::Result<StoredSignature> {
+    let statement = sign_statement(digest);
+    let signature = key.sign(&to_sign(&statement))?;
+    let spki = key.public_der()?;
+    Ok(StoredSignature::Bundle(key_bundle(
+        &statement, &signature, &spki,
+    )))
 }
 
 /// cosign signs the repository (distribution/reference, grammar "name"); a tag would move.
@@ -91,9 +142,8 @@ fn check_reference(text: &str) -> anyhow::Result<()> {
 mod tests {
     use super::*;
     use ::verify::{
-        digest::ImageDigest,
         id::UnixTime,
-        signature::{self, Demand, KeyLog, PublicKey, SimpleSignature, StoredSignature},
+        signature::{self, Demand, KeyLog, PublicKey},
     };
 
     #[test]
@@ -122,29 +172,28 @@ mod tests {
     }
 
     #[test]
-    fn accept_own_signature_and_the_payload_is_cosigns() {
+    fn accept_own_signatures_and_the_payload_is_cosigns() {
         let key = SigningKey::generate().unwrap();
         let digest = ImageDigest::of(b"manifest");
-        let payload = simple_payload("127.0.0.1:5511/demo", &digest).unwrap();
+        let signed = simple(&key, "127.0.0.1:5511/demo", &digest).unwrap();
+        let StoredSignature::Simple(simple) = &signed else {
+            panic!("{signed:?}");
+        };
         assert_eq!(
-            String::from_utf8(payload.clone()).unwrap(),
+            String::from_utf8(simple.payload.clone()).unwrap(),
             format!(
                 r#"{{"critical":{{"identity":{{"docker-reference":"127.0.0.1:5511/demo"}},"image":{{"docker-manifest-digest":"{digest}"}},"type":"cosign container image signature"}},"optional":null}}"#
             )
         );
-        let signature = BASE64.encode(key.sign(&payload).unwrap());
         let demand = Demand::Key {
             keys: vec![PublicKey::from_pem(&key.public_pem().unwrap()).unwrap()],
             log: KeyLog::NotAsked,
         };
-        let stored = StoredSignature::Simple(SimpleSignature {
-            payload,
-            signature_b64: signature,
-            annotations: BTreeMap::new(),
-        });
         let now = UnixTime::from_secs(1_800_000_000);
-        assert!(signature::verify(&demand, &stored, &[digest], now).is_ok());
         let other = ImageDigest::of(b"other");
-        assert!(signature::verify(&demand, &stored, &[other], now).is_err());
+        for stored in [signed, bundle(&key, &digest).unwrap()] {
+            assert!(signature::verify(&demand, &stored, &[digest], now).is_ok());
+            assert!(signature::verify(&demand, &stored, &[other], now).is_err());
+        }
     }
 }

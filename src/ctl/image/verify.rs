@@ -1,26 +1,22 @@
-//! `attestctl image verify`: which signatures of a store are by this key and about this image.
+//! `attestctl image verify`: which signatures of a store satisfy a demand and are about this image.
 
-use super::{Chosen, Which};
-use crate::{
-    disk,
-    report::{Ending, Report},
-};
+use super::{Chosen, Which, demand::DemandArgs};
+use crate::report::{Ending, Report};
 use ::verify::{
     id::UnixTime,
-    signature::{self, Demand, KeyLog, PublicKey},
+    signature::{self, Signed, Signer},
 };
 use anyhow::Context as _;
 use clap::Args;
 use content::signatures::Store;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 
 #[derive(Args)]
 pub struct Verify {
-    /// Public key (PEM)
-    #[arg(long)]
-    key: PathBuf,
-    /// Signature store (an OCI layout; `cosign save` makes one too)
+    #[command(flatten)]
+    demand: DemandArgs,
+    /// Signature store (attestctl import fills one)
     #[arg(long)]
     store: PathBuf,
     #[command(flatten)]
@@ -28,9 +24,7 @@ pub struct Verify {
 }
 
 pub fn run(args: &Verify) -> anyhow::Result<Report> {
-    let pem = disk::read_text(&args.key, "the public key")?;
-    let key = PublicKey::from_pem(&pem)
-        .with_context(|| format!("reading the public key {}", args.key.display()))?;
+    let demand = args.demand.demand()?;
     let chosen = args.which.open()?;
     let context = || format!("reading the signature store {}", args.store.display());
     let store = Store::open(&args.store).with_context(context)?;
@@ -47,33 +41,26 @@ pub fn run(args: &Verify) -> anyhow::Result<Report> {
             digests.push(index);
         }
     }
-    let demand = Demand::Key {
-        keys: vec![key.clone()],
-        log: KeyLog::NotAsked,
-    };
     let now = UnixTime::from_secs(chrono::Utc::now().timestamp());
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for digest in &digests {
-        for found in store.signatures(digest).with_context(context)? {
-            match signature::verify(&demand, &found, &digests, now) {
-                Ok(signed) => good.push(json!({
-                    "image": signed.image(),
-                    "reference": signed.docker_reference(),
-                    "signer": signed.signer().to_string(),
-                })),
+        for stored in store.signatures(digest).with_context(context)? {
+            match signature::verify(&demand, &stored, &digests, now) {
+                Ok(signed) => good.push(signed),
                 Err(e) => bad.push(e.to_string()),
             }
         }
     }
     let mut text = format!("image {}", chosen.digest());
     for signed in &good {
-        text.push_str(
-            &format!(
-                "\n  signed by {} as {}",
-                signed["signer"], signed["reference"]
-            )
-            .replace('"', ""),
-        );
+        text.push_str(&format!("\n  signed by {}", signed.signer()));
+        if let Some(name) = signed.docker_reference() {
+            text.push_str(&format!(" as {name}"));
+        }
+        if let Some(log) = signed.log() {
+            let at = log.at.map_or(String::new(), |at| format!(" at {at}"));
+            text.push_str(&format!(", log entry {}{at}", log.index));
+        }
     }
     for reason in &bad {
         text.push_str(&format!("\n  not counted: {reason}"));
@@ -95,9 +82,29 @@ pub fn run(args: &Verify) -> anyhow::Result<Report> {
         json: json!({
             "outcome": if ending == Ending::Done { "accepted" } else { ending.word() },
             "image": chosen.digest(),
-            "key": key.fingerprint(),
-            "signatures": good,
+            "signatures": good.iter().map(described).collect::<Vec<_>>(),
             "not_counted": bad,
         }),
     })
+}
+
+fn described(signed: &Signed) -> Value {
+    let mut fields = json!({
+        "image": signed.image(),
+        "reference": signed.docker_reference(),
+        "log": signed.log().map(|log| json!({ "index": log.index, "at": log.at })),
+        "timestamps": signed.timestamps(),
+    });
+    let signer = match signed.signer() {
+        Signer::Key(key) => json!({ "key": key }),
+        Signer::Identity {
+            subject,
+            issuer,
+            certificate,
+        } => json!({ "subject": subject, "issuer": issuer, "certificate": certificate }),
+    };
+    if let (Value::Object(fields), Value::Object(signer)) = (&mut fields, signer) {
+        fields.extend(signer);
+    }
+    fields
 }

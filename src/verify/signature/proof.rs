@@ -373,7 +373,17 @@ fn times(result: &VerificationResult, now: UnixTime) -> Result<Vec<UnixTime>, Si
 fn refusal(error: Error) -> SignatureRefusal {
     match error {
         Error::Certificate(CertificateError::Sct(why)) => SignatureRefusal::Sct(clip(why)),
-        Error::Certificate(why) => SignatureRefusal::Certificate(clip(why)),
+        Error::Certificate(why) => {
+            let text = clip(why);
+            // webpki says it within its own words, by the names of its variants.
+            match ["CertExpired", "CertNotValidYet"]
+                .iter()
+                .any(|name| text.contains(name))
+            {
+                true => SignatureRefusal::NotInForce(text),
+                false => SignatureRefusal::Certificate(text),
+            }
+        }
         Error::TransparencyLog(why) => SignatureRefusal::Log(clip(why)),
         Error::Timestamp(why) => SignatureRefusal::Time(clip(why)),
         Error::SignatureInvalid(why) | Error::ArtifactMismatch(why) => {

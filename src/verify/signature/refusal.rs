@@ -40,6 +40,8 @@ pub enum SignatureRefusal {
     Nameless(&'static str),
     #[error("its certificate is not trusted: {0}")]
     Certificate(String),
+    #[error("its certificate was not in force when it signed: {0}")]
+    NotInForce(String),
     #[error("its certificate's log entry (SCT) does not count: {0}")]
     Sct(String),
     #[error("it has no entry in a transparency log")]

@@ -59,28 +59,28 @@ pub fn simple_payload(
 /// `docs/containers-signature.5.md`, "critical"); `optional` is the signer's own.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Payload {
-    critical: Critical,
+pub(super) struct Payload {
+    pub(super) critical: Critical,
     optional: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Critical {
-    identity: Identity,
-    image: SignedImage,
+pub(super) struct Critical {
+    pub(super) identity: Identity,
+    pub(super) image: SignedImage,
     #[serde(rename = "type")]
     kind: String,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct Identity {
-    docker_reference: String,
+pub(super) struct Identity {
+    pub(super) docker_reference: String,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct SignedImage {
-    docker_manifest_digest: ImageDigest,
+pub(super) struct SignedImage {
+    pub(super) docker_manifest_digest: ImageDigest,
 }

@@ -42,16 +42,7 @@ pub(super) fn read(
             wanted: predicate_type.to_owned(),
         });
     }
-    let mut subjects = Vec::new();
-    for subject in &statement.subject {
-        // Subjects may be named by other algorithms; an image of ours is not.
-        if let Some(hex) = subject.digest.get("sha256") {
-            let digest: ImageDigest = format!("sha256:{hex}").parse().map_err(|_| {
-                SignatureRefusal::Malformed(format!("subject digest {}", clip(hex)))
-            })?;
-            subjects.push(digest);
-        }
-    }
+    let subjects = statement.images()?;
     match subjects.iter().find(|subject| want.contains(subject)) {
         Some(image) => Ok(Said {
             image: *image,
@@ -75,13 +66,26 @@ pub fn sign_statement(image: &ImageDigest) -> Vec<u8> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Statement {
+pub(super) struct Statement {
     #[serde(rename = "_type")]
     kind: String,
     subject: Vec<StatedSubject>,
-    predicate_type: String,
+    pub(super) predicate_type: String,
     #[serde(default)]
     predicate: serde_json::Value,
+}
+
+impl Statement {
+    /// The subjects that can be images; there are other algorithms, but no image of ours has them.
+    pub(super) fn images(&self) -> Result<Vec<ImageDigest>, SignatureRefusal> {
+        let hex = self.subject.iter().filter_map(|s| s.digest.get("sha256"));
+        hex.map(|hex| {
+            format!("sha256:{hex}")
+                .parse()
+                .map_err(|_| SignatureRefusal::Malformed(format!("subject digest {}", clip(hex))))
+        })
+        .collect()
+    }
 }
 
 #[derive(Deserialize)]

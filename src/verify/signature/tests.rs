@@ -4,7 +4,11 @@ use super::*;
 use crate::digest::ImageDigest;
 use crate::testkit::{NOW, image_key};
 
+mod by_key;
 mod demands;
+#[path = "../../../tests/sigstore.rs"]
+mod instance;
+mod keyless;
 mod made_elsewhere;
 mod old_format;
 

@@ -1,6 +1,7 @@
 //! containers-storage: podman, buildah, CRI-O.
 
 use super::*;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 fn records(host: &Host, name: &str) -> Value {
     let file = host.scratch.join(format!("graph/{name}"));
@@ -74,7 +75,8 @@ fn accept_signatures_beside_the_image() {
         all[0]["metadata"] = json!(metadata.to_string())
     });
     write(&host, file, &with);
-    let blob = format!("overlay-images/{image}/signature-{}", manifest.hex());
+    let key = format!("signature-{}", manifest.hex());
+    let blob = format!("overlay-images/{image}/={}", STANDARD.encode(key));
     write(&host, &blob, &[bad, good].concat());
     let found = host.locate(&lower, &upper, None).unwrap();
     let found = host.check(found, Engine::ContainersStorage, "localhost/demo:v1");

@@ -205,13 +205,14 @@ fn accept_rekor_2_with_timestamp() {
         "sha256:54303491a8418fbed24344b513546182c29b43bf282ceb433af65e2299f9271f"
             .parse()
             .unwrap();
-    let anyone = Subject::Uri(Pattern::regexp("https://github.com/.*").unwrap());
+    let anyone = Subject::Email(Pattern::regexp(".+@.+").unwrap());
+    let github = "https://github.com/login/oauth";
     let stamped = Proofs {
         timestamp: Need::Demanded,
         ..Proofs::LOGGED
     };
     let root = SIGSTORE_STAGING_TRUSTED_ROOT.as_bytes();
-    let demand = by_workflow(root, GITHUB, anyone.clone(), stamped);
+    let demand = by_workflow(root, github, anyone.clone(), stamped);
     let kind = "https://schemas.conda.org/attestations-publish-1.schema.json";
     let stored = StoredSignature::Bundle(REKOR2.to_vec());
     let attested = verify_attestation(&demand, &stored, &[about], kind, NOW).unwrap();
@@ -223,12 +224,12 @@ fn accept_rekor_2_with_timestamp() {
     let mut root: serde_json::Value = serde_json::from_slice(root).unwrap();
     root["timestampAuthorities"] = serde_json::json!([]);
     let root = root.to_string().into_bytes();
-    let demand = by_workflow(&root, GITHUB, anyone.clone(), Proofs::LOGGED);
+    let demand = by_workflow(&root, github, anyone.clone(), Proofs::LOGGED);
     assert!(matches!(
         verify_attestation(&demand, &stored, &[about], kind, NOW),
         Err(SignatureRefusal::Time(_))
     ));
-    let demand = by_workflow(&root, GITHUB, anyone, stamped);
+    let demand = by_workflow(&root, github, anyone, stamped);
     assert_eq!(
         verify_attestation(&demand, &stored, &[about], kind, NOW),
         Err(SignatureRefusal::NoAuthority("timestamp authority"))
