@@ -152,7 +152,7 @@ fn explained(args: &Explain) -> anyhow::Result<Report> {
         &policy,
         &image,
         |path| std::fs::read(path),
-        |digest| store.signatures(digest),
+        |digest| store.signatures_and_attestations(digest),
         |digest| store.lists(digest),
     )
     .with_context(context)?;

@@ -98,6 +98,13 @@ impl Store {
         })
     }
 
+    /// Both: everything that a policy may ask for.
+    pub fn signatures_and_attestations(&self, image: &ImageDigest) -> Result<Vec<StoredSignature>> {
+        let mut all = self.signatures(image)?;
+        all.extend(self.attestations(image)?);
+        Ok(all)
+    }
+
     /// cosign's sets of `kind`, and bundles whose predicate is `wanted`, as far as the index says.
     fn proofs(
         &self,

@@ -107,13 +107,14 @@ pub struct Found {
 }
 
 impl Found {
-    /// The signatures that may be about `digest`: the store's, then what the engine has.
+    /// The signatures and attestations that may be about `digest`: the store's, then what the engine
+    /// has.
     pub fn signatures(
         &self,
         digest: &ImageDigest,
         store: &Store,
     ) -> anyhow::Result<Vec<StoredSignature>> {
-        let mut all = store.signatures(digest)?;
+        let mut all = store.signatures_and_attestations(digest)?;
         all.extend(self.attached.iter().filter_map(|attached| match attached {
             Attached::Signature(signature) => Some(signature.clone()),
             Attached::Unusable(_) => None,
