@@ -154,7 +154,12 @@ pub fn closed(spec: &mut Spec) -> Result<()> {
         .allow(false)
         .access("rwm")
         .build()?;
-    let rules = resources.devices().clone().unwrap_or_default();
+    let mut rules = resources.devices().clone().unwrap_or_default();
+    for rule in &mut rules {
+        // libcontainer writes the letters as they are
+        let access = rule.access().clone();
+        rule.set_access(access.map(|a| a.chars().filter(|c| "rwm".contains(*c)).collect()));
+    }
     resources.set_devices(Some([vec![nothing], rules].concat()));
     linux.set_resources(Some(resources));
     spec.set_linux(Some(linux));
@@ -174,14 +179,13 @@ fn rule(rule: &LinuxDeviceCgroup) -> Result<Rule> {
         Some(LinuxDeviceType::P) => anyhow::bail!("a device rule cannot name a fifo"),
     };
     let letters = rule.access().as_deref().unwrap_or_default();
-    let access = letters.chars().try_fold(0, |all, letter| match letter {
-        'm' => Ok(all | MKNOD),
-        'r' => Ok(all | READ),
-        'w' => Ok(all | WRITE),
-        other => Err(anyhow::anyhow!(
-            "a device rule's access has the letter {other:?}"
-        )),
-    })?;
+    // other letters mean nothing, as to runc (devices.Permissions)
+    let access = letters.chars().fold(0, |all, letter| match letter {
+        'm' => all | MKNOD,
+        'r' => all | READ,
+        'w' => all | WRITE,
+        _ => all,
+    });
     Ok(Rule {
         allow: rule.allow(),
         kind,
