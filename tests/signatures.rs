@@ -34,6 +34,11 @@ pub const MODULE: Module = Module {
             "what_a_registry_has_is_fetched",
             what_a_registry_has_is_fetched,
         ),
+        // before podman keeps a good signature with the image, which counts too
+        Test::Once(
+            "each_engine_asks_for_both_formats",
+            crate::matrix::each_engine_asks_for_both_formats,
+        ),
         Test::Once(
             "what_engines_keep_is_imported",
             what_engines_keep_is_imported,
@@ -43,10 +48,6 @@ pub const MODULE: Module = Module {
             the_verifier_of_containerd_imports_and_allows,
         ),
         Test::Once("the_matrix", crate::matrix::the_matrix),
-        Test::Once(
-            "each_engine_asks_for_both_formats",
-            crate::matrix::each_engine_asks_for_both_formats,
-        ),
     ],
 };
 

@@ -135,6 +135,8 @@ impl Stat {
 pub enum Phase {
     Creating,
     Created,
+    /// The guard agreed, and init is being told: it may already run, so it cannot be started again.
+    Starting,
     Started,
 }
 
@@ -224,7 +226,7 @@ impl State {
         }
         Ok(match self.phase {
             Phase::Creating => Status::Creating,
-            Phase::Created => Status::Created,
+            Phase::Created | Phase::Starting => Status::Created,
             Phase::Started => Status::Running,
         })
     }
