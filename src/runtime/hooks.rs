@@ -152,18 +152,6 @@ mod tests {
     }
 
     #[test]
-    fn accept_a_program_by_the_path_of_its_copy() {
-        let mut spec = spec(r#"{"prestart":[{"path":"/proc/self/exe","args":["x"]}]}"#);
-        let origins = seal(&mut spec).unwrap();
-        let (copy, origin) = origins.iter().next().unwrap();
-        let me = executables::digest(Path::new("/proc/self/exe")).unwrap();
-        assert_eq!(origin, Path::new("/proc/self/exe"));
-        assert_eq!(digest_of(copy).unwrap(), me);
-        let hooks = spec.hooks().clone().unwrap();
-        assert_eq!(hooks.prestart().as_ref().unwrap()[0].path(), copy);
-    }
-
-    #[test]
     fn refuse_hooks_that_are_no_programs_of_the_host() {
         for (hooks, why) in [
             (

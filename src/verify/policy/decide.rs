@@ -154,7 +154,8 @@ pub fn explain(policy: &Policy, subject: Subject<'_>, now: UnixTime) -> Explanat
 /// A decision in the making: what it would be admitted as, and what speaks against it. Parts that
 /// nobody vouches for are only ever put in together with a reason.
 struct Case {
-    /// Of the entry that applies; none applies: the strictest, without a name that an entry can have.
+    /// Of the entry that applies. None applies: a name that no entry can have, and nothing relaxed; which
+    /// programs may enter is then nobody's word, so an audited container's are recorded and not judged.
     terms: Terms,
     made: Made,
     programs: Programs,
@@ -302,9 +303,14 @@ fn image(policy: &Policy, material: &Material<'_>, now: UnixTime) -> Case {
 /// both. Where the latter accepts anything, nobody does.
 fn vouched(rule: &Rule, material: &Material<'_>, now: UnixTime) -> Result<Made, Vec<No>> {
     let image = material.image;
-    let own = match rule.authorities.is_empty() {
-        true => Ok(None),
-        false => signature(rule, material, now).map(Some),
+    let own = match (rule.authorities.is_empty(), rule.containers_policy) {
+        // a policy file cannot say so; whoever makes a rule otherwise gets no image in by it
+        (true, false) => Err(no(
+            "the rule names nobody who must vouch for it",
+            "give the rule keys, authorities or containers_policy = true",
+        )),
+        (true, true) => Ok(None),
+        (false, _) => signature(rule, material, now).map(Some),
     };
     let theirs = match rule.containers_policy {
         true => containers(rule, material, now),

@@ -325,6 +325,28 @@ fn refuse_wrong_key() {
     scene.refused("it was not made by key");
 }
 
+/// A policy file cannot say so; a rule that came to be otherwise lets nothing in either.
+#[test]
+fn refuse_nobody_to_vouch() {
+    let scene = scene();
+    let mut policy = parse(&scene.policy).unwrap();
+    for rule in &mut policy.rules {
+        rule.authorities.clear();
+    }
+    let material = Material {
+        image: &scene.image,
+        signatures: scene.signatures.clone(),
+        lists: scene.lists.clone(),
+        trust: scene.trust.clone(),
+    };
+    let subject = Subject::Image(&material);
+    let refusal = decide(&policy, subject, &scene.profile, scene.now).unwrap_err();
+    assert_eq!(
+        refusal.reasons,
+        ["the rule names nobody who must vouch for it"]
+    );
+}
+
 #[test]
 fn refuse_signature_of_other_image() {
     let mut scene = scene();
