@@ -7,7 +7,7 @@
 
 use super::NURSED;
 use crate::{slice, spawn, sys};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     process::{Pid, PidfdFlags, getppid, pidfd_open},
@@ -40,8 +40,9 @@ pub fn run() -> Result<()> {
             result => result.context("nurse: poll")?,
         };
         if !fds[0].revents().is_empty() {
+            // It has said why; a word of ours would be the last one in the log, and hide it.
             let status = service.wait()?;
-            bail!("the host service ended ({status})");
+            std::process::exit(status.code().unwrap_or(1));
         }
         let mut news = [0; 64];
         let _ = ends.read(&mut news)?;
