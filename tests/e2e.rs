@@ -82,6 +82,7 @@ const MODULES: &[Module] = &[
     engines::cri::MODULE,
     engines::docker::MODULE,
     engines::hooks::MODULE,
+    engines::init::MODULE,
     engines::restarts::MODULE,
     admission::MODULE,
     identity::MODULE,

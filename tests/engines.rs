@@ -6,6 +6,7 @@ pub mod containerd;
 pub mod cri;
 pub mod docker;
 pub mod hooks;
+pub mod init;
 pub mod podman;
 pub mod restarts;
 

@@ -32,9 +32,11 @@ const STAYS: &[&str] = &[
     // what the host service keeps for as long as the machine runs: one binding log per boot and reset
     "/run/attestrun-host/host.log",
     "/var/lib/attestrun/host/binding-*",
-    // copies of hooks, by digest
+    // copies of hooks and inits, by digest
     "/var/lib/attestrun/hooks",
     "/var/lib/attestrun/hooks/*",
+    "/var/lib/attestrun/programs",
+    "/var/lib/attestrun/programs/*",
     "/run/runc",
     // the runtimes under test: their state roots, not what lies in them
     "/run/rt",

@@ -6,6 +6,8 @@
 
 use crate::{
     backend::{Backend, named},
+    brought,
+    copies::Origins,
     hooks,
     programs::{self, Search},
     state::RunDir,
@@ -98,7 +100,9 @@ impl Bundle {
         systemd_cgroup: bool,
     ) -> Result<SealedBundle> {
         self.normalise(id, systemd_cgroup)?;
-        let hooks = hooks::seal(&mut self.spec)?;
+        let mut copies = Origins::new();
+        hooks::seal(&mut self.spec, &mut copies)?;
+        brought::seal(&mut self.spec, self.rootfs_fd.as_fd(), &mut copies)?;
         if let Backend::Runc { .. } = backend {
             self.name_program()?;
         }
@@ -122,7 +126,7 @@ impl Bundle {
         Ok(SealedBundle {
             bytes,
             spec,
-            hooks,
+            copies,
             rootfs: self.rootfs,
             rootfs_fd: self.rootfs_fd,
         })
@@ -197,7 +201,8 @@ pub struct SealedBundle {
     /// The whole config.json; [`Self::spec`] is its parse.
     pub bytes: Vec<u8>,
     pub spec: Spec,
-    pub hooks: hooks::Origins,
+    /// Programs of the host that it names copies of.
+    pub copies: Origins,
     pub rootfs: PathBuf,
     pub rootfs_fd: OwnedFd,
 }

@@ -141,7 +141,7 @@ fn application(state: &State, sealed: &SealedBundle, host: &host::Client) -> Res
         bundle: state.bundle.clone(),
         rootfs: sealed.rootfs.clone(),
         config: String::from_utf8(sealed.bytes.clone())?,
-        hooks: sealed.hooks.clone(),
+        copies: sealed.copies.clone(),
         backend,
         host: host.hello()?,
     })

@@ -3,9 +3,11 @@
 //! Two programs, so that none of the processes that start with each container loads the TPM library.
 
 mod backend;
+mod brought;
 mod bundle;
 mod cli;
 mod config;
+mod copies;
 mod ending;
 mod executables;
 mod guard;

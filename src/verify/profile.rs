@@ -45,16 +45,18 @@ pub struct HostView {
     /// Source of each bind mount → its canonical path (no symbolic links, no `..`).
     pub sources: BTreeMap<PathBuf, PathBuf>,
     /// Path of each hook → which program that is.
-    pub hooks: BTreeMap<PathBuf, HookFile>,
+    pub hooks: BTreeMap<PathBuf, HostProgram>,
+    /// Source of the bind mount that brings the container's first program → which program that is.
+    pub programs: BTreeMap<PathBuf, HostProgram>,
     /// Path of each namespace that is joined → whose it is.
     pub namespaces: BTreeMap<PathBuf, NamespaceOwner>,
     /// Major and minor numbers of the host's TPM devices (`/dev/tpm*`).
     pub tpm_devices: Vec<(i64, i64)>,
 }
 
-/// A hook's program: config.json may name attestrun's own copy of it.
+/// A program of the host: config.json may name attestrun's own copy of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HookFile {
+pub struct HostProgram {
     /// As the engine named it.
     pub path: PathBuf,
     pub digest: FileDigest,
@@ -129,6 +131,10 @@ pub struct MountUse {
     /// Where the source of a bind mount really is; else empty.
     pub real_source: String,
     pub options: Vec<String>,
+    /// The container begins with this file of the host (an engine's init), which lies in no image;
+    /// what is mounted is a copy of it with this content. Absent for every other mount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<FileDigest>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -215,6 +221,11 @@ impl LaunchProfile {
     pub fn digest(&self) -> Result<ProfileDigest, NotCanonical> {
         Ok(ProfileDigest::of(&canonical(self)?))
     }
+    /// The program of the host that the container begins with, if it does not begin with the image's.
+    pub fn brought(&self) -> Option<FileDigest> {
+        self.mounts.iter().find_map(|mount| mount.program)
+    }
+
     /// How the namespace of this kind (`pid`, `mount`…) is come by; what is not said is the host's.
     pub fn namespace(&self, kind: &str) -> How {
         self.namespaces
@@ -292,6 +303,7 @@ fn mount_use(mount: &Mount, host: &HostView) -> Result<MountUse, ProfileError> {
         source: utf8(&source)?,
         real_source,
         options: mount.options().clone().unwrap_or_default(),
+        program: host.programs.get(&source).map(|program| program.digest),
     })
 }
 

@@ -59,7 +59,7 @@ fn demo(world: &World, args: &[&str]) -> Result<Bundle> {
 }
 
 /// `body` under a policy, and for a challenger, that allows `names` too.
-fn allowing(names: &[String], body: impl FnOnce() -> Result<()>) -> Result<()> {
+pub fn allowing(names: &[String], body: impl FnOnce() -> Result<()>) -> Result<()> {
     restoring(POLICY, || {
         let more: Vec<_> = names.iter().map(|n| format!("\"{n}\"")).collect();
         let text = fs::read_to_string(POLICY)?;

@@ -6,6 +6,7 @@
 use super::{
     Application,
     containerd::Client,
+    entry::{Entry, Seen},
     inside,
     rootfs::{self, Question, Rootfs},
     view,
@@ -13,7 +14,7 @@ use super::{
 use crate::{
     config::{self, Config},
     ipc::Refused,
-    programs::{self, Program, Search},
+    programs::Program,
 };
 use anyhow::{Context, Result, anyhow};
 use content::{
@@ -82,7 +83,7 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
     })?;
     let policy = Policy::parse(&policy).with_context(|| format!("policy {}", config::POLICY))?;
     let joined = inside::joined(&spec)?;
-    let profile = LaunchProfile::of(&spec, &view::of(&spec, &application.hooks)?)?;
+    let profile = LaunchProfile::of(&spec, &view::of(&spec, &application.copies)?)?;
 
     let signatures = Store::open(Path::new(config::SIGNATURES))?;
     let root = store::Rootfs::open(&application.rootfs)?;
@@ -103,7 +104,7 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
     supported(&admission)?;
     let decision = began.elapsed() - identity;
     let mut court = Court::new(&admission);
-    crate::hooks::install(&application.hooks)?;
+    crate::copies::install(&application.copies)?;
 
     let rootfs = match (&origin, admission.made().image()) {
         (Located::Image(found), Some(image)) if admission.made().is_image() => {
@@ -126,9 +127,9 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
 
     // the image's files are known; only what mounts will bring is not among them (judged at start)
     let known = |path: &[u8]| rootfs.known(path);
-    let program = programs::find(root.as_fd(), &Search::of(&process))?;
-    let programs = programs::resolve(root.as_fd(), &program, &known)?;
-    court.hear(judge(&admission, How::Entrypoint, &programs))?;
+    let brought = admission.profile().brought();
+    let entry = Entry::find(root.as_fd(), &process, brought, Seen::Rootfs, &known)?;
+    court.hear(entry.judge(&admission))?;
     let audited = court.close();
     Ok(Admitted {
         admission,
@@ -136,7 +137,7 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
         spec,
         joined,
         process,
-        program,
+        program: entry.path,
         audited,
         took: Took {
             identity: identity.as_micros(),

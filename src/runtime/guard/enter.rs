@@ -3,7 +3,12 @@
 //! Without a gate in the kernel (tier `none`) this judges what attestrun itself is asked to start;
 //! what those programs execute later is not seen, and evidence says so.
 
-use super::{Guarded, admit::judge, inside, view};
+use super::{
+    Guarded,
+    admit::judge,
+    entry::{Entry, Seen},
+    inside, view,
+};
 use crate::{
     ending::Holdings,
     ipc::Refused,
@@ -34,25 +39,34 @@ impl Guarded {
         let process = self.admitted.process.clone();
         let root = root_of(holdings)?;
         let added = self.inside(holdings.init()?, &root)?;
-        let path = programs::find(root.as_fd(), &Search::of(&process))?;
-        if path != self.admitted.program {
-            let (now, then) = (path.display(), self.admitted.program.display());
+        let brought = self.admitted.admission.profile().brought();
+        let entry = Entry::find(root.as_fd(), &process, brought, Seen::Inside, &|_| None);
+        let entry = entry.inspect_err(|error| {
+            if error.is::<Refused>() {
+                self.deny("entrypoint", &error.to_string());
+            }
+        })?;
+        if entry.path != self.admitted.program {
+            let (now, then) = (entry.path.display(), self.admitted.program.display());
             let refused = Refused(plain_text(&format!(
                 "refused: PATH leads to {now} in the container, and led to {then} when it was created"
             )));
             self.overrule("entrypoint", &refused)?;
         }
-        let programs = programs::resolve(root.as_fd(), &path, &|_| None)?;
-        if let Err(refused) = judge(&self.admitted.admission, How::Entrypoint, &programs) {
+        if let Err(refused) = entry.judge(&self.admitted.admission) {
             self.overrule("entrypoint", &refused)?;
         }
         self.journal.record(&Event::Start)?;
         if !added.is_empty() {
             self.journal.record(&Event::Hooked(added))?;
         }
-        self.executed(&programs, &process, How::Entrypoint)?;
+        let args = process.args().as_deref().unwrap_or_default();
+        self.executed(&entry.programs, &process, args, How::Entrypoint)?;
+        if let Some(behind) = &entry.behind {
+            self.executed(&behind.programs, &process, &behind.args, How::Behind)?;
+        }
         self.admitted.rootfs.forget();
-        Ok(path)
+        Ok(entry.path)
     }
 
     /// What init has is what was sealed, and what the policy lets a hook add.
@@ -102,7 +116,8 @@ impl Guarded {
             verdict,
             &reasons.join("; "),
         ))?;
-        self.executed(&programs, &process, How::Enter)?;
+        let args = process.args().as_deref().unwrap_or_default();
+        self.executed(&programs, &process, args, How::Enter)?;
         Ok(path)
     }
 
@@ -153,7 +168,13 @@ impl Guarded {
         Ok(Ok(()))
     }
 
-    fn executed(&mut self, programs: &[Program], process: &Process, how: How) -> Result<()> {
+    fn executed(
+        &mut self,
+        programs: &[Program],
+        process: &Process,
+        args: &[String],
+        how: How,
+    ) -> Result<()> {
         for program in programs {
             self.journal.execution(&program.path, program.digest)?;
         }
@@ -163,7 +184,7 @@ impl Guarded {
         self.journal.record(&Event::Exec(Exec {
             path: encode_path(&program.path),
             digest: program.digest,
-            args_digest: self.salted(process.args().as_deref().unwrap_or_default()),
+            args_digest: self.salted(args),
             uid: process.user().uid(),
             gid: process.user().gid(),
             how,

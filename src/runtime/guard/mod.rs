@@ -8,6 +8,7 @@
 mod admit;
 mod containerd;
 mod enter;
+mod entry;
 mod inside;
 mod journal;
 mod measure;
@@ -70,8 +71,8 @@ pub struct Application {
     pub rootfs: PathBuf,
     /// The sealed config.json, from which the backend builds.
     pub config: String,
-    /// Whose copies the hooks in it are.
-    pub hooks: crate::hooks::Origins,
+    /// Whose copies are in it: hooks, an engine's init.
+    pub copies: crate::copies::Origins,
     pub backend: Backend,
     pub host: HostLink,
 }

@@ -1,7 +1,7 @@
 //! What config.json only points at, looked up on the host: where bind mounts come from, what hooks
 //! are, whose namespaces are joined, which devices are TPMs.
 
-use crate::hooks::{self, Origins};
+use crate::copies::{self, Origins};
 use anyhow::{Context, Result};
 use oci_spec::runtime::Spec;
 use std::{
@@ -9,7 +9,7 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
-use verify::profile::{HookFile, HostView, NamespaceOwner, needs};
+use verify::profile::{HostProgram, HostView, NamespaceOwner, needs};
 
 pub fn of(spec: &Spec, origins: &Origins) -> Result<HostView> {
     let needs = needs(spec);
@@ -18,18 +18,22 @@ pub fn of(spec: &Spec, origins: &Origins) -> Result<HostView> {
         ..HostView::default()
     };
     for source in needs.sources {
-        let real = fs::canonicalize(&source).with_context(|| {
-            format!(
-                "cannot resolve the bind mount's source {}",
-                source.display()
-            )
+        // the copy of a program is made once the policy has said yes; whose it is, is said in its place
+        let named = origins.get(&source).unwrap_or(&source);
+        let real = fs::canonicalize(named).with_context(|| {
+            format!("cannot resolve the bind mount's source {}", named.display())
         })?;
+        if let Some(path) = origins.get(&source) {
+            let (path, digest) = (path.clone(), copies::digest_of(&source)?);
+            view.programs
+                .insert(source.clone(), HostProgram { path, digest });
+        }
         view.sources.insert(source, real);
     }
     for hook in needs.hooks {
-        let digest = hooks::digest_of(&hook)?;
+        let digest = copies::digest_of(&hook)?;
         let path = origins.get(&hook).context("a hook without origin")?.clone();
-        view.hooks.insert(hook, HookFile { path, digest });
+        view.hooks.insert(hook, HostProgram { path, digest });
     }
     for namespace in needs.namespaces {
         let owner = owner(&namespace)?;

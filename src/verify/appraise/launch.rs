@@ -6,7 +6,7 @@ use super::facts::Facts;
 use super::{Answer, Problem, all_of, ok, refused, unknown};
 use crate::canon::canonical;
 use crate::check::Check;
-use crate::digest::ProfileDigest;
+use crate::digest::{FileDigest, ProfileDigest};
 use crate::event::{Enter, EnterVerdict, Event, Launch};
 use crate::profile::{Area, How, LaunchProfile, NamespaceUse, judge, judge_added, loads_code};
 
@@ -95,6 +95,13 @@ fn measured<'a>(facts: &'a Facts<'_>) -> Result<&'a Launch, Problem> {
             claim.bundle_config.to_string(),
         ),
     }
+}
+
+/// The program of the host with which the container began, if the challenger names it.
+pub(super) fn brought(facts: &Facts<'_>) -> Option<FileDigest> {
+    let program = measured(facts).ok()?.profile.brought()?;
+    let named = facts.expect.launch.rules().name_program(program);
+    named.then_some(program)
 }
 
 fn objections(facts: &Facts<'_>, profile: &LaunchProfile, area: Area) -> Vec<String> {

@@ -2,6 +2,7 @@
 
 use super::facts::Facts;
 use super::grounds::without_list;
+use super::launch;
 use super::log::ContainerLog;
 use super::{Answer, all_of, or_refuse, refused, unknown};
 use crate::digest::FileDigest;
@@ -105,7 +106,8 @@ pub(super) fn list(facts: &Facts<'_>) -> Answer {
 }
 
 /// Every executed file is a listed program, at its path or by its content (a copy of a listed program
-/// is that program, and so the runtime judges it), and every record has its file in PCR 10.
+/// is that program, and so the runtime judges it), or the engine's init that the challenger names;
+/// and every record has its file in PCR 10.
 pub(super) fn unlisted(facts: &Facts<'_>) -> Answer {
     if let Some(answer) = without_list(facts) {
         return match unmeasured(facts.log()?) {
@@ -114,12 +116,14 @@ pub(super) fn unlisted(facts: &Facts<'_>) -> Answer {
         };
     }
     let (list, log) = (facts.list()?, facts.log()?);
+    let brought = launch::brought(facts);
     let mut problems = Vec::new();
     for (path, digest) in &log.files {
         match list.allows(&path.decode(), digest) {
             // Other content than the path's is the next check's.
             Ok(_) | Err(NotListed::Content { .. }) => {}
             Err(_) if list.allows_digest(digest).is_ok() => {}
+            Err(_) if brought == Some(*digest) => {}
             Err(not) => problems.push(not.to_string()),
         }
     }

@@ -145,7 +145,7 @@ fn broken_rules(log: &ContainerLog) -> Vec<Order> {
             Event::Start if started => broken.push(Order::Started),
             Event::Start => (started, in_use) = (true, true),
             Event::Hooked(_) if !started => broken.push(Order::BeforeStart(event.name())),
-            Event::Exec(exec) if exec.how == How::Entrypoint && !started => {
+            Event::Exec(exec) if exec.how != How::Enter && !started => {
                 broken.push(Order::BeforeStart(event.name()))
             }
             Event::Exec(_) | Event::Enter(_) => in_use = true,

@@ -343,6 +343,9 @@ pub struct Start {}
 #[serde(rename_all = "lowercase")]
 pub enum How {
     Entrypoint,
+    /// What the entry point, an engine's init, is told to execute (`docker-init -- <program>`). It was
+    /// judged before the start; that the init executes it and nothing else is the init's word.
+    Behind,
     Enter,
 }
 
@@ -422,6 +425,6 @@ words! {
     Latitude { Any "any", Deny "deny" }
     EnterMode { Deny "deny", Listed "listed", Any "any" }
     ExecLog { First "first" }
-    How { Entrypoint "entrypoint", Enter "enter" }
+    How { Entrypoint "entrypoint", Behind "behind", Enter "enter" }
     EnterVerdict { Allowed "allowed", Denied "denied", Audited "audited" }
 }

@@ -58,6 +58,7 @@ fn profile() -> LaunchProfile {
             source: "/srv/d".into(),
             real_source: "/srv/data".into(),
             options: vec!["ro".into()],
+            program: None,
         }],
         devices: vec![DeviceNode {
             path: "/dev/fuse".into(),

@@ -292,7 +292,7 @@ impl Admission {
             (Programs::Named(_), _) => Err(NotAllowed::NotNamed),
             // The arguments were compared, and the file is the named image's.
             (Programs::Args(_), How::Entrypoint) => Ok(()),
-            (Programs::Args(_), How::Enter) => Err(NotAllowed::NotTheSandbox),
+            (Programs::Args(_), How::Behind | How::Enter) => Err(NotAllowed::NotTheSandbox),
             (Programs::Any, _) => Ok(()),
         }
     }

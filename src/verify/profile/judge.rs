@@ -42,7 +42,7 @@ impl fmt::Display for Objection {
 /// Text that names no relaxation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not the name of a relaxation (known are device:<path>, mount:<path or type>, cap:CAP_<NAME>, hook:sha256:<digest>, env:<NAME>, hook-mount:<path>, hook-device:<path>, each with * for all of its kind, and hostpid-ptrace)"
+    "`{0}` is not the name of a relaxation (known are device:<path>, mount:<path or type>, cap:CAP_<NAME>, hook:sha256:<digest>, program:sha256:<digest>, env:<NAME>, hook-mount:<path>, hook-device:<path>, each but program with * for all of its kind, and hostpid-ptrace)"
 )]
 pub struct NotARelaxation(pub String);
 
@@ -62,7 +62,7 @@ impl Relaxation {
             Some(("cap", rest)) => rest.strip_prefix("CAP_").is_some_and(|c| {
                 !c.is_empty() && c.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
             }),
-            Some(("hook", rest)) => rest.parse::<FileDigest>().is_ok(),
+            Some(("hook" | "program", rest)) => rest.parse::<FileDigest>().is_ok(),
             // "/" would be everything, and nothing that one means by name
             Some(("hook-mount" | "hook-device", rest)) => rest.len() > 1 && plain(rest) == rest,
             Some(_) => false,
@@ -105,6 +105,11 @@ pub struct LaunchRules {
 }
 
 impl LaunchRules {
+    /// Whether a container may begin with this program of the host.
+    pub fn name_program(&self, program: FileDigest) -> bool {
+        Relaxation::parse(&format!("program:{program}")).is_ok_and(|n| self.allow.contains(&n))
+    }
+
     /// What allows it: its own name, or `<kind>:*`.
     fn allowing(&self, wanted: &Relaxation) -> Option<&Relaxation> {
         let kind = wanted
@@ -391,6 +396,30 @@ impl<'a> Court<'a> {
         }
     }
 
+    /// The container begins with a program of the host, which no list of an image can name.
+    fn program(&mut self, mount: &MountUse, destination: &str, digest: FileDigest) {
+        self.object(
+            Area::Mount,
+            Some(format!("program:{digest}")),
+            format!(
+                "mount of the program {} ({digest}) at {destination}, with which the container begins",
+                mount.real_source
+            ),
+        );
+        let access = mount
+            .options
+            .iter()
+            .rev()
+            .find(|o| *o == "ro" || *o == "rw");
+        if access.is_none_or(|access| access != "ro") {
+            self.object(
+                Area::Mount,
+                None,
+                format!("a writable mount of the program at {destination}"),
+            );
+        }
+    }
+
     fn mount(&mut self, mount: &MountUse) {
         let destination = plain(&mount.destination);
         if is_at_or_below(&destination, OWN_MOUNT) {
@@ -399,6 +428,9 @@ impl<'a> Court<'a> {
                 None,
                 format!("mount at {destination}, where attestrun shows its evidence"),
             );
+        }
+        if let Some(digest) = mount.program {
+            self.program(mount, &destination, digest);
         }
         if mount.kind != "bind" {
             if !USUAL_TYPES.contains(&mount.kind.as_str()) {

@@ -1,6 +1,7 @@
 //! Profiles of config.json files, and the objections to them.
 
 mod demands;
+mod programs;
 
 use super::*;
 use oci_spec::runtime::Spec;
@@ -64,7 +65,7 @@ fn host(spec: &Spec) -> HostView {
             .into_iter()
             .map(|path| {
                 let digest = FileDigest::of(b"hook");
-                (path.clone(), HookFile { path, digest })
+                (path.clone(), HostProgram { path, digest })
             })
             .collect(),
         namespaces: needs
@@ -72,6 +73,7 @@ fn host(spec: &Spec) -> HostView {
             .into_iter()
             .map(|n| (n, NamespaceOwner::Other))
             .collect(),
+        programs: BTreeMap::new(),
         tpm_devices: vec![(10, 224), (253, 65536)],
     }
 }
@@ -487,6 +489,7 @@ fn refuse_unknown_relaxations() {
         "mount:bpf",
         "cap:CAP_BPF",
         "hostpid-ptrace",
+        "program:sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     ] {
         assert!(Relaxation::parse(good).is_ok(), "{good}");
     }
@@ -501,6 +504,8 @@ fn refuse_unknown_relaxations() {
         "cap:*x",
         "hook:",
         "hook:/bin/sh",
+        "program:*",
+        "program:/sbin/docker-init",
         "all",
         "hostpid",
         "hostpid-ptrace:",

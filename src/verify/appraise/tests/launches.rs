@@ -1,7 +1,9 @@
 //! The launch profile (C-…).
 
+use super::super::scene::executed;
 use super::*;
-use crate::digest::{BundleDigest, ProfileDigest};
+use crate::digest::{BundleDigest, FileDigest, ProfileDigest};
+use crate::event::How;
 use crate::profile::{DeviceNode, How as Namespace, MountUse, NamespaceUse, Relaxation};
 
 #[test]
@@ -52,6 +54,7 @@ fn refuse_launches_by_their_check() {
             source: "/run/docker.sock".into(),
             real_source: "/run/docker.sock".into(),
             options: vec![],
+            program: None,
         });
     });
     assert_refused(&scene, &["container C-MOUNT"]);
@@ -103,4 +106,60 @@ fn joined_namespaces_need_peers() {
     let mut scene = join("pid", "/proc/1234/ns/pid");
     scene.claim.peers = vec!["0".repeat(64)];
     assert_eq!(with(&scene.appraise(), "unknown"), ["container C-PEER"]);
+}
+
+/// A scene whose container begins with an engine's init.
+fn begun_by_an_init() -> Scene {
+    let mut scene = Scene::new();
+    scene.relaunch(|profile| {
+        profile.mounts.push(MountUse {
+            destination: "/sbin/docker-init".into(),
+            kind: "bind".into(),
+            source: "/var/lib/attestrun/programs/x".into(),
+            real_source: "/usr/bin/docker-init".into(),
+            options: vec!["ro".into()],
+            program: Some(FileDigest::of(b"init")),
+        });
+    });
+    scene
+        .log
+        .truncate(scene.log.len() - scene.entrypoint().len());
+    let init = executed(b"/usr/sbin/docker-init", b"init", How::Entrypoint);
+    scene.log.extend(init);
+    scene
+        .log
+        .extend(executed(b"/usr/bin/app", b"app", How::Behind));
+    scene
+}
+
+#[test]
+fn accept_an_init_by_its_name_alone() {
+    let mut scene = begun_by_an_init();
+    assert_refused(&scene, &["container P-UNLISTED", "container C-MOUNT"]);
+    let name = |content: &[u8]| {
+        let name = format!("program:{}", FileDigest::of(content));
+        vec![Relaxation::parse(&name).unwrap()]
+    };
+    scene.expect.launch.allow = name(b"other");
+    assert_refused(&scene, &["container P-UNLISTED", "container C-MOUNT"]);
+    scene.expect.launch.allow = name(b"init");
+    assert_eq!(scene.appraise().verdict.word(), "accepted");
+}
+
+#[test]
+fn refuse_an_unlisted_program_behind_an_init_or_without_its_mount() {
+    let init = Relaxation::parse(&format!("program:{}", FileDigest::of(b"init"))).unwrap();
+    let mut scene = begun_by_an_init();
+    scene.expect.launch.allow = vec![init.clone()];
+    scene
+        .log
+        .extend(executed(b"/usr/bin/other", b"other", How::Behind));
+    assert_refused(&scene, &["container P-UNLISTED"]);
+
+    let mut scene = Scene::new();
+    scene.expect.launch.allow = vec![init];
+    scene
+        .log
+        .extend(executed(b"/sbin/docker-init", b"init", How::Enter));
+    assert_refused(&scene, &["container P-UNLISTED"]);
 }
