@@ -3,6 +3,7 @@
 use crate::spawn::Swtpm;
 use crate::{Raw, checkquote, pcr};
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use tpm::vtpm::{Error, Vtpm};
 use verify::pcr::{Pcr, QUOTED};
@@ -193,7 +194,13 @@ fn swtpm_needs_no_privilege() {
     assert_eq!(field("Seccomp:"), ["2"]);
     // Three standard descriptors, the data channel, the lock file, an internal pipe: no listener.
     for descriptor in fs::read_dir(format!("/proc/{}/fd", swtpm.pid())).unwrap() {
-        let target = fs::read_link(descriptor.unwrap().path()).unwrap();
+        let descriptor = descriptor.unwrap();
+        let target = fs::read_link(descriptor.path()).unwrap();
+        // what whoever runs the tests left open (a lock that they run under) is not the point
+        let ours = Path::new("/proc/self/fd").join(descriptor.file_name());
+        if fs::read_link(ours).is_ok_and(|ours| ours == target) {
+            continue;
+        }
         let target = target.to_string_lossy();
         assert!(
             ["/dev/null", "socket:", "pipe:"]
@@ -218,7 +225,7 @@ fn swtpm_ends_with_its_client() {
 }
 
 #[test]
-fn a_dead_vtpm_is_an_error_and_stays_one() {
+fn a_dead_vtpm_stays_dead() {
     let (mut swtpm, stream) = Swtpm::vtpm();
     let mut vtpm = Vtpm::new(stream);
     vtpm.get_random().unwrap();
