@@ -126,7 +126,7 @@ pub fn run(world: &World, wanted: &Wanted) -> Result<()> {
             complaints.extend(go_runc(world, &judges, &runtime)?);
         }
         if runtime.backend.is_some() {
-            fs::write(POLICY, bundles_policy()?)?;
+            fs::write(POLICY, bundles_policy(&judges)?)?;
         }
         let results = bats(world, &judges, &runtime, wanted)?;
         println!("{}: runc's own tests: {}", runtime.name, results.counts());
@@ -370,11 +370,19 @@ fn go_runc(world: &World, judges: &Path, runtime: &Runtime) -> Result<Vec<String
 
 /// Admits the tests' unsigned bundles; evidence names the relaxations, and a challenger has to waive
 /// "no-image" and "any-program".
-fn bundles_policy() -> Result<String> {
-    let shell = crate::image::digest(&fs::read("/bin/sh")?);
+fn bundles_policy(judges: &Path) -> Result<String> {
+    let name = |kind: &str, program: &Path| -> Result<String> {
+        let content = fs::read(program).with_context(|| program.display().to_string())?;
+        Ok(format!("{kind}:{}", crate::image::digest(&content)))
+    };
+    let allow = [
+        name("hook", Path::new("/bin/sh"))?,
+        name("start-hook", &judges.join("busybox/bin/busybox"))?,
+        name("start-hook", &judges.join("debian/usr/bin/dash"))?,
+    ];
     Ok(format!(
         "version = 1\nmode = \"enforce\"\n\n[[bundle]]\nname = \"runc-tests\"\nrootfs = \"/tmp\"\n\
          content = \"any\"\nprograms = \"any\"\nenter = \"any\"\nmin_tier = \"none\"\n\n\
-         [bundle.launch]\nallow = [\"hook:{shell}\"]\n"
+         [bundle.launch]\nallow = {allow:?}\n"
     ))
 }

@@ -24,7 +24,10 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use verify::id::{ContainerId, RunId};
+use verify::{
+    digest::FileDigest,
+    id::{ContainerId, RunId},
+};
 
 /// Judging a large image for the first time takes as long as reading it does.
 const JUDGING: Duration = Duration::from_secs(230);
@@ -49,12 +52,17 @@ pub struct Admitted(Measured);
 pub struct Bound {
     host: host::Client,
     program: PathBuf,
+    start_hooks: Vec<FileDigest>,
 }
 
 impl Bound {
     /// What was judged, and so what must be executed.
     pub fn program(&self) -> &Path {
         &self.program
+    }
+    /// What the startContainer hooks are, in their order.
+    pub fn start_hooks(&self) -> &[FileDigest] {
+        &self.start_hooks
     }
 }
 
@@ -104,7 +112,12 @@ impl Guarding {
 
     pub fn bind(&mut self, host: host::Client, admitted: Admitted) -> Result<Bound> {
         let guard = self.for_host.take().context("bound twice")?;
-        let Measured { claim, program, .. } = admitted.0;
+        let Measured {
+            claim,
+            program,
+            start_hooks,
+            ..
+        } = admitted.0;
         let record = host
             .bind(&self.run_id, claim, &guard)
             .context("the host service does not bind")?;
@@ -113,7 +126,11 @@ impl Guarding {
             .ask(&FromCreate::Bound { record }, &[])
             .map_err(|e| self.explained(e))?;
         answer.into_result()?;
-        Ok(Bound { host, program })
+        Ok(Bound {
+            host,
+            program,
+            start_hooks,
+        })
     }
 
     /// Gives the container whose init is `init` into the hands of guard, keeper and host service.

@@ -192,13 +192,14 @@ pub fn ps(options: &[String]) -> Result<String> {
     String::from_utf8(output.stdout).context("the output of ps is not valid UTF-8")
 }
 
-/// A hook of the configuration (runtime-spec, "POSIX-platform Hooks"), run to its end: it reads `state`
-/// and has `env` if it names no environment of its own.
-pub fn hook(hook: &Hook, env: &[String], state: &str) -> Result<(), String> {
-    let mut command = Command::new(hook.path());
-    if let Some((name, args)) = hook.args().as_deref().and_then(<[_]>::split_first) {
-        command.arg0(name).args(args);
-    }
+/// A hook of the configuration (runtime-spec, "POSIX-platform Hooks"), run to its end as `program`: it
+/// reads `state` and has `env` if it names no environment of its own.
+pub fn hook(hook: &Hook, program: &Path, env: &[String], state: &str) -> Result<(), String> {
+    let mut command = Command::new(program);
+    match hook.args().as_deref().and_then(<[_]>::split_first) {
+        Some((name, args)) => command.arg0(name).args(args),
+        None => command.arg0(hook.path()),
+    };
     let env = hook.env().as_deref().unwrap_or(env);
     command
         .env_clear()

@@ -48,6 +48,8 @@ pub struct HostView {
     pub hooks: BTreeMap<PathBuf, HostProgram>,
     /// Source of the bind mount that brings the container's first program → which program that is.
     pub programs: BTreeMap<PathBuf, HostProgram>,
+    /// Path of each startContainer hook, which is a file of the container → its content.
+    pub start_hooks: BTreeMap<PathBuf, FileDigest>,
     /// Path of each namespace that is joined → whose it is.
     pub namespaces: BTreeMap<PathBuf, NamespaceOwner>,
     /// Major and minor numbers of the host's TPM devices (`/dev/tpm*`).
@@ -74,6 +76,7 @@ pub enum NamespaceOwner {
 pub struct Needs {
     pub sources: BTreeSet<PathBuf>,
     pub hooks: BTreeSet<PathBuf>,
+    pub start_hooks: BTreeSet<PathBuf>,
     pub namespaces: BTreeSet<PathBuf>,
 }
 
@@ -163,14 +166,25 @@ pub fn needs(spec: &Spec) -> Needs {
     for mount in spec.mounts().iter().flatten().filter(|m| is_bind(m)) {
         needs.sources.extend(mount.source().clone());
     }
-    for (_, hook) in hooks(spec) {
-        needs.hooks.insert(hook.path().clone());
+    for (stage, hook) in hooks(spec) {
+        let of_stage = match stage {
+            START_CONTAINER => &mut needs.start_hooks,
+            _ => &mut needs.hooks,
+        };
+        of_stage.insert(hook.path().clone());
     }
     let namespaces = spec.linux().as_ref().and_then(|l| l.namespaces().as_ref());
     for namespace in namespaces.into_iter().flatten() {
         needs.namespaces.extend(joined(namespace.path()));
     }
     needs
+}
+
+impl HookProgram {
+    /// It is a program of the container's, not one of the host's.
+    pub fn runs_inside(&self) -> bool {
+        self.stage == START_CONTAINER
+    }
 }
 
 impl LaunchProfile {
@@ -307,6 +321,9 @@ fn mount_use(mount: &Mount, host: &HostView) -> Result<MountUse, ProfileError> {
     })
 }
 
+/// The stage whose hooks init itself runs: files of the container, with its rights and under its filter.
+const START_CONTAINER: &str = "startContainer";
+
 /// The hooks in the order in which they run (runtime-spec, config.md, "POSIX-platform Hooks").
 fn hooks(spec: &Spec) -> Vec<(&'static str, &Hook)> {
     let Some(hooks) = spec.hooks() else {
@@ -316,7 +333,7 @@ fn hooks(spec: &Spec) -> Vec<(&'static str, &Hook)> {
         ("prestart", hooks.prestart()),
         ("createRuntime", hooks.create_runtime()),
         ("createContainer", hooks.create_container()),
-        ("startContainer", hooks.start_container()),
+        (START_CONTAINER, hooks.start_container()),
         ("poststart", hooks.poststart()),
         ("poststop", hooks.poststop()),
     ];
@@ -330,14 +347,21 @@ fn hook_programs(spec: &Spec, host: &HostView) -> Result<Vec<HookProgram>, Profi
     hooks(spec)
         .into_iter()
         .map(|(stage, hook)| {
-            let file = host
-                .hooks
-                .get(hook.path())
-                .ok_or_else(|| unresolved("hook", hook.path()))?;
+            let found = match stage {
+                START_CONTAINER => {
+                    let digest = host.start_hooks.get(hook.path());
+                    digest.map(|digest| (hook.path(), *digest))
+                }
+                _ => {
+                    let file = host.hooks.get(hook.path());
+                    file.map(|file| (&file.path, file.digest))
+                }
+            };
+            let (path, digest) = found.ok_or_else(|| unresolved("hook", hook.path()))?;
             Ok(HookProgram {
                 stage: stage.to_owned(),
-                path: utf8(&file.path)?,
-                digest: file.digest,
+                path: utf8(path)?,
+                digest,
                 args_digest: digest_of(hook.args())?,
             })
         })

@@ -4,10 +4,10 @@
 use crate::{
     Module, Test,
     admission::restoring,
-    attestation::accepted,
+    attestation::{WAIVERS, accepted},
     cmd,
     host::POLICY,
-    image::digest,
+    image::{UNLISTED, digest},
     runtime::{Bundle, Runtime},
     world::World,
 };
@@ -33,6 +33,14 @@ pub const MODULE: Module = Module {
             a_replaced_program_does_not_run,
         ),
         Test::Each("what_a_hook_adds_is_named", what_a_hook_adds_is_named),
+        Test::Each(
+            "a_start_hook_is_a_program_of_the_container",
+            a_start_hook_is_a_program_of_the_container,
+        ),
+        Test::Ours(
+            "a_start_hook_is_listed_and_unchanged",
+            a_start_hook_is_listed_and_unchanged,
+        ),
     ],
 };
 
@@ -61,10 +69,10 @@ fn demo(world: &World, args: &[&str]) -> Result<Bundle> {
 /// `body` under a policy, and for a challenger, that allows `names` too.
 pub fn allowing(names: &[String], body: impl FnOnce() -> Result<()>) -> Result<()> {
     restoring(POLICY, || {
-        let more: Vec<_> = names.iter().map(|n| format!("\"{n}\"")).collect();
+        let more: String = names.iter().map(|n| format!("\"{n}\", ")).collect();
         let text = fs::read_to_string(POLICY)?;
-        let changed = text.replacen("allow = [", &format!("allow = [{}, ", more.join(", ")), 1);
-        ensure!(changed != text, "the policy has a list of relaxations");
+        ensure!(text.contains("allow = ["), "the policy has relaxations");
+        let changed = text.replacen("allow = [", &format!("allow = [{more}"), 1);
         fs::write(POLICY, changed)?;
         body()
     })
@@ -136,10 +144,6 @@ fn an_unnamed_hook_is_refused(world: &World, rt: &Runtime) -> Result<()> {
             .says(&format!("hook:{}", digest(&fs::read(&program)?)))?;
     }
     ensure!(!said.exists(), "it ran");
-    bundle.set("/hooks", json!({ "startContainer": hook(&program, &[]) }))?;
-    rt.create(&bundle)
-        .fails()?
-        .says("refused: a startContainer hook")?;
     let script = world.work.join("script");
     fs::write(&script, "#!/bin/sh\n")?;
     bundle.set("/hooks", json!({ "prestart": hook(&script, &[]) }))?;
@@ -176,6 +180,112 @@ fn a_replaced_program_does_not_run(world: &World, rt: &Runtime) -> Result<()> {
         rt.create(&bundle).fails()?.says("refused: ")?;
         Ok(())
     })
+}
+
+fn start_hook(path: &str, script: &str) -> Value {
+    json!({ "startContainer": [{ "path": path, "args": ["sh", "-c", script] }] })
+}
+
+/// The name of a startContainer hook with this content.
+fn start_name(content: &[u8]) -> String {
+    format!("start-hook:{}", digest(content))
+}
+
+fn a_start_hook_is_a_program_of_the_container(world: &World, rt: &Runtime) -> Result<()> {
+    let mut bundle = demo(world, &["/bin/sleep", "1000"])?;
+    let script = "cat /proc/1/comm - >/dev/shm/said";
+    bundle.set("/hooks", start_hook("/bin/sh", script))?;
+    let busybox = fs::read("/bin/busybox")?;
+    let name = start_name(&busybox);
+    if rt.backend.is_some() {
+        for names in [vec![], vec![format!("hook:{}", digest(&busybox))]] {
+            allowing(&names, || {
+                rt.create(&bundle)
+                    .fails()?
+                    .says("refused: ")?
+                    .says("startContainer hook /bin/sh")?
+                    .says(&name)?;
+                Ok(())
+            })?;
+        }
+    }
+    allowing(std::slice::from_ref(&name), || {
+        rt.create(&bundle).ok()?;
+        let before = ["ls".to_owned(), "/dev/shm".to_owned()];
+        let seen = rt.cmd("exec").arg(&bundle.id).args(before).ok()?;
+        ensure!(seen.stdout.is_empty(), "it ran before the start: {seen}");
+        rt.on("start", &bundle).ok()?;
+        rt.wait_for(&bundle, "running")?;
+        let seen = rt.cmd("exec").args([&bundle.id, "cat", "/dev/shm/said"]);
+        let seen = seen.ok()?.stdout;
+        let (_, state) = seen.split_once('\n').context("two lines")?;
+        let state: Value = serde_json::from_str(state).with_context(|| seen.clone())?;
+        ensure!(state["id"] == json!(bundle.id), "{seen}");
+        if rt.backend.is_some() {
+            challenged(world, &bundle, &name)?;
+        }
+        rt.down(&bundle)
+    })
+}
+
+/// Who does not name the hook refuses the container, and who does accepts it.
+fn challenged(world: &World, bundle: &Bundle, name: &str) -> Result<()> {
+    let unnamed = accepted(world, &bundle.id).map(drop).err();
+    let unnamed = unnamed.context("the challenger names nothing")?;
+    ensure!(format!("{unnamed:#}").contains(name), "{unnamed:#}");
+    let expectations = world.expectations(&WAIVERS)?;
+    let text = fs::read_to_string(&expectations)?;
+    let named = text.replacen("allow = [", &format!("allow = [\"{name}\", "), 1);
+    fs::write(&expectations, named)?;
+    let output = world.challenge(&bundle.id, &expectations)?;
+    ensure!(output.code() == 0, "{output}");
+    Ok(())
+}
+
+fn a_start_hook_is_listed_and_unchanged(world: &World, rt: &Runtime) -> Result<()> {
+    let mut bundle = demo(world, &[UNLISTED, "hello"])?;
+    bundle.set("/hooks", start_hook("/bin/sh", "true"))?;
+    let name = start_name(&fs::read("/bin/busybox")?);
+    allowing(&[name], || {
+        any_program()?;
+        // what init would find is the mount's file
+        let mut behind = bundle.again();
+        let over = json!({ "destination": "/bin/busybox", "type": "bind", "options": ["bind", "ro"],
+                           "source": program(world, "first")? });
+        let mounts = behind.config["mounts"].as_array_mut();
+        mounts.context("mounts")?.push(over);
+        behind.write()?;
+        rt.create(&behind).ok()?;
+        rt.on("start", &behind)
+            .fails()?
+            .says("refused: the startContainer hook /bin/sh is ")?
+            .says("when it was judged")?;
+        rt.cmd("delete").args(["--force", &bundle.id]).ok()?;
+        Ok(())
+    })?;
+    let content = fs::read(world.rootfs(0)?.path.join(UNLISTED.trim_start_matches('/')))?;
+    bundle.set("/hooks", start_hook(UNLISTED, ""))?;
+    bundle.args(&["/bin/sleep", "1000"])?;
+    allowing(&[start_name(&content)], || {
+        rt.create(&bundle)
+            .fails()?
+            .says("refused: ")?
+            .says(UNLISTED)?;
+        Ok(())
+    })
+}
+
+/// The policy admits every program of a signed image: its rule says nothing about lists.
+fn any_program() -> Result<()> {
+    let about_lists = ["user_ca", "tenant", "list", "min_serial", "revocation"];
+    let text = fs::read_to_string(POLICY)?;
+    let kept = text.lines().filter(|line| {
+        let key = line.split(" =").next();
+        key.is_none_or(|key| !about_lists.contains(&key))
+    });
+    let kept = kept.collect::<Vec<_>>().join("\n");
+    let any = kept.replacen("[rule.launch]", "programs = \"any\"\n\n[rule.launch]", 1);
+    Ok(fs::write(POLICY, any)?)
 }
 
 /// A library and a device of the host, as a GPU's.

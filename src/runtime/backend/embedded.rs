@@ -17,10 +17,13 @@ use super::{
     devices::{self, Rules},
     executor::{Program, Role},
     notifier::Notifier,
-    seccomp, trace,
+    seccomp,
+    start_hooks::StartHooks,
+    trace,
 };
 use crate::{
     bundle::SealedBundle,
+    guarding::Bound,
     state::State,
     sys,
     term::{self, Terminal},
@@ -56,6 +59,7 @@ use std::{
 };
 use tenant::{Namespaces, tenant_spec};
 use undo::Undo;
+use verify::digest::FileDigest;
 
 pub use lend::Lent;
 pub use mounts::Step;
@@ -65,7 +69,7 @@ const NOTIFY: &str = "notify.sock";
 pub fn create(
     state: &State,
     sealed: &SealedBundle,
-    program: &Path,
+    bound: &Bound,
     options: Options,
     terminal: Terminal,
 ) -> Result<Made> {
@@ -92,7 +96,8 @@ pub fn create(
         state,
         kind: ContainerType::InitContainer,
         role: Role::Init,
-        program: program.to_owned(),
+        program: bound.program().to_owned(),
+        start_hooks: bound.start_hooks().to_vec(),
         spec: inner,
         steps,
         rootfs: sealed.rootfs.clone(),
@@ -187,6 +192,7 @@ pub fn exec(
         },
         role: Role::Tenant,
         program: program.to_owned(),
+        start_hooks: Vec::new(),
         rootfs: spec
             .root()
             .as_ref()
@@ -250,6 +256,7 @@ struct Launch<'a> {
     kind: ContainerType,
     role: Role,
     program: PathBuf,
+    start_hooks: Vec<FileDigest>,
     spec: Spec,
     steps: Vec<Step>,
     rootfs: PathBuf,
@@ -379,26 +386,33 @@ impl Launch<'_> {
         lent.set_env(Some(env));
         self.spec.set_process(Some(lent));
         let steps = std::mem::take(&mut self.steps);
+        let hooks = self.take_start_hooks()?;
+        let seccomp = (filter, notifier.clone());
+        let judged = &self.program;
+        let program = Program::new(self.role, process, judged, seccomp, hooks, steps, own)?;
+        Ok((program, notifier))
+    }
+}
+
+impl Launch<'_> {
+    /// libcontainer would run them before the filter is loaded, and whatever lies at their paths then.
+    fn take_start_hooks(&mut self) -> Result<StartHooks> {
         let mut hooks = Vec::new();
-        // libcontainer would run them before the filter is loaded
         if let (Role::Init, Some(all)) = (self.role, self.spec.hooks_mut()) {
             hooks = all.start_container().clone().unwrap_or_default();
             all.set_start_container(None);
         }
+        ensure!(
+            hooks.len() == self.start_hooks.len(),
+            "{} startContainer hooks were judged, and there are {}",
+            self.start_hooks.len(),
+            hooks.len()
+        );
         let mut told = hook_state(self.state, ContainerStatus::Created, None);
         told.pid = Some(1); // in the container's own pid namespace, where they run
         let told = serde_json::to_string(&oci_spec::runtime::State::try_from(&told)?)?;
-        let seccomp = (filter, notifier.clone());
-        let program = Program::new(
-            self.role,
-            process,
-            &self.program,
-            seccomp,
-            (hooks, told),
-            steps,
-            own,
-        )?;
-        Ok((program, notifier))
+        let judged = hooks.into_iter().zip(self.start_hooks.drain(..));
+        Ok(StartHooks::new(judged.collect(), told))
     }
 }
 

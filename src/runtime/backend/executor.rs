@@ -5,8 +5,9 @@ use super::{
     embedded::{Lent, Step},
     notifier::Notifier,
     seccomp::Filter,
+    start_hooks::StartHooks,
 };
-use crate::{spawn, sys};
+use crate::sys;
 use anyhow::{Context, Result, bail};
 use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
@@ -15,7 +16,7 @@ use nix::{
     errno::Errno,
     unistd::{AccessFlags, eaccess},
 };
-use oci_spec::runtime::{Hook, Process, Spec};
+use oci_spec::runtime::{Process, Spec};
 use std::{
     cell::{OnceCell, RefCell},
     collections::HashMap,
@@ -44,8 +45,8 @@ pub struct Program {
     filter: Option<Filter>,
     /// Who is asked about system calls, if the filter asks.
     notifier: Option<Rc<Notifier>>,
-    /// startContainer hooks and the state they are told: run under the filter, as by runc.
-    hooks: (Vec<Hook>, String),
+    /// Run under the filter, as by runc.
+    hooks: StartHooks,
     /// What init has to do inside before it is ready.
     steps: Vec<Step>,
     /// Capabilities beyond the configuration's, for the steps and the filter.
@@ -62,7 +63,7 @@ impl Program {
         process: &Process,
         judged: &Path,
         (filter, notifier): (Option<Filter>, Option<Rc<Notifier>>),
-        hooks: (Vec<Hook>, String),
+        hooks: StartHooks,
         steps: Vec<Step>,
         lent: Option<Lent>,
     ) -> Result<Self> {
@@ -97,17 +98,19 @@ impl Program {
             .map(|(_, v)| v.as_str())
     }
 
-    fn run_hooks(&self, env: &[CString]) -> Result<(), String> {
-        let (hooks, state) = &self.hooks;
-        let given: Vec<_> = env
-            .iter()
-            .map(|e| e.to_string_lossy().into_owned())
-            .collect();
-        for (n, hook) in hooks.iter().enumerate() {
-            spawn::hook(hook, &given, state)
-                .map_err(|e| format!("error running hook #{n}: {e}"))?;
+    /// All that comes before execve; from the filter on it decides what this process may call.
+    fn prepare(&self, env: &[CString]) -> Result<(), String> {
+        let copies = self.hooks.copy()?;
+        match (&self.filter, &self.notifier) {
+            (Some(filter), Some(notifier)) => notifier.load(filter)?,
+            (Some(filter), None) => sys::load_seccomp(&filter.program, filter.flags)
+                .map_err(|e| format!("seccomp: {e}"))?,
+            (None, _) => {}
         }
-        Ok(())
+        if let Some(lent) = self.lent {
+            sys::set_capabilities(lent.own).map_err(|e| format!("capset: {e}"))?;
+        }
+        self.hooks.run(&copies, env)
     }
 
     fn name(&self) -> std::borrow::Cow<'_, str> {
@@ -184,19 +187,7 @@ impl Executor for Program {
             .filter_map(|(n, v)| CString::new(format!("{n}={v}")).ok())
             .collect();
         sys::reset_signals();
-        // from here on the filter decides what this process may call
-        let loaded = match (&self.filter, &self.notifier) {
-            (Some(filter), Some(notifier)) => notifier.load(filter),
-            (Some(filter), None) => sys::load_seccomp(&filter.program, filter.flags)
-                .map_err(|e| format!("seccomp: {e}")),
-            (None, _) => Ok(()),
-        };
-        let dropped = loaded.and_then(|()| match self.lent {
-            Some(lent) => sys::set_capabilities(lent.own).map_err(|e| format!("capset: {e}")),
-            None => Ok(()),
-        });
-        let hooked = dropped.and_then(|()| self.run_hooks(&env));
-        let why = match hooked {
+        let why = match self.prepare(&env) {
             Err(why) => why,
             Ok(()) => match nix::unistd::execve(&c_path, &self.args, &env) {
                 Ok(never) => match never {},
@@ -238,7 +229,7 @@ fn look_path(name: &str, path: &str) -> Result<PathBuf, String> {
         .ok_or_else(|| "executable file not found in $PATH".to_owned())
 }
 
-fn executable(path: &Path) -> Result<(), Errno> {
+pub fn executable(path: &Path) -> Result<(), Errno> {
     let stat = nix::sys::stat::stat(path)?;
     if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {
         return Err(Errno::EACCES);

@@ -9,6 +9,7 @@ pub mod external;
 mod needs;
 mod notifier;
 mod seccomp;
+mod start_hooks;
 mod trace;
 
 use crate::{
@@ -123,9 +124,7 @@ impl Backend {
         terminal: Terminal,
     ) -> Result<Made> {
         match self {
-            Self::Libcontainer => {
-                embedded::create(state, sealed, bound.program(), options, terminal)
-            }
+            Self::Libcontainer => embedded::create(state, sealed, bound, options, terminal),
             Self::Runc { path } => external::create(path, state, options, terminal),
         }
     }

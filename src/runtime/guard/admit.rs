@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     config::{self, Config},
+    hooks,
     ipc::Refused,
     programs::Program,
 };
@@ -30,6 +31,7 @@ use std::{
     time::Instant,
 };
 use verify::{
+    digest::FileDigest,
     event::How,
     image::Image,
     policy::{
@@ -50,6 +52,8 @@ pub struct Admitted {
     pub process: Process,
     /// Where its first argument leads to, before symbolic links are followed.
     pub program: PathBuf,
+    /// What startContainer hooks are, in their order.
+    pub start_hooks: Vec<FileDigest>,
     /// What should have been refused, and mode `audit` let pass.
     pub audited: Vec<String>,
     pub took: Took,
@@ -83,10 +87,11 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
     })?;
     let policy = Policy::parse(&policy).with_context(|| format!("policy {}", config::POLICY))?;
     let joined = inside::joined(&spec)?;
-    let profile = LaunchProfile::of(&spec, &view::of(&spec, &application.copies)?)?;
+    let root = store::Rootfs::open(&application.rootfs)?;
+    let start_hooks = hooks::of_start(&spec, root.as_fd())?;
+    let profile = LaunchProfile::of(&spec, &view::of(&spec, &application.copies, &start_hooks)?)?;
 
     let signatures = Store::open(Path::new(config::SIGNATURES))?;
-    let root = store::Rootfs::open(&application.rootfs)?;
     let asked = Instant::now();
     let origin = locate(application, config, &root, &signatures)?;
     let identity = asked.elapsed();
@@ -130,6 +135,8 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
     let brought = admission.profile().brought();
     let entry = Entry::find(root.as_fd(), &process, brought, Seen::Rootfs, &known)?;
     court.hear(entry.judge(&admission))?;
+    let start_hooks: Vec<_> = start_hooks.into_iter().map(|hook| hook.program).collect();
+    court.hear(judge(&admission, How::Hook, &start_hooks))?;
     let audited = court.close();
     Ok(Admitted {
         admission,
@@ -138,6 +145,7 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
         joined,
         process,
         program: entry.path,
+        start_hooks: start_hooks.iter().map(|hook| hook.digest).collect(),
         audited,
         took: Took {
             identity: identity.as_micros(),

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     ending::Holdings,
+    hooks::{self, StartHook},
     ipc::Refused,
     programs::{self, Program, Search},
 };
@@ -56,9 +57,14 @@ impl Guarded {
         if let Err(refused) = entry.judge(&self.admitted.admission) {
             self.overrule("entrypoint", &refused)?;
         }
+        let hooks = self.start_hooks(&root)?;
         self.journal.record(&Event::Start)?;
         if !added.is_empty() {
             self.journal.record(&Event::Hooked(added))?;
+        }
+        for hook in &hooks {
+            let program = std::slice::from_ref(&hook.program);
+            self.executed(program, &process, &hook.args, How::Hook)?;
         }
         let args = process.args().as_deref().unwrap_or_default();
         self.executed(&entry.programs, &process, args, How::Entrypoint)?;
@@ -67,6 +73,21 @@ impl Guarded {
         }
         self.admitted.rootfs.forget();
         Ok(entry.path)
+    }
+
+    /// What init will run before its program: where it stands now, behind all mounts, what was judged.
+    fn start_hooks(&mut self, root: &OwnedFd) -> Result<Vec<StartHook>> {
+        let hooks = hooks::of_start(&self.admitted.spec, root.as_fd())?;
+        for (hook, judged) in hooks.iter().zip(self.admitted.start_hooks.clone()) {
+            if hook.program.digest != judged {
+                let (path, now) = (hook.path.display(), hook.program.digest);
+                let refused = Refused(plain_text(&format!(
+                    "refused: the startContainer hook {path} is {now} now, and was {judged} when it was judged"
+                )));
+                self.overrule("hook", &refused)?;
+            }
+        }
+        Ok(hooks)
     }
 
     /// What init has is what was sealed, and what the policy lets a hook add.

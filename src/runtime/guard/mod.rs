@@ -42,6 +42,7 @@ use std::{
 use tpm::vtpm::Vtpm;
 use verify::{
     binding::{Claim, Record},
+    digest::FileDigest,
     event::{Backend, HostLink},
     id::{ContainerId, UnixTime},
 };
@@ -85,6 +86,8 @@ pub struct Measured {
     pub image: String,
     /// What the container will execute: absolute, symbolic links not followed.
     pub program: PathBuf,
+    /// What its startContainer hooks are, in their order.
+    pub start_hooks: Vec<FileDigest>,
 }
 
 /// verb → guard, over `guard.sock` in the run directory; answered with the path to execute.
@@ -240,6 +243,7 @@ impl Guarded {
         Measured {
             claim: self.claim.clone(),
             program: self.admitted.program.clone(),
+            start_hooks: self.admitted.start_hooks.clone(),
             rule: self.admitted.admission.rule().to_owned(),
             image: self.admitted.admission.made().to_string(),
         }

@@ -1,7 +1,10 @@
 //! What config.json only points at, looked up on the host: where bind mounts come from, what hooks
 //! are, whose namespaces are joined, which devices are TPMs.
 
-use crate::copies::{self, Origins};
+use crate::{
+    copies::{self, Origins},
+    hooks::StartHook,
+};
 use anyhow::{Context, Result};
 use oci_spec::runtime::Spec;
 use std::{
@@ -11,7 +14,7 @@ use std::{
 };
 use verify::profile::{HostProgram, HostView, NamespaceOwner, needs};
 
-pub fn of(spec: &Spec, origins: &Origins) -> Result<HostView> {
+pub fn of(spec: &Spec, origins: &Origins, start_hooks: &[StartHook]) -> Result<HostView> {
     let needs = needs(spec);
     let mut view = HostView {
         tpm_devices: tpm_devices()?,
@@ -34,6 +37,10 @@ pub fn of(spec: &Spec, origins: &Origins) -> Result<HostView> {
         let digest = copies::digest_of(&hook)?;
         let path = origins.get(&hook).context("a hook without origin")?.clone();
         view.hooks.insert(hook, HostProgram { path, digest });
+    }
+    for hook in start_hooks {
+        let digest = hook.program.digest;
+        view.start_hooks.insert(hook.path.clone(), digest);
     }
     for namespace in needs.namespaces {
         let owner = owner(&namespace)?;

@@ -347,6 +347,8 @@ pub enum How {
     /// judged before the start; that the init executes it and nothing else is the init's word.
     Behind,
     Enter,
+    /// By a startContainer hook, before the entry point.
+    Hook,
 }
 
 /// PCR 11: a program was executed; its file is in PCR 10.
@@ -425,6 +427,6 @@ words! {
     Latitude { Any "any", Deny "deny" }
     EnterMode { Deny "deny", Listed "listed", Any "any" }
     ExecLog { First "first" }
-    How { Entrypoint "entrypoint", Behind "behind", Enter "enter" }
+    How { Entrypoint "entrypoint", Behind "behind", Enter "enter", Hook "hook" }
     EnterVerdict { Allowed "allowed", Denied "denied", Audited "audited" }
 }

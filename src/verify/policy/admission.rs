@@ -275,7 +275,7 @@ impl Admission {
         self.decided_at
     }
 
-    /// May a program with this content be started, as entry point or by `exec`?
+    /// May a program with this content be started, as entry point, by `exec` or as a hook?
     pub fn may_start(&self, how: How, program: FileDigest) -> Result<(), NotAllowed> {
         match (&self.programs, how) {
             (Programs::Listed(listed), _) => {
@@ -292,7 +292,9 @@ impl Admission {
             (Programs::Named(_), _) => Err(NotAllowed::NotNamed),
             // The arguments were compared, and the file is the named image's.
             (Programs::Args(_), How::Entrypoint) => Ok(()),
-            (Programs::Args(_), How::Behind | How::Enter) => Err(NotAllowed::NotTheSandbox),
+            (Programs::Args(_), How::Behind | How::Enter | How::Hook) => {
+                Err(NotAllowed::NotTheSandbox)
+            }
             (Programs::Any, _) => Ok(()),
         }
     }

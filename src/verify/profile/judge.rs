@@ -42,7 +42,7 @@ impl fmt::Display for Objection {
 /// Text that names no relaxation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not the name of a relaxation (known are device:<path>, mount:<path or type>, cap:CAP_<NAME>, hook:sha256:<digest>, program:sha256:<digest>, env:<NAME>, hook-mount:<path>, hook-device:<path>, each but program with * for all of its kind, and hostpid-ptrace)"
+    "`{0}` is not the name of a relaxation (known are device:<path>, mount:<path or type>, cap:CAP_<NAME>, hook:sha256:<digest>, start-hook:sha256:<digest>, program:sha256:<digest>, env:<NAME>, hook-mount:<path>, hook-device:<path>, each but program with * for all of its kind, and hostpid-ptrace)"
 )]
 pub struct NotARelaxation(pub String);
 
@@ -56,13 +56,13 @@ impl Relaxation {
         let known = match text.split_once(':') {
             None => text == HOSTPID_PTRACE,
             Some(("device", rest)) => rest == "*" || rest.starts_with('/'),
-            Some(("cap" | "hook" | "hook-mount" | "hook-device", "*")) => true,
+            Some(("cap" | "hook" | "start-hook" | "hook-mount" | "hook-device", "*")) => true,
             Some(("env", rest)) => !rest.is_empty(),
             Some(("mount", rest)) => !rest.is_empty(),
             Some(("cap", rest)) => rest.strip_prefix("CAP_").is_some_and(|c| {
                 !c.is_empty() && c.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
             }),
-            Some(("hook" | "program", rest)) => rest.parse::<FileDigest>().is_ok(),
+            Some(("hook" | "start-hook" | "program", rest)) => rest.parse::<FileDigest>().is_ok(),
             // "/" would be everything, and nothing that one means by name
             Some(("hook-mount" | "hook-device", rest)) => rest.len() > 1 && plain(rest) == rest,
             Some(_) => false,
@@ -215,11 +215,14 @@ pub fn judge(
         court.mount(mount);
     }
     for hook in &profile.hooks {
-        // Its path leads to a file of the container's, not to the one that was looked up.
-        let inside = hook.stage == "startContainer";
+        // A name of its own: what may run in a container may not therefore run on the host.
+        let kind = match hook.runs_inside() {
+            true => "start-hook",
+            false => "hook",
+        };
         court.object(
             Area::Hook,
-            (!inside).then(|| format!("hook:{}", hook.digest)),
+            Some(format!("{kind}:{}", hook.digest)),
             format!("{} hook {} ({})", hook.stage, hook.path, hook.digest),
         );
     }

@@ -68,6 +68,11 @@ fn host(spec: &Spec) -> HostView {
                 (path.clone(), HostProgram { path, digest })
             })
             .collect(),
+        start_hooks: needs
+            .start_hooks
+            .into_iter()
+            .map(|path| (path, FileDigest::of(b"start-hook")))
+            .collect(),
         namespaces: needs
             .namespaces
             .into_iter()
@@ -367,9 +372,10 @@ fn refuse_hooks() {
             [format!("hook:{digest}")]
         );
     }
+    // a program of the container's: the name of a host's hook does not let it in, nor the other way
     assert_eq!(
         objections(|v| v["hooks"] = json!({"startContainer": [{"path": "/bin/hook"}]})),
-        [format!("startContainer hook /bin/hook ({digest})")]
+        [format!("start-hook:{}", FileDigest::of(b"start-hook"))]
     );
 }
 
@@ -542,7 +548,8 @@ fn refuse_exec_with_forbidden_powers() {
 #[test]
 fn refuse_what_was_not_looked_up() {
     let mut value = usual();
-    value["hooks"] = json!({"prestart": [{"path": "/bin/hook"}]});
+    value["hooks"] =
+        json!({"prestart": [{"path": "/bin/hook"}], "startContainer": [{"path": "/bin/hook"}]});
     value["linux"]["namespaces"][1]["path"] = "/run/netns/x".into();
     let spec = spec(&value);
     let full = host(&spec);
@@ -554,6 +561,10 @@ fn refuse_what_was_not_looked_up() {
         },
         HostView {
             hooks: BTreeMap::new(),
+            ..full.clone()
+        },
+        HostView {
+            start_hooks: BTreeMap::new(),
             ..full.clone()
         },
         HostView {

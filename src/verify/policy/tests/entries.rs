@@ -81,7 +81,7 @@ fn refuse_directories_with_other_content_or_programs() {
             .contains("which the entry does not name"),
         "{refusal}"
     );
-    for how in [How::Entrypoint, How::Enter] {
+    for how in [How::Entrypoint, How::Enter, How::Hook] {
         assert_eq!(admission.may_start(how, program), Ok(()));
         assert_eq!(
             admission.may_start(how, FileDigest::of(b"other")),
@@ -119,10 +119,12 @@ fn accept_a_sandbox_by_digest_and_arguments() {
         admission.may_start(How::Entrypoint, FileDigest::of(b"x")),
         Ok(())
     );
-    assert_eq!(
-        admission.may_start(How::Enter, FileDigest::of(b"x")),
-        Err(NotAllowed::NotTheSandbox)
-    );
+    for how in [How::Enter, How::Hook] {
+        assert_eq!(
+            admission.may_start(how, FileDigest::of(b"x")),
+            Err(NotAllowed::NotTheSandbox)
+        );
+    }
     for (image, args) in [
         (image, format!("{program}, \"-P\"")),
         (image, "\"/bin/other\"".to_owned()),
