@@ -375,7 +375,10 @@ fn bundles_policy(judges: &Path) -> Result<String> {
         let content = fs::read(program).with_context(|| program.display().to_string())?;
         Ok(format!("{kind}:{}", crate::image::digest(&content)))
     };
+    let library = |name| format!("hook-mount:/usr/lib/librunc-hooks-{name}.so.1.0.0");
     let allow = [
+        library("create-runtime"),
+        library("create-container"),
         name("hook", Path::new("/bin/sh"))?,
         name("start-hook", &judges.join("busybox/bin/busybox"))?,
         name("start-hook", &judges.join("debian/usr/bin/dash"))?,

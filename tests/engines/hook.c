@@ -1,6 +1,6 @@
 // A hook as GPU toolkits have them: reads the container's state from stdin, enters its mount namespace,
 // and adds what its arguments say below the root file system that they name.
-//   hook say FILE                  appends to FILE: argv[0], the executable that runs, the state's status
+//   hook say FILE                  appends to FILE: argv[0], the executable that runs, its directory
 //   hook add ROOTFS SOURCE TARGET DEVICE MAJOR MINOR
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -32,7 +32,10 @@ int main(int argc, char **argv) {
 		if (!f || len < 0)
 			fail(argv[2]);
 		path[len] = 0;
-		fprintf(f, "%s %s %s\n", NAME, argv[0], path);
+		char place[4096] = "";
+		if (!getcwd(place, sizeof place))
+			fail("getcwd");
+		fprintf(f, "%s %s %s %s\n", NAME, argv[0], path, place);
 		return fclose(f);
 	}
 	if (argc != 8 || strcmp(argv[1], "add"))

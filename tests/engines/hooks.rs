@@ -109,6 +109,9 @@ fn each_stage_runs(world: &World, rt: &Runtime) -> Result<()> {
             "three stages at create: {}",
             lines()
         );
+        let rootfs = world.rootfs(0)?.path.display().to_string();
+        let create_container = lines().lines().nth(2).map(|l| l.ends_with(&rootfs));
+        ensure!(create_container == Some(true), "in {rootfs}: {}", lines());
         rt.on("start", &bundle).ok()?;
         ensure!(lines().lines().count() == 4, "poststart: {}", lines());
         rt.down(&bundle)?;
@@ -193,7 +196,7 @@ fn start_name(content: &[u8]) -> String {
 
 fn a_start_hook_is_a_program_of_the_container(world: &World, rt: &Runtime) -> Result<()> {
     let mut bundle = demo(world, &["/bin/sleep", "1000"])?;
-    let script = "cat /proc/1/comm - >/dev/shm/said";
+    let script = "cat /proc/1/comm - >/dev/shm/new; busybox mv /dev/shm/new /dev/shm/said";
     bundle.set("/hooks", start_hook("/bin/sh", script))?;
     let busybox = fs::read("/bin/busybox")?;
     let name = start_name(&busybox);
@@ -215,8 +218,9 @@ fn a_start_hook_is_a_program_of_the_container(world: &World, rt: &Runtime) -> Re
         let seen = rt.cmd("exec").arg(&bundle.id).args(before).ok()?;
         ensure!(seen.stdout.is_empty(), "it ran before the start: {seen}");
         rt.on("start", &bundle).ok()?;
-        rt.wait_for(&bundle, "running")?;
-        let seen = rt.cmd("exec").args([&bundle.id, "cat", "/dev/shm/said"]);
+        // `start` waits for no hook
+        let wait = "until [ -s /dev/shm/said ]; do :; done; cat /dev/shm/said";
+        let seen = rt.cmd("exec").args([&bundle.id, "sh", "-c", wait]);
         let seen = seen.ok()?.stdout;
         let (_, state) = seen.split_once('\n').context("two lines")?;
         let state: Value = serde_json::from_str(state).with_context(|| seen.clone())?;

@@ -109,6 +109,7 @@ pub fn create(
         detached: options.detached,
         terminal,
     };
+    enter_for_hooks(sealed)?;
     let made = launch
         .run()
         .map_err(|e| e.context("unable to start container process"))?;
@@ -125,6 +126,17 @@ pub fn create(
     }
     undo.disarm();
     Ok(made)
+}
+
+/// runc runs createContainer hooks in the rootfs; libcontainer where the caller is.
+fn enter_for_hooks(sealed: &SealedBundle) -> Result<()> {
+    let hooks = sealed.spec.hooks().as_ref();
+    let hooks = hooks.and_then(|h| h.create_container().as_ref());
+    if hooks.is_none_or(Vec::is_empty) {
+        return Ok(());
+    }
+    rustix::process::fchdir(&sealed.rootfs_fd)
+        .with_context(|| format!("cannot change to {}", sealed.rootfs.display()))
 }
 
 /// Lets init go on to execve, then runs the poststart hooks.
