@@ -1,5 +1,5 @@
 //! Benchmarks B1 and B2: an attested start beside plain runc's, interleaved in one run; B13: how long it
-//! takes to know an image and decide about it. B3 and B4 are next door.
+//! takes to know an image and decide about it. B3, B4 and B14 are next door.
 //!
 //! `bench [B1 B2 …] [--json FILE] [--runs N]`; no id means all. Times are wall clock; absolute ones
 //! are printed and never judged, since machines differ: the goals are about ratios and differences.
@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-const IDS: [&str; 5] = ["B1", "B2", "B3", "B4", "B13"];
+const IDS: [&str; 6] = ["B1", "B2", "B3", "B4", "B13", "B14"];
 const RUNS: usize = 40;
 const WARM_UP: usize = 3;
 const STEPS: [&str; 4] = ["create", "start", "exit", "delete"];
@@ -73,6 +73,9 @@ pub fn run(world: &World, args: &[String]) -> Result<()> {
     }
     if wanted.has("B3") {
         results.push(bench_rootfs::b3(world)?);
+    }
+    if wanted.has("B14") {
+        results.push(bench_rootfs::b14(world)?);
     }
     if wanted.has("B4") {
         results.push(bench_rootfs::b4(world, wanted.runs)?);

@@ -79,7 +79,7 @@ fn one(place: &Path, seed: u64) -> Result<()> {
     let shown = shown.context("through the mount")?;
     let read = layers.iter().map(|layer| {
         let fd = content::open_directory(layer)?;
-        Ok(tree::unpacked(fd.as_fd())?.layer)
+        Ok(tree::unpacked(fd.as_fd(), &content::once::FilesRead::default())?.layer)
     });
     let computed = verify::rootfs::merge(read.collect::<Result<Vec<_>>>()?)?;
     ensure!(

@@ -6,7 +6,7 @@
 //! file, written beside its place and renamed: the head, what it is an entry of, the body, SHA-256 of
 //! all that.
 
-use crate::{beneath, layer::LayerSource, stack::Key, tree};
+use crate::{beneath, layer::LayerSource, once::FilesRead, stack::Key, tree};
 use anyhow::{Context as _, Result, ensure};
 use rayon::prelude::*;
 use rustix::{
@@ -94,8 +94,12 @@ impl Cache {
     }
 
     /// The image's layers, lowest first: `wanted` are the diff-IDs of its configuration, and every
-    /// layer is the one that it is asked for.
-    pub fn layers(&self, sources: &[LayerSource], wanted: &[DiffId]) -> Result<Vec<Layer>> {
+    /// layer is the one that it is asked for. And the files that were read for that.
+    pub fn layers(
+        &self,
+        sources: &[LayerSource],
+        wanted: &[DiffId],
+    ) -> Result<(Vec<Layer>, FilesRead)> {
         ensure!(
             sources.len() == wanted.len(),
             "the store has {} layers, the image's configuration {}",
@@ -103,21 +107,29 @@ impl Cache {
             wanted.len()
         );
         let known: Vec<_> = wanted.iter().map(|diff_id| self.layer(diff_id)).collect();
-        if known.iter().filter(|layer| layer.is_none()).count() < 2 {
-            let each = known.into_iter().zip(sources).zip(wanted);
-            return each
-                .map(|((known, source), wanted)| self.known_or_read(known, source, *wanted))
-                .collect();
-        }
+        let unknown = known.iter().filter(|layer| layer.is_none()).count();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let at_once = unknown.clamp(1, cores);
+        // One thread of each layer puts it together, these read for it.
+        let readers = cores.div_ceil(at_once) + 1;
         // Our own pool: its threads end with the call.
         let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(at_once)
             .build()
             .context("start threads")?;
-        pool.install(|| {
+        let read = pool.install(|| {
             let each = known.into_par_iter().zip(sources).zip(wanted);
-            each.map(|((known, source), wanted)| self.known_or_read(known, source, *wanted))
-                .collect()
-        })
+            each.map(|((known, source), wanted)| {
+                self.known_or_read(known, source, *wanted, readers)
+            })
+            .collect::<Result<Vec<_>>>()
+        })?;
+        let (mut layers, mut files) = (Vec::with_capacity(read.len()), FilesRead::default());
+        for (layer, of_layer) in read {
+            layers.push(layer);
+            files.append(of_layer);
+        }
+        Ok((layers, files))
     }
 
     fn known_or_read(
@@ -125,13 +137,14 @@ impl Cache {
         known: Option<Layer>,
         source: &LayerSource,
         wanted: DiffId,
-    ) -> Result<Layer> {
+        readers: usize,
+    ) -> Result<(Layer, FilesRead)> {
         if let Some(layer) = known {
-            return Ok(layer);
+            return Ok((layer, FilesRead::default()));
         }
-        let layer = source.read_as(wanted)?;
+        let (layer, files) = source.read_once_as(wanted, readers)?;
         self.put(&Subject::layer(&wanted), &layer.to_bytes());
-        Ok(layer)
+        Ok((layer, files))
     }
 
     fn layer(&self, diff_id: &DiffId) -> Option<Layer> {

@@ -33,12 +33,12 @@ fn accept_the_same_layer_again() {
         .map(|n| source(&scratch, &format!("f{n}"), &[n]))
         .collect();
     let (sources, wanted): (Vec<_>, Vec<_>) = layers.into_iter().unzip();
-    let first = cache.layers(&sources, &wanted).unwrap();
+    let (first, _) = cache.layers(&sources, &wanted).unwrap();
     // Now the archives are gone: only the cache can answer.
     for number in 0..4 {
         std::fs::remove_file(scratch.join(format!("f{number}"))).unwrap();
     }
-    assert_eq!(cache.layers(&sources, &wanted).unwrap(), first);
+    assert_eq!(cache.layers(&sources, &wanted).unwrap().0, first);
     assert_eq!(first[0].whiteouts().len() + first[0].opaque().len(), 2);
 }
 
@@ -119,7 +119,7 @@ fn accept_checked_layers_under_their_key_alone() {
     scratch.write("layer/file", "x");
     let directory = beneath::open_directory(&scratch.join("layer")).unwrap();
     let stack = crate::stack::Stack::new(vec![directory], Vec::new());
-    let (layers, quiet) = stack.unpacked().unwrap();
+    let (layers, quiet) = stack.unpacked(&FilesRead::default()).unwrap();
     assert!(quiet);
     let found = merge(layers).unwrap();
     let checked = compare_layers(found.clone(), &found).unwrap();

@@ -16,6 +16,7 @@ pub mod cache; // layers that were read before in this boot
 pub mod layer; // a layer's archive, or its recording and directory, to what it holds
 pub mod layout; // OCI image layouts and docker archives, for publishers
 mod oci; // an OCI image layout's files
+pub mod once; // files that were read for one purpose, for the next one
 pub mod seal; // whether a directory is still what it was
 pub mod signatures; // the signature store
 pub mod stack; // the directories that an overlay mount lays over each other

@@ -49,6 +49,11 @@ impl Sealed {
     }
 }
 
+/// [`Sealed::settled`] of one inode.
+pub(crate) fn long_settled(stat: &Stat, began: Moment) -> bool {
+    changed(stat) + TICKS_NANOS < began.0
+}
+
 /// A time of the clock that stamps are taken from (theirs lags by a tick).
 #[derive(Debug, Clone, Copy)]
 pub struct Moment(i128);
@@ -126,7 +131,9 @@ fn directory(fd: &OwnedFd, path: RootfsPath, depth: usize) -> Result<Sealed, Wal
 }
 
 /// Everything that a change of the inode changes, in an encoding of one length.
-fn stamp(stat: &Stat) -> [u8; 72] {
+pub(crate) type Stamp = [u8; 72];
+
+pub(crate) fn stamp(stat: &Stat) -> Stamp {
     let mut bytes = [0; 72];
     let fields: [u64; 9] = [
         stat.st_dev,

@@ -2,6 +2,7 @@
 //! and those above, which are the container's and its engine's.
 
 use crate::{
+    once::FilesRead,
     seal::{self, Sealed},
     tree::{self, Unpacked, WalkError},
 };
@@ -76,12 +77,13 @@ impl Stack {
         })
     }
 
-    /// Reads the image's layers; true: nobody was writing to a file of theirs.
-    pub fn unpacked(&self) -> Result<(Vec<Layer>, bool), WalkError> {
+    /// Reads of the image's layers what was not `read` yet; true: nobody was writing to a file of
+    /// theirs.
+    pub fn unpacked(&self, read: &FilesRead) -> Result<(Vec<Layer>, bool), WalkError> {
         let read = self
             .layers
             .iter()
-            .map(|layer| tree::unpacked(layer.as_fd()));
+            .map(|layer| tree::unpacked(layer.as_fd(), read));
         let read: Vec<Unpacked> = read.collect::<Result<_, _>>()?;
         let quiet = read.iter().all(|one| one.quiet);
         Ok((read.into_iter().map(|one| one.layer).collect(), quiet))
@@ -92,7 +94,7 @@ impl Stack {
         let read = self
             .above
             .iter()
-            .map(|directory| tree::unpacked(directory.as_fd()));
+            .map(|directory| tree::unpacked(directory.as_fd(), &FilesRead::default()));
         read.map(|one| Ok(one?.layer)).collect()
     }
 }

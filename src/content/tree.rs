@@ -5,7 +5,7 @@
 //! never follows a link and never enters another mount. What cannot be read, or changes while it is
 //! read, is an error that names the path.
 
-use crate::{beneath, sys};
+use crate::{beneath, once::FilesRead, sys};
 use rayon::prelude::*;
 use rustix::{
     fs::{self, AtFlags, FileType, OFlags, RawDir, Stat},
@@ -68,7 +68,8 @@ pub enum WalkError {
 
 /// Everything below `root`, and the root itself.
 pub fn walk(root: BorrowedFd<'_>) -> Result<Tree, WalkError> {
-    let walk = Walk::of(root, View::Mounted)?;
+    let nothing = FilesRead::default();
+    let walk = Walk::of(root, View::Mounted, &nothing)?;
     Ok(Tree::new(walk.found)?)
 }
 
@@ -81,9 +82,10 @@ pub struct Unpacked {
 }
 
 /// Everything below `root`, read as the overlay file system does: which names are whiteouts, which
-/// directories are opaque (Documentation/filesystems/overlayfs.rst).
-pub fn unpacked(root: BorrowedFd<'_>) -> Result<Unpacked, WalkError> {
-    let walk = Walk::of(root, View::Unpacked)?;
+/// directories are opaque (Documentation/filesystems/overlayfs.rst). What was `read` already is not
+/// read again.
+pub fn unpacked(root: BorrowedFd<'_>, read: &FilesRead) -> Result<Unpacked, WalkError> {
+    let walk = Walk::of(root, View::Unpacked, read)?;
     let mut layer = LayerBuilder::default();
     let mut found = walk.found;
     // Directories before what they hold.
@@ -104,13 +106,14 @@ pub fn unpacked(root: BorrowedFd<'_>) -> Result<Unpacked, WalkError> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum View {
+pub(crate) enum View {
     Mounted,
     Unpacked,
 }
 
-struct Walk {
+struct Walk<'r> {
     view: View,
+    read: &'r FilesRead,
     found: Vec<(RootfsPath, Entry)>,
     opaque: Vec<RootfsPath>,
     quiet: bool,
@@ -124,14 +127,15 @@ struct Waiting {
     path: RootfsPath,
 }
 
-impl Walk {
-    fn of(root: BorrowedFd<'_>, view: View) -> Result<Self, WalkError> {
+impl<'r> Walk<'r> {
+    fn of(root: BorrowedFd<'_>, view: View, read: &'r FilesRead) -> Result<Self, WalkError> {
         let path = RootfsPath::root();
         // A descriptor of our own: the caller's may be O_PATH or stand in the middle of a listing.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = beneath::openat2(root, b".", flags).map_err(failed("open", &path))?;
         let mut walk = Self {
             view,
+            read,
             found: Vec::new(),
             opaque: Vec::new(),
             quiet: true,
@@ -161,6 +165,7 @@ impl Walk {
         for (name, kind) in list(&fd).map_err(failed("list", &path))? {
             let path = path.join(&name)?;
             match kind {
+                FileType::RegularFile if self.was_read(&fd, &name, &path)? => {}
                 FileType::RegularFile => {
                     self.waiting.push(Waiting {
                         directory: fd.clone(),
@@ -190,6 +195,26 @@ impl Walk {
             return Err(WalkError::Changed(path));
         }
         Ok(())
+    }
+
+    /// Takes over what was read of the file before.
+    fn was_read(
+        &mut self,
+        directory: &OwnedFd,
+        name: &[u8],
+        path: &RootfsPath,
+    ) -> Result<bool, WalkError> {
+        if self.read.is_empty() {
+            return Ok(false);
+        }
+        let stat = fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW);
+        let stat = stat.map_err(failed("stat", path))?;
+        let Some((entry, quiet)) = self.read.get(&stat) else {
+            return Ok(false);
+        };
+        self.quiet &= quiet;
+        self.push(path.clone(), entry.clone())?;
+        Ok(true)
     }
 
     fn push(&mut self, path: RootfsPath, entry: Entry) -> Result<(), WalkError> {
@@ -273,22 +298,54 @@ pub(crate) fn list(directory: &OwnedFd) -> rustix::io::Result<Vec<(Vec<u8>, File
 /// The file's entry, and whether nobody was writing to it when it was opened.
 fn regular(file: &Waiting, buffer: &mut [u8], view: View) -> Result<(Entry, bool), WalkError> {
     let path = &file.path;
-    let mut opened =
-        beneath::open_file(&file.directory, path.name()).map_err(failed("open", path))?;
-    let quiet = view == View::Unpacked && sys::has_no_writer(&opened);
-    let before = fs::fstat(&opened).map_err(failed("stat", path))?;
-    let (size, digest) = hash(&mut opened, buffer)
+    let mut reading =
+        Reading::begin(&file.directory, path.name(), view).map_err(failed("open", path))?;
+    let (size, digest) = hash(&mut reading.file, buffer)
         .map_err(|error| failed("read", path)(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
-    let (xattrs, marks) = xattrs(&opened).map_err(failed("read extended attributes of", path))?;
-    if view == View::Unpacked {
-        only_bookkeeping(path, &marks)?;
+    let entry = reading.end(path, size, digest)?;
+    Ok((entry, reading.quiet))
+}
+
+/// A regular file between its opening and the proof that nobody changed it meanwhile.
+pub(crate) struct Reading {
+    pub file: File,
+    pub before: Stat,
+    /// Nobody had it open for writing, nor mapped.
+    pub quiet: bool,
+    view: View,
+}
+
+impl Reading {
+    /// `name` may be several components, below `directory`.
+    pub fn begin(directory: impl AsFd, name: &[u8], view: View) -> rustix::io::Result<Self> {
+        let file = beneath::open_file(directory, name)?;
+        let quiet = view == View::Unpacked && sys::has_no_writer(&file);
+        Ok(Self {
+            before: fs::fstat(&file)?,
+            file,
+            quiet,
+            view,
+        })
     }
-    let after = fs::fstat(&opened).map_err(failed("stat", path))?;
-    if stamp(&before) != stamp(&after) || u64::try_from(before.st_size) != Ok(size) {
-        return Err(WalkError::Changed(path.clone()));
+
+    /// The file's entry, if `size` is all of it.
+    pub fn end(
+        &self,
+        path: &RootfsPath,
+        size: u64,
+        digest: FileDigest,
+    ) -> Result<Entry, WalkError> {
+        let read = xattrs(&self.file);
+        let (xattrs, marks) = read.map_err(failed("read extended attributes of", path))?;
+        if self.view == View::Unpacked {
+            only_bookkeeping(path, &marks)?;
+        }
+        let after = fs::fstat(&self.file).map_err(failed("stat", path))?;
+        if stamp(&self.before) != stamp(&after) || u64::try_from(after.st_size) != Ok(size) {
+            return Err(WalkError::Changed(path.clone()));
+        }
+        Ok(entry(&after, Kind::File { size, digest }, xattrs))
     }
-    let entry = entry(&before, Kind::File { size, digest }, xattrs);
-    Ok((entry, quiet))
 }
 
 /// Reads to the end.

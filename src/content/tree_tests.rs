@@ -176,7 +176,10 @@ fn accept_a_directory_as_the_overlay_reads_it() {
         return;
     }
     mark("trusted.overlay.origin", b"anything").unwrap();
-    let read = || unpacked(beneath::open_directory(&scratch).unwrap().as_fd());
+    let read = || {
+        let root = beneath::open_directory(&scratch).unwrap();
+        unpacked(root.as_fd(), &FilesRead::default())
+    };
     let Unpacked { layer, quiet } = read().unwrap();
     assert!(quiet);
     let whiteouts: Vec<_> = layer.whiteouts().cloned().collect();
@@ -197,4 +200,96 @@ fn accept_a_directory_as_the_overlay_reads_it() {
         );
         fs::removexattr(scratch.join("d"), name).unwrap();
     }
+}
+
+/// What was read of `name` once; its digest is made up, so that a second reading is told from none.
+fn read_once(scratch: &Scratch, name: &str, began: crate::seal::Moment) -> FilesRead {
+    let root = beneath::open_directory(scratch).unwrap();
+    let reading = Reading::begin(&root, name.as_bytes(), View::Unpacked).unwrap();
+    let size = reading.before.st_size as u64;
+    let entry = reading.end(&path(name), size, FileDigest::of(b"made up"));
+    let mut files = FilesRead::default();
+    files.add(&reading.before, began, entry.unwrap(), reading.quiet);
+    files
+}
+
+fn digest_of(scratch: &Scratch, name: &str, read: &FilesRead) -> FileDigest {
+    let root = beneath::open_directory(scratch).unwrap();
+    let layer = unpacked(root.as_fd(), read).unwrap().layer;
+    let found = layer.present().find(|(at, _)| **at == path(name));
+    match &found.unwrap().1 {
+        LayerEntry::Entry(Entry {
+            kind: Kind::File { digest, .. },
+            ..
+        }) => *digest,
+        other => panic!("{other:?}"),
+    }
+}
+
+const SETTLED: std::time::Duration = std::time::Duration::from_millis(100);
+
+#[test]
+fn accept_files_that_were_read_once_under_every_name() {
+    let scratch = Scratch::new();
+    scratch.write("a/file", "content");
+    std::fs::hard_link(scratch.join("a/file"), scratch.join("other")).unwrap();
+    scratch.write("unread", "content");
+    std::thread::sleep(SETTLED);
+    let files = read_once(&scratch, "a/file", crate::seal::Moment::now());
+    for name in ["a/file", "other"] {
+        assert_eq!(
+            digest_of(&scratch, name, &files),
+            FileDigest::of(b"made up")
+        );
+    }
+    assert_eq!(
+        digest_of(&scratch, "unread", &files),
+        FileDigest::of(b"content")
+    );
+}
+
+/// Whatever changes an inode has the file read again: content, mode, another file in its place.
+#[test]
+fn refuse_files_that_changed_since_they_were_read() {
+    type Change = fn(&Scratch);
+    let changes: [(&str, Change); 4] = [
+        ("content", |s| drop(s.write("file", "CONTENT"))),
+        ("mode", |s| {
+            let mode = std::fs::Permissions::from_mode(0o4755);
+            std::fs::set_permissions(s.join("file"), mode).unwrap();
+        }),
+        ("place", |s| {
+            let new = s.write("new", "CONTENT");
+            std::fs::rename(new, s.join("file")).unwrap();
+        }),
+        ("names", |s| {
+            std::fs::hard_link(s.join("file"), s.join("link")).unwrap();
+        }),
+    ];
+    for (what, change) in changes {
+        let scratch = Scratch::new();
+        scratch.write("file", "content");
+        std::thread::sleep(SETTLED);
+        let files = read_once(&scratch, "file", crate::seal::Moment::now());
+        change(&scratch);
+        let real = std::fs::read(scratch.join("file")).unwrap();
+        assert_eq!(
+            digest_of(&scratch, "file", &files),
+            FileDigest::of(&real),
+            "{what}"
+        );
+    }
+}
+
+/// Changed within a tick of the clock: a later change may have the same stamp.
+#[test]
+fn refuse_files_that_were_read_too_early() {
+    let scratch = Scratch::new();
+    let before = crate::seal::Moment::now();
+    scratch.write("file", "content");
+    let files = read_once(&scratch, "file", before);
+    assert_eq!(
+        digest_of(&scratch, "file", &files),
+        FileDigest::of(b"content")
+    );
 }

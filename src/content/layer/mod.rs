@@ -6,13 +6,14 @@
 mod archive;
 mod compression;
 mod fields;
+mod pieces;
 mod split;
 
 pub use archive::{ArchiveError, from_tar};
 pub use compression::decompress;
 pub use split::from_tar_split;
 
-use crate::beneath;
+use crate::{beneath, once::FilesRead};
 use anyhow::{Context as _, Result, bail};
 use std::{
     fs::File,
@@ -21,6 +22,9 @@ use std::{
     path::{Path, PathBuf},
 };
 use verify::{digest::DiffId, rootfs::Layer};
+
+/// Threads that read one layer's files, when nothing is known of the others.
+const READERS: usize = 2;
 
 /// What the store holds is not the layer of the image: it was changed, or is another one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -85,15 +89,27 @@ impl LayerSource {
         self.claimed
     }
 
+    /// Whether the directory that the layer was unpacked to is read for it.
+    pub fn is_recorded(&self) -> bool {
+        matches!(self.origin, Origin::Split { .. })
+    }
+
     /// Reads the whole layer.
     pub fn read(&self) -> Result<(DiffId, Layer)> {
+        let (found, layer, _) = self.read_by(READERS)?;
+        Ok((found, layer))
+    }
+
+    /// By so many threads, when they read single files; and what these files turned out to be.
+    fn read_by(&self, readers: usize) -> Result<(DiffId, Layer, FilesRead)> {
+        let alone = |(found, layer)| (found, layer, FilesRead::default());
         match &self.origin {
             Origin::Split {
                 recording,
                 directory,
             } => {
                 let fd = beneath::open_directory(directory)?;
-                from_tar_split(open(recording)?, fd.as_fd()).with_context(|| {
+                from_tar_split(open(recording)?, fd.as_fd(), readers).with_context(|| {
                     format!(
                         "layer {}, recorded in {}",
                         directory.display(),
@@ -101,12 +117,12 @@ impl LayerSource {
                     )
                 })
             }
-            Origin::Blob(path) => from_archive(open(path)?, path),
+            Origin::Blob(path) => from_archive(open(path)?, path).map(alone),
             Origin::Part { path, offset, size } => {
                 use std::io::{Seek as _, SeekFrom};
                 let mut file = open(path)?;
                 file.seek(SeekFrom::Start(*offset))?;
-                from_archive(file.take(*size), path)
+                from_archive(file.take(*size), path).map(alone)
             }
         }
     }
@@ -130,7 +146,12 @@ impl LayerSource {
 
     /// Reads the whole layer and refuses another one than `wanted`.
     pub fn read_as(&self, wanted: DiffId) -> Result<Layer> {
-        let (found, layer) = self.read()?;
+        Ok(self.read_once_as(wanted, READERS)?.0)
+    }
+
+    /// The same by so many threads, and what the files of its directory turned out to be.
+    pub fn read_once_as(&self, wanted: DiffId, readers: usize) -> Result<(Layer, FilesRead)> {
+        let (found, layer, files) = self.read_by(readers)?;
         if found != wanted {
             bail!(OtherLayer {
                 layer: self.to_string(),
@@ -138,7 +159,7 @@ impl LayerSource {
                 wanted
             });
         }
-        Ok(layer)
+        Ok((layer, files))
     }
 }
 

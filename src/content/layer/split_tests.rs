@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    beneath,
     layer::LayerSource,
     testkit::{Scratch, archive, gzip},
 };
@@ -16,13 +17,17 @@ const MEMBERS: [(&str, Option<&[u8]>); 4] = [
     ("z", Some(&[9; 700])),
 ];
 
-/// The recording of a ustar archive of `MEMBERS`, and the directory.
+/// The recording of a ustar archive of `members`, and the directory.
 fn recorded(scratch: &Scratch) -> (Vec<u8>, DiffId) {
-    let bytes = archive(&MEMBERS);
+    recording_of(scratch, &MEMBERS)
+}
+
+fn recording_of(scratch: &Scratch, members: &[(&str, Option<&[u8]>)]) -> (Vec<u8>, DiffId) {
+    let bytes = archive(members);
     let mut lines = String::new();
     let mut segment = Vec::new();
     let mut at = 0;
-    for (name, content) in MEMBERS {
+    for (name, content) in members.iter().copied() {
         segment.extend_from_slice(&bytes[at..at + 512]);
         at += 512;
         let content = content.unwrap_or_default();
@@ -56,7 +61,7 @@ fn recorded(scratch: &Scratch) -> (Vec<u8>, DiffId) {
 
 fn read(scratch: &Scratch, recording: &[u8]) -> Result<(DiffId, Layer)> {
     let directory = beneath::open_directory(&scratch.join("diff")).unwrap();
-    from_tar_split(recording, directory.as_fd())
+    from_tar_split(recording, directory.as_fd(), 2).map(|(found, layer, _)| (found, layer))
 }
 
 #[test]
@@ -142,4 +147,72 @@ fn refuse_malformed_recordings() {
     ] {
         assert!(read(&scratch, &gzip(bad.as_bytes())).is_err(), "{bad}");
     }
+}
+
+/// What is read for the archive is known of the directory; a file that goes on after what was recorded
+/// is not the file of the archive.
+#[test]
+fn accept_files_of_the_directory_read_once() {
+    let scratch = Scratch::new();
+    let (recording, diff_id) = recorded(&scratch);
+    let longer = [&[9; 700][..], b"more"].concat();
+    scratch.write("diff/z", &longer);
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    let directory = beneath::open_directory(&scratch.join("diff")).unwrap();
+    for readers in [1, 2, 5] {
+        let read = from_tar_split(&recording[..], directory.as_fd(), readers);
+        let (found, _, files) = read.unwrap();
+        assert_eq!(found, diff_id, "{readers} readers");
+        let known = |name: &str| {
+            let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+            let stat = rustix::fs::statat(&directory, name, flags).unwrap();
+            files.get(&stat).map(|(entry, _)| entry.kind.clone())
+        };
+        let digest = FileDigest::of(b"program");
+        assert_eq!(known("bin/app"), Some(Kind::File { size: 7, digest }));
+        assert_eq!(known("z"), None);
+    }
+}
+
+/// More than what is read ahead, in files larger than a piece: all in its order, all hashed.
+#[test]
+fn accept_many_and_large_files() {
+    let scratch = Scratch::new();
+    let contents: Vec<Vec<u8>> = (0..200u32)
+        .map(|n| {
+            vec![
+                n as u8;
+                if n % 50 == 0 {
+                    3_000_001
+                } else {
+                    n as usize * 7
+                }
+            ]
+        })
+        .collect();
+    let names: Vec<String> = (0..200).map(|n| format!("f{n}")).collect();
+    let members: Vec<_> = names.iter().zip(&contents).collect();
+    let members: Vec<_> = members
+        .iter()
+        .map(|(name, content)| (name.as_str(), Some(content.as_slice())))
+        .collect();
+    let (recording, diff_id) = recording_of(&scratch, &members);
+    let (found, layer) = read(&scratch, &recording).unwrap();
+    assert_eq!(found, diff_id);
+    for (path, item) in layer.present() {
+        let number = std::str::from_utf8(&path.as_bytes()[1..]).unwrap();
+        let content = &contents[number.parse::<usize>().unwrap()];
+        let LayerEntry::Entry(entry) = item else {
+            panic!()
+        };
+        let (size, digest) = (content.len() as u64, FileDigest::of(content));
+        assert_eq!(entry.kind, Kind::File { size, digest });
+    }
+    // An end before its time, whoever waits for whom.
+    scratch.write("diff/f150", "short");
+    let error = read(&scratch, &recording).unwrap_err();
+    assert!(
+        format!("{error:#}").contains("/f150 is shorter than recorded"),
+        "{error:#}"
+    );
 }

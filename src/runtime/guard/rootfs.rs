@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use content::{
     cache::Cache,
     layer::{LayerSource, OtherLayer},
+    once::FilesRead,
     seal::Moment,
     stack::{Key, Seals, Stack},
     store::{self, Roots},
@@ -26,8 +27,8 @@ use verify::{
     image::Image,
     policy::plain_text,
     rootfs::{
-        CheckedLayers, CheckedRootfs, Difference, Layer, MeasuredRootfs, RootfsManifest,
-        RootfsPath, Stubs, Tree, compare, compare_above, compare_layers, merge, summary,
+        CheckedLayers, CheckedRootfs, Difference, MeasuredRootfs, RootfsManifest, RootfsPath,
+        Stubs, Tree, compare, compare_above, compare_layers, merge, summary,
     },
 };
 
@@ -102,7 +103,7 @@ impl Question<'_> {
             None => {
                 let seal = |stack| Ok::<_, anyhow::Error>(seal(stack)?.key(self.image.diff_ids()));
                 let key = stack.as_ref().map(seal).transpose()?;
-                let expected = self.expected(&cache)?;
+                let (expected, _) = self.expected(&cache)?;
                 match compare(&expected, &walk(self.root)?, &stubs) {
                     Ok(checked) => (Outcome::Checked(checked, RootfsCheck::Full), expected, key),
                     Err(differences) => return Ok(Answer::Differs(expected, differences)),
@@ -178,16 +179,26 @@ impl Question<'_> {
         settled: bool,
         key: Key,
     ) -> Result<Option<CheckedLayers>> {
-        let (found, expected) = std::thread::scope(|scope| {
-            let expected = scope.spawn(|| self.expected(cache));
-            let found = stack.unpacked();
-            (found, expected.join())
-        });
+        let (found, expected) = match self.layers.iter().any(LayerSource::is_recorded) {
+            // What is read of the directories to have the layers needs no second reading.
+            true => {
+                let (expected, files) = self.expected(cache)?;
+                (stack.unpacked(&files), expected)
+            }
+            false => {
+                let (found, expected) = std::thread::scope(|scope| {
+                    let expected = scope.spawn(|| self.expected(cache));
+                    let found = stack.unpacked(&FilesRead::default());
+                    (found, expected.join())
+                });
+                let expected = expected.unwrap_or_else(|_| bail!("a thread panicked"));
+                (found, expected?.0)
+            }
+        };
         let (found, quiet) = match found {
             Err(WalkError::Marked { .. }) => return Ok(None),
             found => found.context("the image's layers")?,
         };
-        let expected = expected.unwrap_or_else(|_| anyhow::bail!("a thread panicked"))?;
         let Ok(layers) = compare_layers(expected, &merge(found)?) else {
             return Ok(None);
         };
@@ -203,7 +214,7 @@ impl Question<'_> {
     }
 
     /// The tree that the layers make, once each has the diff-ID that the signed configuration says.
-    fn expected(&self, cache: &Cache) -> Result<RootfsManifest> {
+    fn expected(&self, cache: &Cache) -> Result<(RootfsManifest, FilesRead)> {
         let refuse = |why: &str| {
             let (name, digest) = (self.image.name(), self.image.manifest_digest());
             Refused(plain_text(&format!(
@@ -218,12 +229,11 @@ impl Question<'_> {
             .into());
         }
         let layers = cache.layers(self.layers, self.image.diff_ids());
-        let layers: Vec<Layer> =
-            layers.map_err(|error| match error.downcast_ref::<OtherLayer>() {
-                Some(other) => refuse(&format!("{other}: its content was changed")).into(),
-                None => error.context("cannot read the image's layers"),
-            })?;
-        Ok(merge(layers)?)
+        let (layers, files) = layers.map_err(|error| match error.downcast_ref::<OtherLayer>() {
+            Some(other) => refuse(&format!("{other}: its content was changed")).into(),
+            None => error.context("cannot read the image's layers"),
+        })?;
+        Ok((merge(layers)?, files))
     }
 }
 

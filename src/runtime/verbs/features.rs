@@ -130,10 +130,23 @@ fn embedded() -> Value {
         },
         "annotations": {
             "org.attestrun.version": env!("CARGO_PKG_VERSION"),
+            "org.attestrun.sha256": sha256(),
             "org.opencontainers.runc.checkpoint.enabled": "false",
         },
         "potentiallyUnsafeConfigAnnotations": [],
     })
+}
+
+/// What contents are hashed with on this machine: what the crate sha2 finds, by the same question.
+fn sha256() -> &'static str {
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    if std::is_x86_feature_detected!("sha")
+        && std::is_x86_feature_detected!("ssse3")
+        && std::is_x86_feature_detected!("sse4.1")
+    {
+        return "sha-ni";
+    }
+    "software"
 }
 
 fn sorted(mut list: Vec<String>) -> Vec<String> {
