@@ -80,7 +80,7 @@ fn processes(word: &str) -> Result<Vec<i32>> {
 }
 
 /// The processes that `up` starts and that were not there before.
-fn new_processes(word: &str, up: impl FnOnce() -> Result<()>) -> Result<Vec<i32>> {
+pub fn new_processes(word: &str, up: impl FnOnce() -> Result<()>) -> Result<Vec<i32>> {
     let before = processes(word)?;
     up()?;
     let new: Vec<_> = processes(word)?

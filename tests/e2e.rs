@@ -29,6 +29,7 @@ mod publisher; // the owner: keys, signatures, lists
 mod registry; // a registry on loopback
 mod rootfs; // the rootfs measured: not read again, never taken for unchanged, the same at start
 mod runtime; // the runtime under test, bundles
+mod sharing; // a cgroup with somebody in it
 mod signatures; // image signatures of every kind and from every source
 mod sigstore; // a Sigstore instance of the tests' own
 mod spawn; // starting processes
@@ -74,6 +75,7 @@ pub struct Module {
 const MODULES: &[Module] = &[
     tidy::MODULE,
     drop_in::MODULE,
+    sharing::MODULE,
     surface::MODULE,
     enter::MODULE,
     engines::podman::MODULE,

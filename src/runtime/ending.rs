@@ -1,7 +1,8 @@
 //! Ending a container from outside, by descriptors that no process of the container can move.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::{Mode, OFlags, openat},
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
@@ -10,6 +11,7 @@ use std::{
     io::{Read, Write},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 /// Where the cgroup descriptor points: a cgroup v2 directory, or one of the v1 freezer.
@@ -20,19 +22,52 @@ pub enum CgroupKind {
     Freezer,
 }
 
+/// What has to be killed so that a container is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Extent {
+    /// Init is the first process of a pid namespace: with it the kernel ends all that is in there
+    /// (pid_namespaces(7)). Others may be in the container's cgroup, and stay alive.
+    PidNamespace,
+    /// The pid namespace is somebody else's; the cgroup is the container's alone.
+    Cgroup,
+}
+
+impl Extent {
+    pub fn of(init: i32) -> Result<Self> {
+        let path = format!("/proc/{init}/status");
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let numbers = text.lines().find_map(|l| l.strip_prefix("NSpid:"));
+        let numbers = numbers.with_context(|| format!("{path} has no NSpid"))?;
+        // one number per namespace, from this process's inward (proc_pid_status(5))
+        let numbers: Vec<_> = numbers.split_ascii_whitespace().collect();
+        Ok(match numbers.as_slice() {
+            [_, .., "1"] => Self::PidNamespace,
+            _ => Self::Cgroup,
+        })
+    }
+}
+
+/// How to end a container by its [`descriptors`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Means {
+    pub extent: Extent,
+    pub cgroup: CgroupKind,
+}
+
 /// What it takes to end a container: held by its keeper and by its guard, each against the other's end.
 #[derive(Debug)]
 pub struct Holdings {
     pub pidfd: OwnedFd,
     /// Held so that the namespace's inode number is not used again while rules name it.
     _mount_namespace: OwnedFd,
-    kind: CgroupKind,
+    means: Means,
     cgroup: OwnedFd,
 }
 
 impl Holdings {
     /// From the descriptors in the order that [`descriptors`] has.
-    pub fn of(kind: CgroupKind, fds: Vec<OwnedFd>) -> Result<Self> {
+    pub fn of(means: Means, fds: Vec<OwnedFd>) -> Result<Self> {
         let [pidfd, mount_namespace, cgroup]: [OwnedFd; 3] = match fds.try_into() {
             Ok(three) => three,
             Err(fds) => bail!("{} descriptors of the container came, not three", fds.len()),
@@ -40,7 +75,7 @@ impl Holdings {
         Ok(Self {
             pidfd,
             _mount_namespace: mount_namespace,
-            kind,
+            means,
             cgroup,
         })
     }
@@ -60,9 +95,15 @@ impl Holdings {
     /// SIGKILL for every process of the container, whatever it forked or unshared. Never fails
     /// half-way: each step is tried, init last and always.
     pub fn kill_all(&self) {
-        match self.kind {
-            CgroupKind::Unified => write(&self.cgroup, "cgroup.kill", "1"),
-            CgroupKind::Freezer => {
+        match (self.means.extent, self.means.cgroup) {
+            (Extent::PidNamespace, CgroupKind::Unified) => {}
+            (Extent::PidNamespace, CgroupKind::Freezer) => {
+                pidfd_send_signal(&self.pidfd, Signal::KILL).ok();
+                // a frozen process of v1 does not die; whoever shares the cgroup goes on, too
+                write(&self.cgroup, "freezer.state", "THAWED");
+            }
+            (Extent::Cgroup, CgroupKind::Unified) => write(&self.cgroup, "cgroup.kill", "1"),
+            (Extent::Cgroup, CgroupKind::Freezer) => {
                 write(&self.cgroup, "freezer.state", "FROZEN");
                 // a process may have forked before the freeze took hold
                 for _ in 0..3 {
@@ -107,7 +148,7 @@ fn write(cgroup: &OwnedFd, name: &str, value: &str) {
 }
 
 /// The descriptors of a container whose init has just been made: pidfd, mount namespace, cgroup.
-pub fn descriptors(init: u32) -> Result<(CgroupKind, [OwnedFd; 3])> {
+pub fn descriptors(init: u32, extent: Extent) -> Result<(Means, [OwnedFd; 3])> {
     let pid = i32::try_from(init)
         .ok()
         .and_then(Pid::from_raw)
@@ -117,7 +158,11 @@ pub fn descriptors(init: u32) -> Result<(CgroupKind, [OwnedFd; 3])> {
     let namespace = open(Path::new(&format!("/proc/{init}/ns/mnt")), OFlags::RDONLY)?;
     let (kind, path) = cgroup_of(init)?;
     let cgroup = open(&path, OFlags::PATH | OFlags::DIRECTORY)?;
-    Ok((kind, [pidfd, namespace, cgroup]))
+    let means = Means {
+        extent,
+        cgroup: kind,
+    };
+    Ok((means, [pidfd, namespace, cgroup]))
 }
 
 fn open(path: &Path, flags: OFlags) -> Result<OwnedFd> {
@@ -157,13 +202,31 @@ fn cgroup_of(pid: u32) -> Result<(CgroupKind, PathBuf)> {
 
 /// Whether the process behind a pidfd has ended.
 pub fn has_ended(pidfd: &OwnedFd) -> bool {
-    let mut fds = [rustix::event::PollFd::from_borrowed_fd(
-        pidfd.as_fd(),
-        rustix::event::PollFlags::IN,
-    )];
-    let now = rustix::event::Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
+    ends_within(pidfd, Duration::ZERO)
+}
+
+fn ends_within(pidfd: &OwnedFd, time: Duration) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
+    let time = Timespec {
+        tv_sec: time.as_secs().cast_signed(),
+        tv_nsec: time.subsec_nanos().into(),
     };
-    rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|n| n > 0)
+    poll(&mut fds, Some(&time)).is_ok_and(|n| n > 0)
+}
+
+/// Kills the first process of a pid namespace, and returns when nobody is left in there. `thaw` is
+/// called meanwhile: a frozen process of v1 does not die.
+pub fn end_namespace(init: &OwnedFd, thaw: impl Fn()) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        pidfd_send_signal(init, Signal::KILL).ok(); // gone already: seen below
+        thaw();
+        if ends_within(init, Duration::from_millis(50)) {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "processes of the container survive SIGKILL"
+        );
+    }
 }

@@ -4,7 +4,8 @@
 //! ends keeper, guard and vTPM, and the host service voids what it had bound.
 
 use crate::{
-    ending, guard,
+    ending::{self, Extent},
+    guard,
     guard::{Application, FromCreate, Measured},
     host,
     ipc::{Answer, Channel},
@@ -134,17 +135,17 @@ impl Guarding {
     }
 
     /// Gives the container whose init is `init` into the hands of guard, keeper and host service.
-    pub fn hand_over(mut self, bound: Bound, init: u32) -> Result<()> {
-        let (cgroup, fds) = ending::descriptors(init)?;
+    pub fn hand_over(mut self, bound: Bound, init: u32, extent: Extent) -> Result<()> {
+        let (means, fds) = ending::descriptors(init, extent)?;
         let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
         let answer: Answer<()> = self
             .to_guard
-            .ask(&FromCreate::Attach { cgroup }, &fds)
+            .ask(&FromCreate::Attach { means }, &fds)
             .map_err(|e| self.explained(e))?;
         answer.into_result()?;
         let answer: Answer<()> = self
             .to_keeper
-            .ask(&keeper::Keep { cgroup }, &fds)
+            .ask(&keeper::Keep { means }, &fds)
             .map_err(|e| self.explained(e))?;
         answer.into_result()?;
         self.kept = true;

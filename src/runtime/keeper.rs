@@ -34,7 +34,7 @@ pub struct Begin {
 /// Descriptors: init's pidfd, its mount namespace, the directory of its cgroup.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Keep {
-    pub cgroup: crate::ending::CgroupKind,
+    pub means: crate::ending::Means,
 }
 
 /// A guard that lost its container has this long to write its last events.
@@ -111,7 +111,7 @@ fn keep(create: Channel, lifeline: Channel, guard: Pid) -> Result<()> {
             }
             (Watch::Awaiting(create), false, true) => match create.recv::<Keep>() {
                 Ok(Some((keep, fds))) => {
-                    let holdings = Holdings::of(keep.cgroup, fds)?;
+                    let holdings = Holdings::of(keep.means, fds)?;
                     create.send(&Answer::Ok(()), &[])?;
                     Watch::Keeping(holdings)
                 }

@@ -5,14 +5,15 @@ use crate::{
     bundle::{Bundle, SealedBundle},
     cli::{Create, Globals},
     config::Config,
+    ending::Extent,
     executables,
     guard::{Application, FromVerb, VtpmUid},
     guarding::{self, Agreed, Guarding},
-    host, slice, spawn,
+    host, sharing, slice, spawn,
     state::{Birth, Index, Init, Phase, RunDir, State},
     term::{self, Laid, Served, Terminal},
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use oci_spec::runtime::Process;
 use std::{
     fs::{self, File},
@@ -67,9 +68,13 @@ pub fn create(
     state.cgroups_path = sealed.cgroups_path();
     if !state.systemd_cgroup && state.cgroups_path.is_absolute() {
         let planned = Cgroup::at(&state.cgroups_path)?;
-        planned.ensure_unused()?;
-        // ours from here on: whoever deletes the container may kill what is in it
-        state.cgroup = planned;
+        match sharing::others_in(&planned, state, &sealed)? {
+            // ours from here on: whoever deletes the container may kill what is in it
+            0 => state.cgroup = planned,
+            others => globals.report.warning(&format!(
+                "container's cgroup is not empty: {others} process(es) found"
+            )),
+        }
     }
     state.save()?;
     let admitted = guarding.judge(application(state, &sealed, &host)?)?;
@@ -94,7 +99,9 @@ pub fn create(
     let init = Init::of(made.pid)?;
     state.init = Some(init);
     state.cgroup = Cgroup::of_container(made.pid)?;
-    guarding.hand_over(bound, u32::try_from(made.pid)?)?;
+    state.extent = Extent::of(made.pid)?;
+    alone(state, made.pid)?;
+    guarding.hand_over(bound, u32::try_from(made.pid)?, state.extent)?;
     state.phase = Phase::Created;
     state.save()?;
     if let Some(path) = &request.pidfd_socket {
@@ -108,6 +115,16 @@ pub fn create(
         state: launch.keep(),
         served: made.served(pipes),
     })
+}
+
+/// A container that ends with its cgroup must be the only one in there, wherever its backend put it.
+fn alone(state: &mut State, init: i32) -> Result<()> {
+    let others = state.cgroup.anybody()?.iter().any(|pid| *pid != init);
+    if others && state.extent == Extent::Cgroup {
+        state.extent = Extent::PidNamespace; // init is all that there is to be ended yet
+        bail!("container's cgroup is not empty, and the container has no pid namespace of its own");
+    }
+    Ok(())
 }
 
 /// What the guard is to judge: exactly the bytes that the backend will build from.

@@ -20,6 +20,7 @@ mod launch;
 mod programs;
 mod report;
 mod setup;
+mod sharing;
 mod slice;
 mod spawn;
 mod state;

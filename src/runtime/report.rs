@@ -39,7 +39,7 @@ impl Report {
     /// Writes the one error line. Engines read the file as a sequence of JSON values and podman as
     /// exactly one, so nothing else is ever written there.
     pub fn error(&self, message: &str) {
-        let line = self.line(message, chrono::Utc::now());
+        let line = self.line("error", message, chrono::Utc::now());
         let written = self.log.as_ref().is_some_and(|path| {
             let file = self.appending(path);
             file.and_then(|mut f| f.write_all(line.as_bytes())).is_ok()
@@ -74,14 +74,26 @@ impl Report {
         };
     }
 
-    fn line(&self, message: &str, now: chrono::DateTime<chrono::Utc>) -> String {
+    /// As runc's: in the log if there is one, and the verb goes on.
+    pub fn warning(&self, message: &str) {
+        let line = self.line("warning", message, chrono::Utc::now());
+        // with nobody to tell there is nothing left to do
+        let _ = match &self.log {
+            Some(path) => self
+                .appending(path)
+                .and_then(|mut f| f.write_all(line.as_bytes())),
+            None => stderr().lock().write_all(line.as_bytes()),
+        };
+    }
+
+    fn line(&self, level: &str, message: &str, now: chrono::DateTime<chrono::Utc>) -> String {
         let time = now.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
         match self.format {
             LogFormat::Json => {
-                let line = serde_json::json!({ "level": "error", "msg": message, "time": time });
+                let line = serde_json::json!({ "level": level, "msg": message, "time": time });
                 format!("{line}\n")
             }
-            LogFormat::Text => format!("time=\"{time}\" level=error msg={message:?}\n"),
+            LogFormat::Text => format!("time=\"{time}\" level={level} msg={message:?}\n"),
         }
     }
 }
@@ -132,7 +144,7 @@ mod tests {
             log: None,
             format: LogFormat::Json,
         };
-        let line = report.line("a \"b\"\nc", now);
+        let line = report.line("error", "a \"b\"\nc", now);
         assert_eq!(line.matches('\n').count(), 1);
         let json: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(json["level"], "error");
@@ -142,7 +154,7 @@ mod tests {
             log: None,
             format: LogFormat::Text,
         }
-        .line("a \"b\"", now);
+        .line("error", "a \"b\"", now);
         assert_eq!(
             text,
             "time=\"2026-11-23T15:00:00Z\" level=error msg=\"a \\\"b\\\"\"\n"

@@ -12,7 +12,10 @@ pub use run_dir::RunDir;
 
 use run_dir::write_new;
 
-use crate::backend::{Backend, cgroup::Cgroup};
+use crate::{
+    backend::{Backend, cgroup::Cgroup},
+    ending::{self, Extent},
+};
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -97,6 +100,21 @@ impl Init {
     }
 }
 
+impl Init {
+    /// Its descriptor also when it has ended, or its first thread alone has, as long as nobody took note.
+    fn remains(&self) -> Result<Option<OwnedFd>> {
+        let pid = Pid::from_raw(self.pid).context("the record's pid is 0")?;
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(fd) => {
+                let is_it = |s: Stat| s.start_time == self.start_time;
+                Ok(Stat::read(self.pid)?.is_some_and(is_it).then_some(fd))
+            }
+            Err(rustix::io::Errno::SRCH) => Ok(None),
+            Err(e) => Err(e).with_context(|| format!("cannot open process {}", self.pid)),
+        }
+    }
+}
+
 struct Stat {
     state: char,
     start_time: u64,
@@ -161,7 +179,10 @@ pub struct State {
     pub no_new_keyring: bool,
     /// `linux.cgroupsPath` of the sealed configuration.
     pub cgroups_path: PathBuf,
+    /// Its directories, once they are the container's: whatever its extent is, they go with it unless
+    /// others are in them.
     pub cgroup: Cgroup,
+    pub extent: Extent,
     /// RFC 3339 with nanoseconds.
     pub created: String,
     pub annotations: BTreeMap<String, String>,
@@ -200,6 +221,7 @@ impl State {
             no_new_keyring: birth.no_new_keyring,
             cgroups_path: PathBuf::new(),
             cgroup: Cgroup::default(),
+            extent: Extent::Cgroup,
             created: now.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true),
             annotations: birth.annotations,
             owner: rustix::process::geteuid().as_raw(),
@@ -244,6 +266,30 @@ impl State {
             poll(&mut ended, Some(&patience)).context("cannot wait for the creator's end")?;
         }
         self.run_dir().end_makers()
+    }
+
+    /// Ends every process of the container, and no other: see [`Extent`].
+    pub fn end_all(&self) -> Result<()> {
+        let (Extent::PidNamespace, Some(init)) = (self.extent, self.init) else {
+            return self.cgroup.kill_all();
+        };
+        if let Some(init) = init.remains()? {
+            ending::end_namespace(&init, || {
+                if self.cgroup.is_frozen() {
+                    self.cgroup.freeze(false).ok();
+                }
+            })?;
+        }
+        // an `exec` that was killed on its way into the namespace
+        self.run_dir().end_makers_among(&self.cgroup.anybody()?)
+    }
+
+    /// Once everything has ended: the directories go, unless others are in them.
+    pub fn remove_cgroup(&self) -> Result<()> {
+        match self.extent {
+            Extent::PidNamespace => self.cgroup.leave(),
+            Extent::Cgroup => self.cgroup.remove(),
+        }
     }
 
     pub fn to_oci(&self, owner: &str) -> Result<OciState<'_>> {
@@ -315,6 +361,13 @@ impl State {
 
     /// Every container under `state_root`, oldest first.
     pub fn all(state_root: &Path) -> Result<Vec<Self>> {
+        let mut all = Self::every()?;
+        all.retain(|state| state.state_root == state_root);
+        Ok(all)
+    }
+
+    /// Every container of this host, oldest first.
+    pub fn every() -> Result<Vec<Self>> {
         let containers = Path::new(BASE).join("containers");
         let entries = match fs::read_dir(&containers) {
             Ok(entries) => entries,
@@ -330,8 +383,7 @@ impl State {
                 continue;
             };
             match Self::load(&RunDir::of(&run_id)) {
-                Ok(state) if state.state_root == state_root => states.push(state),
-                Ok(_) => {}
+                Ok(state) => states.push(state),
                 // made or removed at this moment
                 Err(e) if e.is::<NotFound>() => {}
                 Err(e) => return Err(e),

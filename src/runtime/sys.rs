@@ -6,7 +6,7 @@ use std::{
     fs::File,
     io::{Error, Result},
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
-    os::unix::process::CommandExt,
+    os::unix::{fs::MetadataExt, process::CommandExt},
     process::Command,
 };
 
@@ -239,6 +239,57 @@ fn seccomp(program: &[u64], flags: u64) -> Result<libc::c_long> {
     };
     // SAFETY: a sock_filter is 8 bytes; the kernel copies `len` of them.
     check(unsafe { libc::syscall(libc::SYS_seccomp, 1u32, flags, &program) })
+}
+
+/// A pid namespace, known by its inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PidNamespace {
+    dev: u64,
+    ino: u64,
+}
+
+impl PidNamespace {
+    /// The one that `pid` is in.
+    pub fn of(pid: i32) -> Result<Self> {
+        Self::behind(&Self::open(pid)?)
+    }
+
+    fn open(pid: i32) -> Result<File> {
+        File::open(format!("/proc/{pid}/ns/pid"))
+    }
+
+    fn behind(file: &File) -> Result<Self> {
+        let stat = file.metadata()?;
+        Ok(Self {
+            dev: stat.dev(),
+            ino: stat.ino(),
+        })
+    }
+
+    /// Whether `pid` is in it or in one below it (ioctl_ns(2)); a process that has ended is not.
+    pub fn holds(&self, pid: i32) -> Result<bool> {
+        const NS_GET_PARENT: libc::Ioctl = 0xb702;
+        let mut namespace = match Self::open(pid) {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
+                return Ok(false);
+            }
+            result => result?,
+        };
+        loop {
+            if Self::behind(&namespace)? == *self {
+                return Ok(true);
+            }
+            // SAFETY: the ioctl returns a new descriptor that nobody else owns.
+            namespace = unsafe {
+                match check(libc::ioctl(namespace.as_raw_fd(), NS_GET_PARENT).into()) {
+                    Ok(fd) => File::from_raw_fd(fd as RawFd),
+                    // the parent is not ours to see: this is the outermost one
+                    Err(e) if e.raw_os_error() == Some(libc::EPERM) => return Ok(false),
+                    Err(e) => return Err(e),
+                }
+            };
+        }
+    }
 }
 
 /// The C library's words for a signal, in lower case as Go has them.
@@ -478,5 +529,18 @@ mod tests {
         let exe = File::open("/proc/self/exe").unwrap();
         let copy = sealed_copy(&exe).unwrap();
         assert!(is_protected(&File::from(copy)).unwrap());
+    }
+
+    #[test]
+    fn a_pid_namespace_holds_its_processes() {
+        let me = std::process::id().cast_signed();
+        let mine = PidNamespace::of(me).unwrap();
+        assert!(mine.holds(me).unwrap());
+        let other = PidNamespace {
+            ino: mine.ino + 1,
+            ..mine
+        };
+        assert!(!other.holds(me).unwrap());
+        assert!(!mine.holds(i32::MAX).unwrap());
     }
 }

@@ -8,6 +8,7 @@ mod visit;
 
 pub use visit::Visit;
 
+use crate::sys::PidNamespace;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
@@ -90,16 +91,9 @@ impl Cgroup {
         Ok(Self(dirs.collect()))
     }
 
-    /// A new container's cgroup must not hold others: removing it would kill them, and a frozen one
-    /// would hang init beyond the reach of signals.
-    pub fn ensure_unused(&self) -> Result<()> {
-        for dir in self.0.values().filter(|d| d.exists()) {
-            let found = members(dir)?.len();
-            ensure!(
-                found == 0,
-                "container's cgroup is not empty: {found} process(es) found in {}",
-                dir.display()
-            );
+    /// A frozen cgroup would hang init beyond the reach of signals.
+    pub fn ensure_not_frozen(&self) -> Result<()> {
+        for dir in self.0.values() {
             ensure!(
                 !is_frozen(dir),
                 "container's cgroup unexpectedly frozen: {}",
@@ -107,6 +101,13 @@ impl Cgroup {
             );
         }
         Ok(())
+    }
+
+    /// Whether some directory is of both.
+    pub fn meets(&self, other: &Self) -> bool {
+        self.0
+            .values()
+            .any(|dir| other.0.values().any(|theirs| theirs == dir))
     }
 
     pub fn dir(&self, controller: &str) -> Option<&Path> {
@@ -132,7 +133,7 @@ impl Cgroup {
     }
 
     /// Every process in any of the directories: one that was killed on its way in is only in some.
-    fn anybody(&self) -> Result<BTreeSet<i32>> {
+    pub fn anybody(&self) -> Result<BTreeSet<i32>> {
         let mut pids = BTreeSet::new();
         for dir in self.0.values() {
             pids.extend(members(dir)?);
@@ -180,11 +181,26 @@ impl Cgroup {
 
     /// Sends `signal` to every process; those that ended meanwhile do not matter.
     pub fn signal_all(&self, signal: i32) -> Result<()> {
-        for pid in self.anybody()? {
-            let Some(pid) = Pid::from_raw(pid) else {
+        self.signal_those(signal, |_| Ok(true))
+    }
+
+    /// Sends `signal` to those of the processes that are in this pid namespace, or in one below it.
+    pub fn signal_all_in(&self, namespace: &PidNamespace, signal: i32) -> Result<()> {
+        self.signal_those(signal, |pid| {
+            namespace
+                .holds(pid)
+                .with_context(|| format!("cannot look up the pid namespace of process {pid}"))
+        })
+    }
+
+    fn signal_those(&self, signal: i32, which: impl Fn(i32) -> Result<bool>) -> Result<()> {
+        for number in self.anybody()? {
+            let Some(pid) = Pid::from_raw(number) else {
                 continue;
             };
             match pidfd_open(pid, PidfdFlags::empty()) {
+                // after the descriptor: it is this process's namespace, and no later one's
+                Ok(_) if !which(number)? => {}
                 Ok(fd) => match crate::sys::pidfd_signal(fd.as_fd(), signal) {
                     Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
                         return Err(e).context("cannot signal");
@@ -245,6 +261,32 @@ impl Cgroup {
                     Ok(()) => break,
                     Err(e) if e.kind() == ErrorKind::ResourceBusy && Instant::now() < deadline => {
                         self.kill_all()?;
+                        sleep(Duration::from_millis(5));
+                    }
+                    Err(e) => {
+                        return Err(e).with_context(|| {
+                            format!("cannot remove the cgroup {}", dir.display())
+                        });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the directories in which nobody is. The container's own processes are gone; others may
+    /// have shared its cgroup, and it is removed with the last of them.
+    pub fn leave(&self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_millis(300);
+        while !self.anybody()?.is_empty() && Instant::now() < deadline {
+            sleep(Duration::from_millis(2)); // killed just now
+        }
+        for dir in self.0.values() {
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while members(dir)?.is_empty() {
+                match remove_tree(dir) {
+                    Ok(()) => break,
+                    Err(e) if e.kind() == ErrorKind::ResourceBusy && Instant::now() < deadline => {
                         sleep(Duration::from_millis(5));
                     }
                     Err(e) => {

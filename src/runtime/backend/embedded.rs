@@ -149,7 +149,7 @@ pub fn start(state: &State) -> Result<()> {
     let poststart = spec.hooks().as_ref().and_then(|h| h.poststart().clone());
     run_hooks(poststart, state, ContainerStatus::Running).map_err(|e| {
         // runtime-spec, "Poststart": an error stops the container
-        state.cgroup.kill_all().ok();
+        state.end_all().ok();
         e.context("error running poststart hook")
     })
 }
@@ -197,6 +197,7 @@ pub fn exec(
         root: dir.clone(),
     };
     let undo = Undo::new(None);
+    let _making = state.run_dir().hold_making()?;
     let launch = Launch {
         state,
         kind: ContainerType::TenantContainer {

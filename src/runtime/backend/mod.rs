@@ -139,12 +139,12 @@ impl Backend {
     /// Ends what is left of the container: processes, cgroups, the backend's own state. Hooks of the
     /// poststop stage run. Everything may be gone already.
     pub fn destroy(&self, state: &State) -> Result<()> {
-        state.cgroup.kill_all()?;
+        state.end_all()?;
         match self {
             Self::Libcontainer => embedded::destroy(state),
-            Self::Runc { path } => external::simple(path, state, &["delete", "--force"]),
+            Self::Runc { path } => external::delete(path, state),
         }?;
-        state.cgroup.remove()
+        state.remove_cgroup()
     }
 
     /// A further process in the container; with `runc`, this process becomes runc and never returns.

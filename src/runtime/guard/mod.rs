@@ -22,7 +22,7 @@ pub use swtpm::VtpmUid;
 use self::journal::Journal;
 use crate::{
     config::Config,
-    ending::{CgroupKind, Holdings},
+    ending::{Holdings, Means},
     ipc::{Answer, Channel},
     keeper::Begin,
     slice,
@@ -56,7 +56,7 @@ pub enum FromCreate {
     /// The host service has logged this record (canonical JSON); answered with `()`.
     Bound { record: String },
     /// The backend has made the container; descriptors as in [`crate::ending::descriptors`].
-    Attach { cgroup: CgroupKind },
+    Attach { means: Means },
 }
 
 /// What wants to run.
@@ -273,7 +273,7 @@ impl Guarded {
 
 fn attached(create: &Channel) -> Result<Holdings> {
     match create.expect()? {
-        (FromCreate::Attach { cgroup }, fds) => Holdings::of(cgroup, fds),
+        (FromCreate::Attach { means }, fds) => Holdings::of(means, fds),
         _ => bail!("guard: Bound is followed by Attach"),
     }
 }

@@ -6,6 +6,7 @@ use rustix::fs::FlockOperation;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::{
+    collections::BTreeSet,
     ffi::CStr,
     fs::{self, File},
     io::{ErrorKind, Write},
@@ -64,7 +65,7 @@ impl RunDir {
     }
 
     /// Open in this process and in all that it forks, until they execute another program: by this file
-    /// the backend's half-made init is found when its creator was killed.
+    /// what the backend's half-made processes are is known when their creator was killed.
     pub fn hold_making(&self) -> Result<File> {
         let path = self.making();
         let file =
@@ -92,6 +93,20 @@ impl RunDir {
                 }
             }
             std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Kills those of `pids` that still hold that file.
+    pub(super) fn end_makers_among(&self, pids: &BTreeSet<i32>) -> Result<()> {
+        if pids.is_empty() {
+            return Ok(()); // looking for holders takes its time
+        }
+        let among = |pid: &Pid| pids.contains(&pid.as_raw_nonzero().get());
+        for pid in holders(&self.making())?.into_iter().filter(among) {
+            if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) {
+                rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).ok();
+            }
         }
         Ok(())
     }

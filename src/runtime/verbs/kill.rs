@@ -2,6 +2,7 @@
 
 use crate::{
     cli::Globals,
+    ending::Extent,
     state::{State, Status},
     sys,
 };
@@ -14,8 +15,7 @@ pub fn run(id: &ContainerId, signal: &str, all: bool, globals: &Globals) -> Resu
     let state = State::find(&globals.root, id)?;
     let status = state.status()?;
     if all {
-        // on a stopped container too: processes may outlive init in a shared pid namespace
-        state.cgroup.signal_all(signal)?;
+        kill_all(&state, signal)?;
     } else {
         let pidfd = state.init.map(|init| init.pidfd()).transpose()?.flatten();
         let Some(pidfd) = pidfd.filter(|_| status != Status::Stopped) else {
@@ -31,6 +31,20 @@ pub fn run(id: &ContainerId, signal: &str, all: bool, globals: &Globals) -> Resu
         state.cgroup.freeze(false)?;
     }
     Ok(())
+}
+
+/// Others in a shared cgroup are not meant.
+fn kill_all(state: &State, signal: i32) -> Result<()> {
+    let (Extent::PidNamespace, Some(init)) = (state.extent, state.init) else {
+        // on a stopped container too: processes may outlive init in a shared pid namespace
+        return state.cgroup.signal_all(signal);
+    };
+    let namespace = sys::PidNamespace::of(init.pid);
+    if !init.is_alive()? {
+        return Ok(()); // nobody outlives it
+    }
+    let namespace = namespace.context("cannot look up the container's pid namespace")?;
+    state.cgroup.signal_all_in(&namespace, signal)
 }
 
 /// A number, or a name with or without SIG; real-time signals as RTMIN+n and RTMAX-n.
