@@ -454,6 +454,19 @@ fn errors_go_to_log_and_stderr(world: &World, rt: &Runtime) -> Result<()> {
     );
     bundle.args(&["nothing-in-path"])?;
     failing(&bundle)?.says("executable file not found in $PATH")?;
+    // only the backend finds out; and it shares its standard error with the container
+    bundle.config["process"]["args"] = json!(["/bin/true"]);
+    let over = json!({ "destination": "/etc", "type": "bind", "source": "/etc/passwd", "options": ["bind"] });
+    let mounts = bundle.config["mounts"].as_array_mut();
+    mounts.context("mounts")?.push(over);
+    bundle.write()?;
+    let output = failing(&bundle)?;
+    let once = output.stderr.trim().lines().count() == 1;
+    ensure!(once && output.stderr.contains("/etc"), "{output}");
+    let logged = Runtime::logged(&log)?;
+    ensure!(logged.contains("/etc"), "{logged}");
+    let lines = fs::read_to_string(&log)?.lines().count();
+    ensure!(rt.backend.is_none() || lines == 1, "one line: {logged}");
     fs::write(bundle.dir.join("config.json"), "{")?;
     failing(&bundle)?;
     Runtime::logged(&log)?;
@@ -541,7 +554,7 @@ fn terminal_by_console_socket(world: &World, rt: &Runtime) -> Result<()> {
     rt.down(&bundle)
 }
 
-fn wait_until(done: impl Fn() -> Result<bool>) -> Result<()> {
+pub fn wait_until(done: impl Fn() -> Result<bool>) -> Result<()> {
     let since = std::time::Instant::now();
     while !done()? {
         ensure!(

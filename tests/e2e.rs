@@ -15,6 +15,7 @@ mod deaths; // whoever dies at whatever moment
 mod drop_in; // the verbs on the runtime itself: what runc does, and in runc's words
 mod engines; // docker, podman, containerd (ctr and CRI)
 mod enter; // ways into a running container
+mod flags; // pidfds, keyrings, real-time signals
 mod host; // the attested host, and its challenger
 mod identity; // which image it is
 mod image; // test images
@@ -75,6 +76,7 @@ pub struct Module {
 const MODULES: &[Module] = &[
     tidy::MODULE,
     drop_in::MODULE,
+    flags::MODULE,
     sharing::MODULE,
     surface::MODULE,
     enter::MODULE,

@@ -4,7 +4,13 @@
 use crate::{Module, Test, drop_in::bundle, namespace, runtime::Runtime, world::World};
 use anyhow::{Context, Result, ensure};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use std::{fs, io::IoSliceMut, mem::MaybeUninit, os::unix::net::UnixListener, path::PathBuf};
+use std::{
+    fs,
+    io::IoSliceMut,
+    mem::MaybeUninit,
+    os::{fd::OwnedFd, unix::net::UnixListener},
+    path::PathBuf,
+};
 
 pub const MODULE: Module = Module {
     name: "enter",
@@ -82,6 +88,21 @@ fn a_pidfd_for_the_caller(world: &World, rt: &Runtime) -> Result<()> {
     let output = exec(&["/bin/sh", "-c", "echo here; exit 9"])?;
     rt.down(&bundle)?;
     ensure!(output.code() == 9 && output.stdout == "here\n", "{output}");
+    let pidfd = received_pidfd(&listener)?;
+    let link = fs::read_link(format!(
+        "/proc/self/fd/{}",
+        std::os::fd::AsRawFd::as_raw_fd(&pidfd)
+    ))?;
+    ensure!(
+        link.to_string_lossy().contains("pidfd"),
+        "{}",
+        link.display()
+    );
+    Ok(())
+}
+
+/// What came to a `--pidfd-socket`.
+pub fn received_pidfd(listener: &UnixListener) -> Result<OwnedFd> {
     let (stream, _) = listener.accept()?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -96,15 +117,5 @@ fn a_pidfd_for_the_caller(world: &World, rt: &Runtime) -> Result<()> {
         RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
         _ => None,
     });
-    let pidfd = received.context("no descriptor came")?;
-    let link = fs::read_link(format!(
-        "/proc/self/fd/{}",
-        std::os::fd::AsRawFd::as_raw_fd(&pidfd)
-    ))?;
-    ensure!(
-        link.to_string_lossy().contains("pidfd"),
-        "{}",
-        link.display()
-    );
-    Ok(())
+    received.context("no descriptor came")
 }

@@ -188,7 +188,7 @@ fn nobody_changes_anothers_devices(world: &World, rt: &Runtime) -> Result<()> {
     rt.up(&one)?;
     two.set(
         "/linux/resources",
-        json!({ "devices": [{ "allow": true, "access": "rwm" }] }),
+        json!({ "devices": [{ "allow": true, "type": "c", "major": 1, "minor": 1, "access": "rw" }] }),
     )?;
     rt.create(&two)
         .fails()?

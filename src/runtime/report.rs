@@ -15,6 +15,12 @@ pub enum LogFormat {
     Json,
 }
 
+/// Words of a failed backend that has written them to standard error itself: it has ours, since that
+/// is the container's too.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Said(pub String);
+
 /// Where errors go, from the global flags.
 #[derive(Debug, Clone)]
 pub struct Report {
@@ -38,12 +44,16 @@ impl Report {
 
     /// Writes the one error line. Engines read the file as a sequence of JSON values and podman as
     /// exactly one, so nothing else is ever written there.
-    pub fn error(&self, message: &str) {
+    pub fn error(&self, verb: &str, error: &anyhow::Error) {
+        let message = &words(verb, error);
         let line = self.line("error", message, chrono::Utc::now());
         let written = self.log.as_ref().is_some_and(|path| {
             let file = self.appending(path);
             file.and_then(|mut f| f.write_all(line.as_bytes())).is_ok()
         });
+        if error.chain().any(|cause| cause.is::<Said>()) {
+            return; // once is enough
+        }
         let mut stderr = stderr().lock();
         // with nobody to tell there is nothing left to do
         let _ = if written {

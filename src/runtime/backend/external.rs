@@ -3,6 +3,7 @@
 
 use super::{ExecOptions, Made, Options};
 use crate::{
+    report::Said,
     spawn,
     state::State,
     sys,
@@ -236,6 +237,7 @@ fn call(
     }
     let text = fs::read_to_string(&log).unwrap_or_default();
     match last_error(&text) {
+        Some(message) if streams == spawn::Streams::Ours => Err(Said(message).into()),
         Some(message) => bail!("{message}"),
         None => bail!("the backend {} ended with {status}", runc.display()),
     }

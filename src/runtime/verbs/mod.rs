@@ -55,7 +55,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            globals.report.error(&report::words(verb, &error));
+            globals.report.error(verb, &error);
             ExitCode::from(report::exit_code(verb, &error))
         }
     }
