@@ -139,11 +139,14 @@ fn converse(core: &Core, peer: &Channel) -> Result<()> {
             Request::Hello => peer.send(&Answer::Ok(core.link()), &[])?,
             Request::Bind { run_id, claim } => {
                 let guard = Channel::new(one(&mut fds)?.into());
-                match core.bind(&run_id, *claim, guard) {
-                    Ok(record) => peer.send(&Answer::Ok(record), &[])?,
+                let record = match core.bind(&run_id, *claim, guard) {
+                    Ok(record) => record,
                     Err(error) => return peer.send(&Answer::<String>::of(Err(error)), &[]),
-                }
-                let attached = attach(peer);
+                };
+                // create may be gone by now: what was bound is voided, whenever it went
+                let attached = peer
+                    .send(&Answer::Ok(record), &[])
+                    .and_then(|()| attach(peer));
                 let pidfd = match attached {
                     Ok(pidfd) => pidfd,
                     Err(_) => return core.void(&run_id),
@@ -157,9 +160,9 @@ fn converse(core: &Core, peer: &Channel) -> Result<()> {
                 let guard = Channel::new(one(&mut fds)?.into());
                 let rejoined = core.rejoin(&run_id, &record, guard);
                 let failed = rejoined.is_err();
-                peer.send(&Answer::of(rejoined), &[])?;
+                let told = peer.send(&Answer::of(rejoined), &[]);
                 return if failed {
-                    Ok(())
+                    told
                 } else {
                     until_end(core, &run_id, &pidfd)
                 };
