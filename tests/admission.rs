@@ -5,7 +5,7 @@ use crate::{
     Module, Test,
     host::{POLICY, TRUST, policy},
     image::{Image, Plan, UNLISTED},
-    publisher::{LIST, Publisher, STORE, rule},
+    publisher::{LIST, Publisher, SERIALS, STORE, rule},
     runtime::{Backend, Bundle, Runtime},
     spawn::Output,
     world::{Rootfs, World},
@@ -101,6 +101,14 @@ pub fn refusal(output: &Output, words: &str) -> Result<()> {
 
 /// `body` with files of its own at `path`; afterwards they are as before, whatever happened.
 pub fn restoring(path: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
+    match path {
+        // with the lists, what the host remembers of them
+        STORE => kept(SERIALS, || kept(STORE, body)),
+        _ => kept(path, body),
+    }
+}
+
+fn kept(path: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
     let kept = format!("{path}.kept");
     crate::cmd!("cp", "-a", path, &kept).ok()?;
     let done = body();

@@ -13,6 +13,12 @@ pub const TENANT: &str = "spiffe://e2e.example/tenant/demo";
 pub const LIST: &str = "e2e";
 /// Where a host looks for signatures and lists.
 pub const STORE: &str = "/var/lib/attestrun/signatures";
+/// Which serials a host has seen.
+pub const SERIALS: &str = "/var/lib/attestrun/host/serials.json";
+
+/// Extensions of a certificate that signs lists, as openssl writes them.
+pub const LEAF: &str = "basicConstraints = critical,CA:FALSE\nkeyUsage = critical,digitalSignature\n\
+                        extendedKeyUsage = codeSigning";
 
 /// One owner's things, in one directory.
 #[derive(Clone)]
@@ -160,7 +166,14 @@ impl Publisher {
 
     /// A certificate of this CA for this owner that was good on one day, long ago.
     pub fn expired_certificate(&self) -> Result<()> {
-        let dir = self.at("expired-ca");
+        let old = "-startdate 20200101000000Z -enddate 20200102000000Z";
+        self.certificate("expired", LEAF, old)
+    }
+
+    /// `<name>.pem` and `<name>.key`: a certificate by openssl with these extensions and this validity,
+    /// whatever attestctl would say to them.
+    pub fn certificate(&self, name: &str, extensions: &str, validity: &str) -> Result<()> {
+        let dir = self.at(&format!("{name}-ca"));
         fs::create_dir_all(&dir)?;
         let config = dir.join("ca.cnf");
         fs::write(dir.join("index.txt"), "")?;
@@ -168,9 +181,8 @@ impl Publisher {
         let text = format!(
             "[ca]\ndefault_ca = this\n[this]\ndir = {0}\ndatabase = {0}/index.txt\nserial = {0}/serial\n\
              new_certs_dir = {0}\ncertificate = {1}/ca.pem\nprivate_key = {1}/ca.key\ndefault_md = sha256\n\
-             policy = any\n[any]\ncommonName = supplied\n[leaf]\nbasicConstraints = critical,CA:FALSE\n\
-             keyUsage = critical,digitalSignature\nextendedKeyUsage = codeSigning\n\
-             subjectAltName = URI:{TENANT}\nsubjectKeyIdentifier = hash\nauthorityKeyIdentifier = keyid\n",
+             policy = any\n[any]\ncommonName = supplied\n[leaf]\n{extensions}\nsubjectAltName = URI:{TENANT}\n\
+             subjectKeyIdentifier = hash\nauthorityKeyIdentifier = keyid\n",
             dir.display(),
             self.at("ca").display(),
         );
@@ -186,7 +198,7 @@ impl Publisher {
             "-nodes"
         )
         .args(["-subj", "/CN=e2e owner", "-keyout"])
-        .arg(self.at("expired.key"))
+        .arg(self.at(&format!("{name}.key")))
         .arg("-out")
         .arg(dir.join("csr"))
         .ok()?;
@@ -202,14 +214,9 @@ impl Publisher {
             "-in",
             dir.join("csr")
         )
-        .args([
-            "-startdate",
-            "20200101000000Z",
-            "-enddate",
-            "20200102000000Z",
-            "-out",
-        ])
-        .arg(self.at("expired.pem"))
+        .args(validity.split(' '))
+        .arg("-out")
+        .arg(self.at(&format!("{name}.pem")))
         .ok()?;
         Ok(())
     }

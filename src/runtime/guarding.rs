@@ -6,7 +6,7 @@
 use crate::{
     ending::{self, Extent},
     guard,
-    guard::{Application, FromCreate, Measured},
+    guard::{ANNOTATIONS, Application, FromCreate, Measured},
     host,
     ipc::{Answer, Channel},
     keeper, slice, spawn,
@@ -15,6 +15,7 @@ use crate::{
 use anyhow::{Context, Result};
 use rustix::fs::{FlockOperation, flock};
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     os::{
         fd::{AsFd, OwnedFd},
@@ -64,6 +65,14 @@ impl Bound {
     /// What the startContainer hooks are, in their order.
     pub fn start_hooks(&self) -> &[FileDigest] {
         &self.start_hooks
+    }
+}
+
+impl Admitted {
+    /// Adds to `annotations` whose container it is, and takes out what a caller pretended.
+    pub fn name_owner(&self, annotations: &mut BTreeMap<String, String>) {
+        annotations.retain(|key, _| !key.starts_with(ANNOTATIONS));
+        annotations.extend(self.0.owner.clone());
     }
 }
 

@@ -78,6 +78,7 @@ pub fn create(
     }
     state.save()?;
     let admitted = guarding.judge(application(state, &sealed, &host)?)?;
+    admitted.name_owner(&mut state.annotations);
     let bound = guarding.bind(host, admitted)?;
     let options = Options {
         no_pivot: request.no_pivot,

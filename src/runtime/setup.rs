@@ -3,7 +3,9 @@
 
 use crate::{
     config::{self, Config},
-    executables, host,
+    executables,
+    guard::serials,
+    host,
 };
 use anyhow::{Context, Result};
 use std::path::Path;
@@ -14,6 +16,8 @@ pub fn run() -> Result<()> {
     let text = std::fs::read(config::POLICY)
         .with_context(|| format!("cannot read the policy {}", config::POLICY))?;
     Policy::parse(&text).with_context(|| format!("policy {}", config::POLICY))?;
+    // before the key: a host with a key and without this record has lost it
+    serials::set_up(host::has_key()?)?;
     let enrolled = host::enroll(&config)?;
     let root = if enrolled.software {
         "software"

@@ -9,7 +9,7 @@ use super::{
     entry::{Entry, Seen},
     inside,
     rootfs::{self, Question, Rootfs},
-    view,
+    serials, view,
 };
 use crate::{
     config::{self, Config},
@@ -54,6 +54,8 @@ pub struct Admitted {
     pub program: PathBuf,
     /// What startContainer hooks are, in their order.
     pub start_hooks: Vec<FileDigest>,
+    /// The list is no older than what was seen; absent only where mode `audit` let that pass.
+    _list: Option<serials::Current>,
     /// What should have been refused, and mode `audit` let pass.
     pub audited: Vec<String>,
     pub took: Took,
@@ -137,6 +139,8 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
     court.hear(entry.judge(&admission))?;
     let start_hooks: Vec<_> = start_hooks.into_iter().map(|hook| hook.program).collect();
     court.hear(judge(&admission, How::Hook, &start_hooks))?;
+    // last: only a list that lets something run has been seen
+    let list = court.hear(serials::advance(&admission, application.created)?)?;
     let audited = court.close();
     Ok(Admitted {
         admission,
@@ -146,6 +150,7 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
         process,
         program: entry.path,
         start_hooks: start_hooks.iter().map(|hook| hook.digest).collect(),
+        _list: list,
         audited,
         took: Took {
             identity: identity.as_micros(),

@@ -13,6 +13,7 @@ mod inside;
 mod journal;
 mod measure;
 mod rootfs;
+pub mod serials;
 mod serve;
 mod swtpm;
 mod view;
@@ -33,6 +34,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
+    collections::BTreeMap,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::Child,
@@ -45,6 +47,7 @@ use verify::{
     digest::FileDigest,
     event::{Backend, HostLink},
     id::{ContainerId, UnixTime},
+    policy::{Admission, Programs},
 };
 
 /// create → guard, in this order; a channel that closes before `Attach` ends the guard.
@@ -88,6 +91,8 @@ pub struct Measured {
     pub program: PathBuf,
     /// What its startContainer hooks are, in their order.
     pub start_hooks: Vec<FileDigest>,
+    /// For `state`: whose container it is, by the certificate behind its list.
+    pub owner: BTreeMap<String, String>,
 }
 
 /// verb → guard, over `guard.sock` in the run directory; answered with the path to execute.
@@ -120,6 +125,9 @@ pub struct ContainerEvidence {
 }
 
 pub const SOCKET: &str = "guard.sock";
+
+/// Annotations of ours begin like this; a caller's of that name are dropped.
+pub const ANNOTATIONS: &str = "dev.attestrun.";
 
 /// How long create may take between two messages; engines allow 240 s for all of it.
 const CREATE_PATIENCE: Duration = Duration::from_secs(240);
@@ -246,6 +254,7 @@ impl Guarded {
             start_hooks: self.admitted.start_hooks.clone(),
             rule: self.admitted.admission.rule().to_owned(),
             image: self.admitted.admission.made().to_string(),
+            owner: owner(&self.admitted.admission),
         }
     }
 
@@ -269,6 +278,23 @@ impl Guarded {
         self.record = Some(text);
         create.send(&Answer::Ok(()), &[])
     }
+}
+
+/// Annotations, for people and engines; evidence says the same with proof.
+fn owner(admission: &Admission) -> BTreeMap<String, String> {
+    let Programs::Listed(listed) = admission.programs() else {
+        return BTreeMap::new();
+    };
+    let (list, signer) = (listed.list(), listed.signer());
+    [
+        ("subject", signer.subject().to_owned()),
+        ("tenant", signer.tenant().to_owned()),
+        ("list", list.digest().to_string()),
+        ("list-name", list.name().to_owned()),
+        ("list-serial", list.serial().to_string()),
+    ]
+    .map(|(key, value)| (format!("{ANNOTATIONS}{key}"), value))
+    .into()
 }
 
 fn attached(create: &Channel) -> Result<Holdings> {

@@ -71,6 +71,12 @@ pub fn become_service(words: &[OsString]) -> Result<()> {
     Err(spawn::become_host_service(&config.host_service, words))
 }
 
+/// Whether this host was enrolled before.
+pub fn has_key() -> Result<bool> {
+    let found = Path::new(service::AIK).try_exists();
+    found.with_context(|| format!("cannot look for {}", service::AIK))
+}
+
 /// Makes this host's attestation key, once.
 pub fn enroll(config: &Config) -> Result<Enrolled> {
     let said = spawn::host_service_says(&config.host_service, ENROLL)?;
