@@ -20,6 +20,7 @@ mod host; // the attested host, and its challenger
 mod identity; // which image it is
 mod image; // test images
 mod leftover; // what a test may not leave behind
+mod lists; // signature lists: what may be one, that none goes back, both envelopes
 mod machine; // what the machine of this run is like
 mod matrix; // signatures of every kind, and what counts
 mod namespace; // a machine of one's own
@@ -89,6 +90,7 @@ const MODULES: &[Module] = &[
     engines::init::MODULE,
     engines::restarts::MODULE,
     admission::MODULE,
+    lists::MODULE,
     identity::MODULE,
     signatures::MODULE,
     attestation::MODULE,

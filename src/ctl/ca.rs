@@ -4,6 +4,8 @@
 //! may issue them instead. Who may sign for which tenant is decided by the host's policy, which
 //! names the CA next to the tenant.
 
+mod revoke;
+
 use crate::{
     certificate, disk,
     key::{self, SigningKey},
@@ -34,11 +36,14 @@ pub enum Verb {
     Init(Init),
     /// Issue a certificate that signs lists for one tenant
     Issue(Issue),
+    /// Revoke certificates, or renew the revocation list
+    Revoke(revoke::Revoke),
 }
 
 #[derive(Args)]
 pub struct Init {
-    /// Directory of the CA: gets ca.pem (give it to hosts and challengers) and ca.key (keep it)
+    /// Directory of the CA: gets ca.pem and crl.pem (give them to hosts and
+    /// challengers) and ca.key (keep it)
     #[arg(long)]
     dir: PathBuf,
     /// Name of the CA (common name)
@@ -90,6 +95,7 @@ pub fn run(verb: &Verb) -> anyhow::Result<Report> {
     match verb {
         Verb::Init(args) => init(args),
         Verb::Issue(args) => issue(args),
+        Verb::Revoke(args) => revoke::run(args),
     }
 }
 
@@ -145,6 +151,45 @@ impl Places {
     }
 }
 
+/// A CA that was made before.
+struct Authority {
+    key: SigningKey,
+    pem: String,
+    certificate: certificate::Unchecked,
+}
+
+impl Authority {
+    fn open(dir: &Path) -> anyhow::Result<Self> {
+        let places = Places::of(dir);
+        let key = SigningKey::read(&places.key)
+            .context("opening the CA (make one with `attestctl ca init`)")?;
+        let pem = disk::read_text(&places.certificate, "the CA certificate")?;
+        let certificate = certificate::parse(&pem).with_context(|| {
+            format!(
+                "reading the CA certificate {}",
+                places.certificate.display()
+            )
+        })?;
+        if certificate.public_key != key.public_der()? {
+            return Err(anyhow!(
+                "{} is not the key of {}: the directory mixes two CAs",
+                places.key.display(),
+                places.certificate.display()
+            ));
+        }
+        Ok(Self {
+            key,
+            pem,
+            certificate,
+        })
+    }
+
+    fn issuer(&self) -> anyhow::Result<Issuer<'static, KeyPair>> {
+        Issuer::from_ca_cert_pem(&self.pem, rcgen_key(&self.key)?)
+            .context("reading the CA certificate")
+    }
+}
+
 fn init(args: &Init) -> anyhow::Result<Report> {
     disk::make_dir(&args.dir, "the directory of the CA")?;
     let places = Places::of(&args.dir);
@@ -166,6 +211,8 @@ fn init(args: &Init) -> anyhow::Result<Report> {
         "the CA certificate",
         certificate.pem().as_bytes(),
     )?;
+    let crl = args.dir.join("crl.pem");
+    revoke::begin(&Authority::open(&args.dir)?, &crl)?;
     let digest = KeyDigest::of(certificate.der());
     Ok(Report::done(
         format!(
@@ -178,29 +225,18 @@ fn init(args: &Init) -> anyhow::Result<Report> {
             places.certificate.display(),
             places.key.display(),
         ),
-        json!({ "certificate": places.certificate, "key": places.key, "digest": digest }),
+        json!({ "certificate": places.certificate, "key": places.key, "crl": crl, "digest": digest }),
     ))
 }
 
 fn issue(args: &Issue) -> anyhow::Result<Report> {
-    let places = Places::of(&args.dir);
-    let ca_key = SigningKey::read(&places.key)
-        .context("opening the CA (make one with `attestctl ca init`)")?;
-    let ca_pem = disk::read_text(&places.certificate, "the CA certificate")?;
-    let ca = certificate::parse(&ca_pem).with_context(|| {
-        format!(
-            "reading the CA certificate {}",
-            places.certificate.display()
-        )
-    })?;
-    if ca.public_key != ca_key.public_der()? {
-        return Err(anyhow!(
-            "{} is not the key of {}: the directory mixes two CAs",
-            places.key.display(),
-            places.certificate.display()
-        ));
-    }
-    if let Some(other) = ca.uris.iter().find(|uri| *uri != args.tenant.as_str()) {
+    let ca = Authority::open(&args.dir)?;
+    if let Some(other) = ca
+        .certificate
+        .uris
+        .iter()
+        .find(|uri| *uri != args.tenant.as_str())
+    {
         return Err(Usage(format!(
             "the CA in {} issues for {other} only, not for {}",
             args.dir.display(),
@@ -214,14 +250,8 @@ fn issue(args: &Issue) -> anyhow::Result<Report> {
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning];
     params.use_authority_key_identifier_extension = true;
-    let issuer = Issuer::from_ca_cert_pem(&ca_pem, rcgen_key(&ca_key)?).with_context(|| {
-        format!(
-            "reading the CA certificate {}",
-            places.certificate.display()
-        )
-    })?;
     let certificate = params
-        .signed_by(&rcgen_key(&key)?, &issuer)
+        .signed_by(&rcgen_key(&key)?, &ca.issuer()?)
         .context("issuing the certificate")?;
     disk::create_secret(
         &args.out_key,
@@ -251,6 +281,11 @@ fn issue(args: &Issue) -> anyhow::Result<Report> {
     ))
 }
 
+/// Seconds since 1970.
+fn now() -> anyhow::Result<u64> {
+    u64::try_from(chrono::Utc::now().timestamp()).context("the clock is before 1970")
+}
+
 /// What CA and leaf have in common: name, tenant, validity, a random serial number.
 fn params(name: &str, tenant: Option<&Tenant>, days: u32) -> anyhow::Result<CertificateParams> {
     let mut params = CertificateParams::default();
@@ -264,10 +299,8 @@ fn params(name: &str, tenant: Option<&Tenant>, days: u32) -> anyhow::Result<Cert
             .context("writing the tenant's name")?;
         params.subject_alt_names.push(SanType::URI(uri));
     }
-    let now = u64::try_from(chrono::Utc::now().timestamp()).context("the clock is before 1970")?;
-    let epoch = date_time_ymd(1970, 1, 1);
-    params.not_before = epoch + Duration::from_secs(now - BACKDATE_SECS);
-    params.not_after = epoch + Duration::from_secs(now + u64::from(days) * DAY_SECS);
+    params.not_before = date_time_ymd(1970, 1, 1) + Duration::from_secs(now()? - BACKDATE_SECS);
+    params.not_after = params.not_before + Duration::from_secs(u64::from(days) * DAY_SECS);
     params.serial_number = Some(SerialNumber::from_slice(&serial()?));
     Ok(params)
 }

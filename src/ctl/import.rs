@@ -30,7 +30,7 @@ pub struct Import {
     /// A signature list's statement, with --sig
     #[arg(long, requires = "sig")]
     list: Option<PathBuf>,
-    /// The list's detached CMS signature (DER)
+    /// The list's signature: CMS (DER), or a Sigstore bundle
     #[arg(long, requires = "list")]
     sig: Option<PathBuf>,
     /// OCI image layouts (`cosign save` and `attestctl image sign` make them), Sigstore bundles
@@ -73,9 +73,9 @@ pub fn run(args: &Import) -> anyhow::Result<Report> {
         let parsed = List::parse(&statement)
             .map_err(|e| Refused(e.to_string()))
             .with_context(|| format!("reading the signature list {}", list.display()))?;
-        let cms = disk::read(sig, "the list's signature", disk::SMALL)?;
+        let signature = crate::list::read_signature(sig, &statement)?;
         store
-            .put_list(parsed.images(), &statement, &cms)
+            .put_list(parsed.images(), &statement, &signature)
             .with_context(|| {
                 format!(
                     "importing {} into {}",

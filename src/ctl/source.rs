@@ -3,6 +3,7 @@
 //! Nothing of the image is run or unpacked. Programs are told by their content: ELF executables and
 //! shared objects, and executable `#!` scripts.
 
+use crate::progress::Progress;
 use anyhow::{Context as _, anyhow, ensure};
 use clap::Args;
 use content::{layout::ImageFile, signatures::Store};
@@ -37,12 +38,12 @@ pub struct Source {
 }
 
 /// How the kernel would start a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Format {
     /// An ELF executable or shared object: started by exec, or mapped by a loader.
     Elf,
-    /// `#!`: started by exec if it has an execute bit.
-    Script,
+    /// `#!`: started by exec if it has an execute bit, through this program.
+    Script(Vec<u8>),
 }
 
 /// Programs by content.
@@ -91,7 +92,9 @@ impl Source {
     /// Every program of every layer, also of files that an upper layer hides.
     pub fn programs(&self) -> anyhow::Result<Programs> {
         let mut programs = Programs::new();
-        for layer in &self.file.layers {
+        let bar = Progress::new("looking for programs");
+        for (done, layer) in self.file.layers.iter().enumerate() {
+            bar.at(done as u64, self.file.layers.len() as u64);
             let archive = layer.archive()?;
             collect(archive, &mut programs)
                 .with_context(|| format!("looking for programs in {layer}"))?;
@@ -142,17 +145,23 @@ fn collect(archive: impl Read, programs: &mut Programs) -> io::Result<()> {
     Ok(())
 }
 
-/// Enough of a file to tell what it is: e_ident and e_type (ELF gABI, "ELF Header").
-const HEAD: usize = 18;
+/// Enough of a file to tell what it is: a script's first line, as far as the kernel reads it
+/// (BINPRM_BUF_SIZE), or e_ident and e_type.
+pub const HEAD: usize = 256;
+/// ELF gABI, "ELF Header".
+const ELF_HEAD: usize = 18;
 
-fn format(head: &[u8]) -> Option<Format> {
+pub fn format(head: &[u8]) -> Option<Format> {
     const LITTLE: u8 = 1;
     const EXEC: u16 = 2;
     const DYN: u16 = 3;
-    if head.starts_with(b"#!") {
-        return Some(Format::Script);
+    if let Some(line) = head.strip_prefix(b"#!") {
+        let line = line.split(|b| *b == b'\n').next().unwrap_or_default();
+        let mut words = line.split(|b| matches!(b, b' ' | b'\t' | 0));
+        let interpreter = words.find(|word| !word.is_empty());
+        return Some(Format::Script(interpreter.unwrap_or_default().to_vec()));
     }
-    let head: &[u8; HEAD] = head.try_into().ok()?;
+    let head: &[u8; ELF_HEAD] = head.first_chunk()?;
     if !head.starts_with(b"\x7fELF") {
         return None;
     }
@@ -181,8 +190,11 @@ mod tests {
             (elf(1, [1, 0]), None),
             (elf(1, [0, 2]), None),
             (b"\x7fELF".to_vec(), None),
-            (b"#!/bin/sh\n".to_vec(), Some(Format::Script)),
-            (b"#!".to_vec(), Some(Format::Script)),
+            (
+                b"#! /bin/sh -e\nrest".to_vec(),
+                Some(Format::Script(b"/bin/sh".to_vec())),
+            ),
+            (b"#!".to_vec(), Some(Format::Script(Vec::new()))),
             (b"# !".to_vec(), None),
             (Vec::new(), None),
         ] {
@@ -209,7 +221,7 @@ mod tests {
         let mut programs = Programs::new();
         collect(tar.into_inner().unwrap().as_slice(), &mut programs).unwrap();
         let expected = [
-            (FileDigest::of(b"#!x"), Format::Script),
+            (FileDigest::of(b"#!x"), Format::Script(b"x".to_vec())),
             (FileDigest::of(&long), Format::Elf),
         ];
         assert_eq!(programs, expected.into());

@@ -1,4 +1,5 @@
-//! CMS detached signatures (RFC 5652) by a user's certificate, and the chain behind it (RFC 5280).
+//! Signatures by a user's certificate over a list's bytes, CMS detached (RFC 5652) or DSSE, and the chain
+//! behind them (RFC 5280).
 //!
 //! Trusts: the user CAs that a policy names, and the time it is given. Proves: the owner of a
 //! certificate for this tenant signed exactly these bytes. The revocation question is never left
@@ -10,11 +11,13 @@ use sha2::{Digest as _, Sha256};
 
 mod build;
 mod chain;
+mod dsse;
 mod envelope;
 
 pub use build::{BuildError, build_detached};
 pub(crate) use chain::is_tenant;
 pub use chain::{PemError, certificates_from_pem};
+pub use dsse::{build_bundle, detach};
 
 /// A signature with its certificates has some 2 KiB; chains end far below this.
 pub const MAX_SIGNATURE: usize = 256 * 1024;
@@ -36,6 +39,8 @@ pub enum CmsRefusal {
     TooLong(usize),
     #[error("the signature is not a DER-encoded CMS SignedData: {0}")]
     Malformed(String),
+    #[error("the signature is no DSSE envelope in a Sigstore bundle: {0}")]
+    Bundle(String),
     #[error("the signature carries content of its own; a detached one is expected")]
     NotDetached,
     #[error("the signature has {0} signers; exactly one is expected")]
@@ -82,6 +87,11 @@ pub enum CmsRefusal {
     KeyUsage(String),
     #[error("the certificate of {0} does not have the extended key usage codeSigning")]
     ExtendedKeyUsage(String),
+    #[error(
+        "the certificate of {subject} is good for {days} days, more than {}",
+        chain::MAX_DAYS
+    )]
+    Lifetime { subject: String, days: u64 },
     #[error("the certificate of {subject} has a weak key: {detail}")]
     WeakKey { subject: String, detail: String },
     #[error(
@@ -115,7 +125,7 @@ impl VerifiedSigner {
     }
 }
 
-/// Verifies that `signature` is a detached signature over `content` by a user whose certificate
+/// Verifies that `signature` (CMS, or DSSE in a bundle) is a detached signature over `content` by a user whose certificate
 /// chains to one of `roots` (DER) at the time `now`. Which tenant may sign what is the caller's
 /// question.
 pub fn verify_detached(
@@ -125,22 +135,37 @@ pub fn verify_detached(
     now: UnixTime,
     revocation: &Revocation,
 ) -> Result<VerifiedSigner, CmsRefusal> {
-    let envelope = envelope::open(signature)?;
-    let actual = Sha256::digest(content);
-    if envelope.message_digest != actual.as_slice() {
-        return Err(CmsRefusal::AlteredContent {
-            signed: hex::encode(&envelope.message_digest),
-            actual: hex::encode(actual),
-        });
-    }
-    envelope.verify_signature()?;
-    chain::verify(&envelope, roots, now, revocation)?;
-    let tenant = chain::user_profile(&envelope.leaf)?;
+    let certificates = match dsse::is_bundle(signature) {
+        true => dsse::open(content, signature)?,
+        false => {
+            let envelope = envelope::open(signature)?;
+            same_content(&envelope.message_digest, content)?;
+            envelope.verify_signature()?;
+            envelope.certificates
+        }
+    };
+    chain::verify(&certificates, roots, now, revocation)?;
+    let tenant = chain::user_profile(&certificates.leaf)?;
     Ok(VerifiedSigner {
-        certificate: KeyDigest::of(&envelope.leaf_der),
-        subject: chain::subject(&envelope.leaf),
+        certificate: KeyDigest::of(&certificates.leaf_der),
+        subject: chain::subject(&certificates.leaf),
         tenant,
     })
+}
+
+fn sha256(bytes: &[u8]) -> Vec<u8> {
+    Sha256::digest(bytes).to_vec()
+}
+
+fn same_content(signed: &[u8], content: &[u8]) -> Result<(), CmsRefusal> {
+    let actual = sha256(content);
+    match signed == actual {
+        true => Ok(()),
+        false => Err(CmsRefusal::AlteredContent {
+            signed: hex::encode(signed),
+            actual: hex::encode(actual),
+        }),
+    }
 }
 
 #[cfg(test)]

@@ -125,7 +125,7 @@ pub struct Evidence {
     pub container_log: Vec<u8>,
     /// The signature list's statement bytes.
     pub siglist: Vec<u8>,
-    /// Its detached CMS signature, DER.
+    /// Its detached signature: CMS (DER), or a Sigstore bundle (JSON).
     pub siglist_sig: Vec<u8>,
 }
 
@@ -220,6 +220,20 @@ const SIGLIST: Kind = kind(
     crate::siglist::MAX_STATEMENT,
 );
 const SIGLIST_SIG: Kind = kind("siglist.sig", "application/cms", crate::cms::MAX_SIGNATURE);
+/// The same item in the other envelope.
+const SIGLIST_BUNDLE: Kind = kind(
+    "siglist.sig",
+    "application/vnd.dev.sigstore.bundle+json",
+    crate::cms::MAX_SIGNATURE,
+);
+
+/// Which of the two envelopes the list's signature is in: DER never begins with a brace.
+fn siglist_sig(signature: &[u8]) -> &'static Kind {
+    match signature.first() {
+        Some(b'{') => &SIGLIST_BUNDLE,
+        _ => &SIGLIST_SIG,
+    }
+}
 
 impl Kind {
     fn pack(&self, bytes: &[u8]) -> Message {
@@ -269,7 +283,7 @@ impl Evidence {
             binding_log: BINDING_LOG.pack(&self.binding_log),
             container_log: CONTAINER_LOG.pack(&self.container_log),
             siglist: SIGLIST.pack(&self.siglist),
-            siglist_sig: SIGLIST_SIG.pack(&self.siglist_sig),
+            siglist_sig: siglist_sig(&self.siglist_sig).pack(&self.siglist_sig),
         };
         // Strings and small integers alone: JSON can spell them all.
         serde_json::to_vec(&collection).unwrap_or_default()
@@ -319,7 +333,10 @@ impl Evidence {
             binding_log: BINDING_LOG.unpack(&c.binding_log)?,
             container_log: CONTAINER_LOG.unpack(&c.container_log)?,
             siglist: SIGLIST.unpack(&c.siglist)?,
-            siglist_sig: SIGLIST_SIG.unpack(&c.siglist_sig)?,
+            siglist_sig: match c.siglist_sig.0 == SIGLIST_BUNDLE.media_type {
+                true => SIGLIST_BUNDLE.unpack(&c.siglist_sig)?,
+                false => SIGLIST_SIG.unpack(&c.siglist_sig)?,
+            },
         })
     }
 }

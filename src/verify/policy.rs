@@ -127,11 +127,12 @@ pub enum SignedIdentity {
     Any,
 }
 
-/// A signature list as the store keeps it: the statement and its detached CMS signature.
+/// A signature list as the store keeps it: the statement and its detached signature, CMS or a Sigstore
+/// bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredList {
     pub statement: Vec<u8>,
-    pub cms: Vec<u8>,
+    pub signature: Vec<u8>,
 }
 
 /// The contents of the files that a policy names, or why they could not be read.

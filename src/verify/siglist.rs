@@ -17,6 +17,8 @@ pub(crate) use statement::is_name;
 
 /// in-toto attestation framework v1, `spec/v1/statement.md`.
 pub const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
+/// The same with its former name, which cosign 2 still writes.
+const STATEMENT_TYPE_V0_1: &str = "https://in-toto.io/Statement/v0.1";
 /// Our predicate (a tag URI, RFC 4151).
 pub const PREDICATE_TYPE: &str = "tag:attestrun,2026:signature-list/v1";
 /// Files in one list: ten times a large image.

@@ -99,7 +99,13 @@ impl Store {
         }
         progress(total, total);
         let (mut about, mut seen) = (BTreeSet::new(), BTreeSet::new());
+        let is_list =
+            |manifest: &ManifestFile| manifest.artifact_type.as_deref() == Some(LIST_ARTIFACT);
         for manifest in &found {
+            about.extend(manifest.subject.as_ref().map(Descriptor::image));
+            if is_list(manifest) {
+                continue;
+            }
             for layer in &manifest.layers {
                 // Sets grow: what was in the former one is in the next.
                 if !seen.insert(serde_json::to_string(layer)?) {
@@ -115,7 +121,6 @@ impl Store {
                     Err(error) => imported.ignored.push(format!("{error:#}")),
                 }
             }
-            about.extend(manifest.subject.as_ref().map(Descriptor::image));
         }
         for image in &about {
             self.import_image(
@@ -127,13 +132,13 @@ impl Store {
         }
         // A list needs its image.
         for manifest in &found {
-            if manifest.artifact_type.as_deref() == Some(LIST_ARTIFACT) {
+            if is_list(manifest) {
                 let subject = manifest.subject.as_ref();
                 let subject = subject
                     .context("the signature list has no subject")?
                     .image();
                 let list = super::list(from, manifest)?;
-                self.put_list(&[subject], &list.statement, &list.cms)?;
+                self.put_list(&[subject], &list.statement, &list.signature)?;
                 imported.lists += 1;
             }
         }

@@ -40,8 +40,8 @@ const KIND_ATTESTATIONS: &str = "dev.cosignproject.cosign/atts";
 const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
 
-/// A signature list as an artifact: layer 0 the statement, layer 1 its detached CMS signature,
-/// subject the image.
+/// A signature list as an artifact: layer 0 the statement, layer 1 its detached signature (CMS, or a
+/// Sigstore bundle), subject the image.
 pub const LIST_ARTIFACT: &str = "application/vnd.attestrun.signature-list.v1";
 /// in-toto Attestation Framework, "Statement": the payload's media type.
 pub const LIST_STATEMENT: &str = "application/vnd.in-toto+json";
@@ -248,7 +248,12 @@ impl Store {
     }
 
     /// Stores a signature list for images whose manifests or indexes are stored already.
-    pub fn put_list(&self, images: &[ImageDigest], statement: &[u8], cms: &[u8]) -> Result<()> {
+    pub fn put_list(
+        &self,
+        images: &[ImageDigest],
+        statement: &[u8],
+        signature: &[u8],
+    ) -> Result<()> {
         ensure!(
             !images.is_empty(),
             "a signature list needs an image as its subject"
@@ -256,7 +261,7 @@ impl Store {
         self.change(|index| {
             self.directory.put(oci::EMPTY_CONTENT)?;
             self.directory.put(statement)?;
-            self.directory.put(cms)?;
+            self.directory.put(signature)?;
             for image in images {
                 let subject = index
                     .manifests
@@ -272,7 +277,7 @@ impl Store {
                     config: Descriptor::new(oci::EMPTY, oci::EMPTY_CONTENT),
                     layers: vec![
                         Descriptor::new(LIST_STATEMENT, statement),
-                        Descriptor::new(LIST_SIGNATURE, cms),
+                        Descriptor::new(envelope_of(signature), signature),
                     ],
                     subject: Some(Descriptor {
                         annotations: BTreeMap::new(),
@@ -317,22 +322,33 @@ impl Store {
 
 /// The statement and the signature of a list's artifact.
 fn list(directory: &Directory, manifest: &ManifestFile) -> Result<StoredList> {
-    let layer = |media_type: &str| {
+    let layer = |media_types: &[&str]| {
         let mut layers = manifest
             .layers
             .iter()
-            .filter(|layer| layer.media_type == media_type);
+            .filter(|layer| media_types.contains(&layer.media_type.as_str()));
         match (layers.next(), layers.next()) {
             (Some(layer), None) => directory
                 .blob(layer.digest, MAX_LIST)?
                 .with_context(|| format!("signature list: {} is missing", layer.digest)),
-            _ => bail!("signature list: not exactly one layer of type {media_type}"),
+            _ => bail!(
+                "signature list: not exactly one layer of type {}",
+                media_types.join(" or ")
+            ),
         }
     };
     Ok(StoredList {
-        statement: layer(LIST_STATEMENT)?,
-        cms: layer(LIST_SIGNATURE)?,
+        statement: layer(&[LIST_STATEMENT])?,
+        signature: layer(&[LIST_SIGNATURE, BUNDLE])?,
     })
+}
+
+/// Which of the two envelopes a list's signature is in: DER never begins with a brace.
+fn envelope_of(signature: &[u8]) -> &'static str {
+    match signature.first() {
+        Some(b'{') => BUNDLE,
+        _ => LIST_SIGNATURE,
+    }
 }
 
 fn blob(image: &ImageDigest) -> BlobDigest {

@@ -268,7 +268,7 @@ fn accept_lists_of_their_subjects() {
     store.put_list(&[one.digest()], b"newer", b"cms2").unwrap();
     let list = |statement: &[u8], cms: &[u8]| StoredList {
         statement: statement.into(),
-        cms: cms.into(),
+        signature: cms.into(),
     };
     let lists = store.lists(&one.digest()).unwrap();
     assert_eq!(lists, [list(b"statement", b"cms"), list(b"newer", b"cms2")]);

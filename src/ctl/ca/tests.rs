@@ -204,3 +204,52 @@ fn tenants_have_one_form() {
         assert!(bad.parse::<Tenant>().is_err(), "{bad}");
     }
 }
+
+/// A list of revoked certificates grows, rises in number, and is what openssl and hosts go by.
+#[test]
+fn revoked_certificates_count_no_more() {
+    let pki = Pki::new(None);
+    let dir = pki.0.path().join("ca");
+    let revoke = |certificates: &[&str], anew: bool| {
+        let names = certificates.iter().map(|name| pki.path(name).into());
+        revoke::run(&revoke::Revoke::of(&dir, anew, names.collect()))
+    };
+    for name in ["one", "two"] {
+        pki.issue(name, TENANT).unwrap();
+    }
+    let judged = |name: &str| {
+        let crl = disk::read_crl(&dir.join("crl.pem")).unwrap();
+        let roots = [pki.certificate("ca/ca.pem").der];
+        let cms = pki.sign(name);
+        let time = UnixTime::from_secs(now());
+        verify_detached(LIST, &cms, &roots, time, &Revocation::Crls(vec![crl])).map(drop)
+    };
+    assert_eq!(
+        judged("one"),
+        Ok(()),
+        "a new CA has revoked nothing, and says so"
+    );
+    revoke(&["one.pem"], false).unwrap();
+    assert!(matches!(judged("one"), Err(CmsRefusal::Revoked(_))));
+    assert_eq!(judged("two"), Ok(()));
+    revoke(&["two.pem", "one.pem"], false).unwrap();
+    for name in ["one", "two"] {
+        assert!(
+            matches!(judged(name), Err(CmsRefusal::Revoked(_))),
+            "{name}"
+        );
+    }
+    revoke(&[], false).unwrap();
+    let (crl, ca) = (pki.path("ca/crl.pem"), pki.path("ca/ca.pem"));
+    let text = openssl(&["crl", "-in", &crl, "-noout", "-text"]);
+    assert!(text.contains("CRL Number: \n                4"), "{text}");
+    assert_eq!(text.matches("Serial Number:").count(), 2, "{text}");
+    openssl(&["crl", "-in", &crl, "-noout", "-CAfile", &ca]);
+
+    // a memory that is gone is no new CA
+    assert!(revoke(&["no.pem"], false).is_err());
+    std::fs::remove_file(&crl).unwrap();
+    assert!(revoke(&[], false).is_err());
+    revoke(&[], true).unwrap();
+    assert!(revoke(&[], true).is_err());
+}

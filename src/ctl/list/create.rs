@@ -1,18 +1,17 @@
-//! `attestctl list create`: which files of an image are programs, by their content.
+//! `attestctl list create`: which files of an image, or of a root file system, are programs, by their
+//! content.
 
-use super::title;
+use super::{Life, title};
 use crate::{
-    challenge::now,
     disk,
     report::{Report, Usage},
     source::{Format, ImageArgs, Programs as Found, Source},
 };
 use ::verify::{
-    digest::FileDigest,
-    id::UnixTime,
+    digest::{FileDigest, ImageDigest},
     imalog::encode_path,
-    rootfs::{Kind, RootfsManifest},
-    siglist::{Draft, List, Programs},
+    rootfs::{Entry, Kind, RootfsManifest},
+    siglist::{List, Programs},
 };
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -22,61 +21,99 @@ use std::{
     path::PathBuf,
 };
 
-const DAY_SECS: i64 = 24 * 60 * 60;
-
 #[derive(Args)]
 pub struct Create {
+    /// An image (OCI layout directory or archive), or the directory of a root file system
+    image: PathBuf,
+    /// Tag, name or digest of the image, when the file holds several
+    #[arg(long)]
+    tag: Option<String>,
+    /// Image that the list is about; a root file system does not say it, an image is one already
+    #[arg(long = "about", value_name = "DIGEST")]
+    about: Vec<ImageDigest>,
     #[command(flatten)]
-    which: ImageArgs,
-    /// Name of the list; policies name it, serials count per name
-    #[arg(long)]
-    name: String,
-    /// Number of this version: higher than the last; hosts take the highest
-    #[arg(long)]
-    serial: u64,
-    /// How long the list is in force
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=3650))]
-    days: u32,
+    life: Life,
     /// Where the list goes
     #[arg(short, long)]
     output: PathBuf,
+    /// List every regular file, not the programs alone; the others may be read and not started
+    #[arg(long)]
+    all: bool,
     /// Leave out this path, or everything below it if it is a directory; absolute
     #[arg(long)]
     exclude: Vec<String>,
 }
 
+/// What a list is made of.
+pub struct Origin {
+    pub manifest: RootfsManifest,
+    pub programs: Found,
+    /// Names, for people, and digests.
+    pub images: Vec<(String, ImageDigest)>,
+}
+
+impl Origin {
+    pub fn of_image(which: &ImageArgs) -> anyhow::Result<Self> {
+        let source = Source::open(which)?;
+        Ok(Self {
+            manifest: source.rootfs()?,
+            programs: source.programs()?,
+            images: vec![(
+                source.image.name().to_owned(),
+                source.image.manifest_digest(),
+            )],
+        })
+    }
+}
+
+fn origin(args: &Create) -> anyhow::Result<Origin> {
+    let directory = args.image.is_dir() && !args.image.join("oci-layout").exists();
+    let mut origin = match directory {
+        true if args.about.is_empty() => bail!(Usage(format!(
+            "{} is a root file system: say with --about which image (manifest digest) the list is about",
+            args.image.display()
+        ))),
+        true => super::rootfs::read(&args.image)?,
+        false => Origin::of_image(&ImageArgs {
+            image: args.image.clone(),
+            tag: args.tag.clone(),
+        })?,
+    };
+    for digest in &args.about {
+        if !origin.images.iter().any(|(_, known)| known == digest) {
+            origin.images.push(("image".to_owned(), *digest));
+        }
+    }
+    Ok(origin)
+}
+
 pub fn run(args: &Create) -> anyhow::Result<Report> {
-    let source = Source::open(&args.which)?;
-    let manifest = source.rootfs()?;
-    let programs = source.programs()?;
-    let (files, excluded) = select(&manifest, &programs, &args.exclude)?;
-    if files.is_empty() {
+    let origin = origin(args)?;
+    let chosen = select(&origin, &args.exclude, args.all)?;
+    if chosen.files.is_empty() {
         bail!(
-            "{}: no ELF program and no `#!` script is left in the image; a list cannot be empty",
-            args.which.image.display()
+            "{}: no ELF program and no `#!` script is left; a list cannot be empty",
+            args.image.display()
         );
     }
-    let issued_at = now();
-    let expires_at = UnixTime::from_secs(issued_at.secs() + i64::from(args.days) * DAY_SECS);
-    let draft = Draft {
-        name: args.name.clone(),
-        serial: args.serial,
-        issued_at,
-        expires_at,
-        images: vec![(
-            source.image.name().to_owned(),
-            source.image.manifest_digest(),
-        )],
-        files,
-        programs: Programs::AllFiles,
-    };
-    let context = || format!("making a list of {}", args.which.image.display());
+    let draft = args.life.draft(
+        origin.images.clone(),
+        chosen.files.clone(),
+        chosen.programs(),
+    );
+    let context = || format!("making a list of {}", args.image.display());
     let bytes = draft.statement_bytes().with_context(context)?;
     disk::replace(&args.output, "the signature list", &bytes)?;
     let list = List::parse(&bytes).with_context(context)?;
     let mut text = title(&list);
-    for path in &excluded {
+    for path in &chosen.excluded {
         text.push_str(&format!("\n  left out: {path}"));
+    }
+    let stranded = chosen.stranded(&origin.manifest);
+    for (script, interpreter) in &stranded {
+        text.push_str(&format!(
+            "\n  {script} cannot be started: its interpreter {interpreter} is not in the list"
+        ));
     }
     text.push_str(&format!(
         "\n  written to {}; sign it with attestctl list sign",
@@ -88,25 +125,57 @@ pub fn run(args: &Create) -> anyhow::Result<Report> {
             "name": list.name(),
             "serial": list.serial(),
             "digest": list.digest(),
-            "image": source.image.manifest_digest(),
+            "image": origin.images.first().map(|(_, digest)| digest),
+            "images": list.images(),
             "files": list.files().len(),
-            "excluded": excluded,
+            "excluded": chosen.excluded,
+            "without_interpreter": stranded.into_iter().map(|(script, _)| script).collect::<Vec<_>>(),
             "output": args.output,
         }),
     ))
 }
 
-type Files = BTreeMap<Vec<u8>, BTreeSet<FileDigest>>;
+pub type Files = BTreeMap<Vec<u8>, BTreeSet<FileDigest>>;
 
-/// The programs of the merged tree, and those that were left out. An exclusion that leaves out
-/// nothing is a mistake of the caller's and is refused: the program might have moved.
-fn select(
-    manifest: &RootfsManifest,
-    programs: &Found,
-    exclude: &[String],
-) -> anyhow::Result<(Files, Vec<String>)> {
-    let mut files = Files::new();
-    let mut excluded = Vec::new();
+/// What goes into a list, and what was left out.
+#[derive(Debug, Default)]
+struct Chosen {
+    files: Files,
+    /// Of `files`, those that exec(2) would start: programs with an execute bit.
+    startable: BTreeSet<Vec<u8>>,
+    /// Scripts among them, with what their first line names.
+    scripts: Vec<(Vec<u8>, Vec<u8>)>,
+    excluded: Vec<String>,
+}
+
+impl Chosen {
+    /// Libraries are mapped and data is read: neither may be started.
+    fn programs(&self) -> Programs {
+        match self.startable.len() == self.files.len() {
+            true => Programs::AllFiles,
+            false => Programs::Only(self.startable.clone()),
+        }
+    }
+
+    /// Scripts whose interpreter may not be started.
+    fn stranded(&self, manifest: &RootfsManifest) -> Vec<(String, String)> {
+        let starts = |interpreter: &[u8]| {
+            manifest
+                .resolve(interpreter)
+                .is_some_and(|path| self.startable.contains(&path.absolute()))
+        };
+        self.scripts
+            .iter()
+            .filter(|(_, interpreter)| !starts(interpreter))
+            .map(|(script, interpreter)| (encode_path(script), encode_path(interpreter)))
+            .collect()
+    }
+}
+
+/// The programs of the merged tree, or all of its files, and those that were left out. An exclusion that
+/// leaves out nothing is a mistake of the caller's and is refused: the program might have moved.
+fn select(origin: &Origin, exclude: &[String], all: bool) -> anyhow::Result<Chosen> {
+    let mut chosen = Chosen::default();
     let mut used = vec![false; exclude.len()];
     for text in exclude {
         if !text.starts_with('/') {
@@ -115,23 +184,27 @@ fn select(
             )));
         }
     }
-    for (path, entry) in manifest.tree().iter() {
+    for (path, entry) in origin.manifest.tree().iter() {
         let Kind::File { digest, .. } = entry.kind else {
             continue;
         };
-        match programs.get(&digest) {
-            Some(Format::Elf) => {}
-            Some(Format::Script) if entry.mode & 0o111 != 0 => {}
-            _ => continue,
+        let format = origin.programs.get(&digest);
+        if !all && !is_program(format, entry) {
+            continue;
         }
         let absolute = path.absolute();
-        match exclude.iter().position(|text| covers(text, &absolute)) {
-            Some(index) => {
-                used[index] = true;
-                excluded.push(encode_path(&absolute));
-            }
-            None => drop(files.entry(absolute).or_default().insert(digest)),
+        if let Some(index) = exclude.iter().position(|text| covers(text, &absolute)) {
+            used[index] = true;
+            chosen.excluded.push(encode_path(&absolute));
+            continue;
         }
+        if is_program(format, entry) && entry.mode & 0o111 != 0 {
+            chosen.startable.insert(absolute.clone());
+            if let Some(Format::Script(interpreter)) = format {
+                chosen.scripts.push((absolute.clone(), interpreter.clone()));
+            }
+        }
+        chosen.files.entry(absolute).or_default().insert(digest);
     }
     if let Some(index) = used.iter().position(|used| !used) {
         bail!(Usage(format!(
@@ -139,7 +212,25 @@ fn select(
             exclude[index]
         )));
     }
-    Ok((files, excluded))
+    Ok(chosen)
+}
+
+fn is_program(format: Option<&Format>, entry: &Entry) -> bool {
+    match format {
+        Some(Format::Elf) => true,
+        Some(Format::Script(_)) => entry.mode & 0o111 != 0,
+        None => false,
+    }
+}
+
+/// Of these files of an origin, those that exec(2) would start.
+pub fn startable(origin: &Origin, files: &Files) -> anyhow::Result<Programs> {
+    let mut all = select(origin, &[], true)?;
+    all.startable.retain(|path| files.contains_key(path));
+    Ok(match all.startable.len() == files.len() {
+        true => Programs::AllFiles,
+        false => Programs::Only(all.startable),
+    })
 }
 
 /// `path` is `text`, or lies below it.
@@ -152,9 +243,9 @@ fn covers(text: &str, path: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ::verify::rootfs::{Entry, LayerBuilder, LayerEntry, RootfsPath, merge};
+    use ::verify::rootfs::{LayerBuilder, LayerEntry, RootfsPath, merge};
 
-    fn manifest(files: &[(&str, &[u8], u16)]) -> RootfsManifest {
+    fn origin(files: &[(&str, &[u8], u16)]) -> Origin {
         let mut layer = LayerBuilder::default();
         for (path, content, mode) in files {
             let kind = Kind::File {
@@ -171,7 +262,18 @@ mod tests {
             let path = RootfsPath::parse(path.as_bytes()).unwrap();
             layer.add(path, LayerEntry::Entry(entry)).unwrap();
         }
-        merge([layer.build()]).unwrap()
+        let programs = [
+            (&b"A"[..], Format::Elf),
+            (b"B", Format::Elf),
+            (b"S", Format::Script(b"/bin/a".to_vec())),
+            (b"P", Format::Script(b"/bin/perl".to_vec())),
+        ]
+        .map(|(content, format)| (FileDigest::of(content), format));
+        Origin {
+            manifest: merge([layer.build()]).unwrap(),
+            programs: programs.into(),
+            images: Vec::new(),
+        }
     }
 
     fn paths(files: &Files) -> Vec<&str> {
@@ -183,7 +285,7 @@ mod tests {
 
     #[test]
     fn accept_programs_by_content_and_leave_out_the_excluded() {
-        let tree = manifest(&[
+        let tree = origin(&[
             ("bin/a", b"A", 0o755),
             ("bin/b", b"B", 0o755),
             ("lib/c", b"A", 0o644),
@@ -191,27 +293,43 @@ mod tests {
             ("bin/script", b"S", 0o755),
             ("etc/script", b"S", 0o644),
         ]);
-        let programs = [
-            (b"A", Format::Elf),
-            (b"B", Format::Elf),
-            (b"S", Format::Script),
-        ]
-        .map(|(content, format)| (FileDigest::of(content), format))
-        .into();
-        let all = select(&tree, &programs, &[]).unwrap().0;
-        assert_eq!(paths(&all), ["/bin/a", "/bin/b", "/bin/script", "/lib/c"]);
+        let all = select(&tree, &[], false).unwrap();
+        assert_eq!(
+            paths(&all.files),
+            ["/bin/a", "/bin/b", "/bin/script", "/lib/c"]
+        );
+        // a library is mapped, never started
+        let programs = ["/bin/a", "/bin/b", "/bin/script"].map(|p| p.as_bytes().to_vec());
+        assert_eq!(all.programs(), Programs::Only(programs.into()));
         let exclude = ["/bin/b".to_owned(), "/lib/".to_owned()];
-        let (left, out) = select(&tree, &programs, &exclude).unwrap();
-        assert_eq!(paths(&left), ["/bin/a", "/bin/script"]);
-        assert_eq!(out, ["/bin/b", "/lib/c"]);
+        let left = select(&tree, &exclude, false).unwrap();
+        assert_eq!(paths(&left.files), ["/bin/a", "/bin/script"]);
+        assert_eq!(left.programs(), Programs::AllFiles);
+        assert_eq!(left.excluded, ["/bin/b", "/lib/c"]);
+        let every = select(&tree, &[], true).unwrap();
+        assert_eq!(every.files.len(), 6);
+        assert_eq!(every.startable.len(), 3);
+    }
+
+    #[test]
+    fn scripts_without_their_interpreter_are_named() {
+        let tree = origin(&[
+            ("bin/a", b"A", 0o755),
+            ("bin/ok", b"S", 0o755),
+            ("bin/lost", b"P", 0o755),
+        ]);
+        let chosen = select(&tree, &[], false).unwrap();
+        let lost = [("/bin/lost".to_owned(), "/bin/perl".to_owned())];
+        assert_eq!(chosen.stranded(&tree.manifest), lost);
+        let without = select(&tree, &["/bin/a".to_owned()], false).unwrap();
+        assert_eq!(without.stranded(&tree.manifest).len(), 2);
     }
 
     #[test]
     fn refuse_exclusions_that_exclude_nothing() {
-        let tree = manifest(&[("bin/a", b"A", 0o755), ("bin/text", b"T", 0o755)]);
-        let programs = [(FileDigest::of(b"A"), Format::Elf)].into();
+        let tree = origin(&[("bin/a", b"A", 0o755), ("bin/text", b"T", 0o755)]);
         for bad in ["/bin/other", "/bi", "bin/a", "/bin/text"] {
-            let refused = select(&tree, &programs, &[bad.to_owned()]).unwrap_err();
+            let refused = select(&tree, &[bad.to_owned()], false).unwrap_err();
             assert!(refused.is::<Usage>(), "{bad}");
         }
     }

@@ -1,4 +1,5 @@
-//! `attestctl list sign`: a detached CMS signature (RFC 5652), as `openssl cms -sign` makes.
+//! `attestctl list sign`: a detached CMS signature (RFC 5652), as `openssl cms -sign` makes, or a DSSE
+//! envelope in a Sigstore bundle with the certificate beside it.
 
 use super::{read, title};
 use crate::{
@@ -6,7 +7,10 @@ use crate::{
     key::SigningKey,
     report::{Report, Usage},
 };
-use ::verify::{cms::build_detached, digest::KeyDigest};
+use ::verify::{
+    cms::{build_bundle, build_detached},
+    digest::KeyDigest,
+};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::json;
@@ -25,7 +29,10 @@ pub struct Sign {
     chain: Option<PathBuf>,
     /// The list (in-toto statement)
     list: PathBuf,
-    /// Where the signature goes (DER)
+    /// Sign a DSSE envelope, in a Sigstore bundle (JSON) that holds the list too, in place of CMS
+    #[arg(long)]
+    dsse: bool,
+    /// Where the signature goes (DER; with --dsse JSON)
     #[arg(short, long)]
     output: PathBuf,
 }
@@ -51,9 +58,11 @@ pub fn run(args: &Sign) -> anyhow::Result<Report> {
             args.cert.display()
         )));
     }
-    let signature = build_detached(&bytes, &leaf.der, &intermediates, |message| {
-        key.sign(message)
-    })
+    let sign = |message: &[u8]| key.sign(message);
+    let signature = match args.dsse {
+        true => build_bundle(&bytes, &leaf.der, &intermediates, sign),
+        false => build_detached(&bytes, &leaf.der, &intermediates, sign),
+    }
     .map_err(|e| anyhow::anyhow!("signing {}: {e}", args.list.display()))?;
     disk::replace(&args.output, "the signature", &signature)?;
     let digest = KeyDigest::of(&leaf.der);

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 pub struct Verify {
     /// The list (in-toto statement)
     list: PathBuf,
-    /// Its signature (DER)
+    /// Its signature (CMS in DER, or a Sigstore bundle)
     #[arg(long)]
     sig: PathBuf,
     /// User CA (PEM)
@@ -48,7 +48,7 @@ pub struct Verify {
 
 pub fn run(args: &Verify) -> anyhow::Result<Report> {
     let (statement, list) = read(&args.list)?;
-    let signature = disk::read(&args.sig, "the list's signature", disk::SMALL)?;
+    let signature = super::read_signature(&args.sig, &statement)?;
     let pem = disk::read(&args.ca, "the user CA", disk::SMALL)?;
     let roots = cms::certificates_from_pem(&pem)
         .with_context(|| format!("reading the user CA {}", args.ca.display()))?;

@@ -231,8 +231,8 @@ impl Guarded {
             .vtpm()
             .quote(&self.identity.aik, qualifying_data, &QUOTED)
             .context("the vTPM does not quote")?;
-        let (statement, cms): (&[u8], &[u8]) = match self.admitted.admission.programs() {
-            Programs::Listed(listed) => (&listed.stored().statement, &listed.stored().cms),
+        let (statement, signature): (&[u8], &[u8]) = match self.admitted.admission.programs() {
+            Programs::Listed(listed) => (&listed.stored().statement, &listed.stored().signature),
             // the record says `none`, and so does the event in PCR 7
             Programs::Named(_) | Programs::Args(_) | Programs::Any => (&[], &[]),
         };
@@ -243,7 +243,7 @@ impl Guarded {
             ek: BASE64.encode(self.identity.ek_public()?),
             log: BASE64.encode(self.journal.log()),
             siglist: BASE64.encode(statement),
-            siglist_signature: BASE64.encode(cms),
+            siglist_signature: BASE64.encode(signature),
         })
     }
 

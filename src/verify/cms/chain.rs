@@ -1,6 +1,6 @@
 //! From the signer's certificate to a user CA, and what a user's certificate must say.
 
-use super::envelope::Envelope;
+use super::envelope::Certificates;
 use super::{CmsRefusal, Revocation};
 use crate::id::UnixTime;
 use der::asn1::UintRef;
@@ -20,6 +20,8 @@ const RSA_ENCRYPTION: der::asn1::ObjectIdentifier =
     der::asn1::ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 /// NIST SP 800-57 part 1, table 2: 128 bits of strength.
 const MIN_RSA_BITS: usize = 3072;
+/// User certificate profile; CA/Browser Forum BR 6.3.2 has the same for servers.
+pub(super) const MAX_DAYS: u64 = 398;
 /// SPIFFE-ID.md, section 2.3: "at most 2048 bytes".
 const MAX_TENANT: usize = 2048;
 
@@ -54,12 +56,12 @@ pub(super) fn subject(certificate: &Certificate) -> String {
 
 /// A path to one of `roots` at `now` (RFC 5280, section 6), by rustls-webpki.
 pub(super) fn verify(
-    envelope: &Envelope,
+    certificates: &Certificates,
     roots: &[Vec<u8>],
     now: UnixTime,
     revocation: &Revocation,
 ) -> Result<(), CmsRefusal> {
-    let subject = || subject(&envelope.leaf);
+    let subject = || subject(&certificates.leaf);
     let seconds = u64::try_from(now.secs()).map_err(|_| CmsRefusal::Time(now))?;
     let time = WebpkiTime::since_unix_epoch(Duration::from_secs(seconds));
     if roots.is_empty() {
@@ -93,13 +95,13 @@ pub(super) fn verify(
         ),
     };
 
-    let der = CertificateDer::from(envelope.leaf_der.as_slice());
+    let der = CertificateDer::from(certificates.leaf_der.as_slice());
     let leaf = webpki::EndEntityCert::try_from(&der).map_err(|e| refusal(e, subject()))?;
     let path = leaf
         .verify_for_usage(
             webpki::ALL_VERIFICATION_ALGS,
             &anchors,
-            &envelope.others_der,
+            &certificates.others_der,
             time,
             // Issuing CAs need not restate the purpose; the user's certificate must (user_profile).
             webpki::KeyUsage::required_if_present(CODE_SIGNING_VALUE),
@@ -190,8 +192,26 @@ pub(super) fn user_profile(leaf: &Certificate) -> Result<String, CmsRefusal> {
         Ok(Some((_, usage))) if usage.0.contains(&CODE_SIGNING) => {}
         _ => return Err(CmsRefusal::ExtendedKeyUsage(subject())),
     }
+    lifetime(leaf)?;
     key_strength(leaf)?;
     tenant(leaf)
+}
+
+/// What was signed is out in the world: who may sign changes, and revocation lists get lost.
+fn lifetime(leaf: &Certificate) -> Result<(), CmsRefusal> {
+    const DAY_SECS: u64 = 24 * 60 * 60;
+    let validity = &leaf.tbs_certificate.validity;
+    let (from, to) = (
+        validity.not_before.to_unix_duration(),
+        validity.not_after.to_unix_duration(),
+    );
+    match to.saturating_sub(from).as_secs() {
+        seconds if seconds <= MAX_DAYS * DAY_SECS => Ok(()),
+        seconds => Err(CmsRefusal::Lifetime {
+            subject: subject(leaf),
+            days: seconds.div_ceil(DAY_SECS),
+        }),
+    }
 }
 
 /// Curves are limited by the signature algorithms; RSA needs a look at the modulus.

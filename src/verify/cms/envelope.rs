@@ -25,13 +25,18 @@ const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.1
 const SHA_256_WITH_RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.11");
 
 /// A user's certificate, its CA's, and room for two between these and the root.
-const MAX_CERTIFICATES: usize = 8;
+pub(super) const MAX_CERTIFICATES: usize = 8;
 
-/// A well-formed signature of which nothing has been believed yet.
-pub(super) struct Envelope {
+/// The signer's certificate and those that came with it; nobody's word yet.
+pub(super) struct Certificates {
     pub leaf: Certificate,
     pub leaf_der: Vec<u8>,
     pub others_der: Vec<CertificateDer<'static>>,
+}
+
+/// A well-formed signature of which nothing has been believed yet.
+pub(super) struct Envelope {
+    pub certificates: Certificates,
     pub message_digest: Vec<u8>,
     /// DER of the signed attributes as a SET OF, which is what was signed (RFC 5652, section 5.4).
     signed_attributes: Vec<u8>,
@@ -71,9 +76,11 @@ pub(super) fn open(bytes: &[u8]) -> Result<Envelope, CmsRefusal> {
         .map(|c| c.to_der().map(CertificateDer::from).map_err(malformed))
         .collect::<Result<_, _>>()?;
     Ok(Envelope {
-        leaf,
-        leaf_der,
-        others_der,
+        certificates: Certificates {
+            leaf,
+            leaf_der,
+            others_der,
+        },
         message_digest,
         signed_attributes,
         algorithms,
@@ -84,14 +91,50 @@ pub(super) fn open(bytes: &[u8]) -> Result<Envelope, CmsRefusal> {
 impl Envelope {
     /// The signed attributes were signed by the key of the signer's certificate.
     pub fn verify_signature(&self) -> Result<(), CmsRefusal> {
+        self.certificates
+            .verify(&self.algorithms, &self.signed_attributes, &self.signature)
+    }
+}
+
+impl Certificates {
+    /// The signer's first.
+    pub fn of(chain: Vec<Vec<u8>>) -> Result<Self, CmsRefusal> {
+        let mut chain = chain.into_iter();
+        let leaf_der = chain.next().ok_or(CmsRefusal::SignerCertificate(0))?;
+        let leaf = Certificate::from_der(&leaf_der)
+            .map_err(|e| CmsRefusal::Bundle(format!("the signer's certificate: {e}")))?;
+        Ok(Self {
+            leaf,
+            leaf_der,
+            others_der: chain.map(CertificateDer::from).collect(),
+        })
+    }
+
+    /// `signature` over `message` by the signer's key, with any of the algorithms that lists may use.
+    pub fn verify_any(&self, message: &[u8], signature: &[u8]) -> Result<(), CmsRefusal> {
+        use webpki::aws_lc_rs::{ECDSA_P256_SHA256, ECDSA_P384_SHA256, RSA_PKCS1_2048_8192_SHA256};
+        let algorithms = [
+            ECDSA_P256_SHA256,
+            ECDSA_P384_SHA256,
+            RSA_PKCS1_2048_8192_SHA256,
+        ];
+        self.verify(&algorithms, message, signature)
+    }
+
+    fn verify(
+        &self,
+        algorithms: &[&'static dyn SignatureVerificationAlgorithm],
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), CmsRefusal> {
         let der = CertificateDer::from(self.leaf_der.as_slice());
         let leaf = webpki::EndEntityCert::try_from(&der)
             .map_err(|e| CmsRefusal::Malformed(format!("the signer's certificate: {e}")))?;
         // Each algorithm fits one kind of key; the others refuse it.
-        self.algorithms
+        algorithms
             .iter()
             .any(|algorithm| {
-                leaf.verify_signature(*algorithm, &self.signed_attributes, &self.signature)
+                leaf.verify_signature(*algorithm, message, signature)
                     .is_ok()
             })
             .then_some(())

@@ -168,6 +168,65 @@ fn refuse_wrong_eku() {
 }
 
 #[test]
+fn refuse_long_lived() {
+    let ca = user_ca();
+    let until = |day| {
+        let user = ca.user_with(|p| p.not_after = date_time_ymd(2027, 7, day));
+        check(&ca, &user.sign(CONTENT))
+    };
+    assert!(until(4).is_ok(), "398 days from 2026-06-01");
+    assert!(matches!(
+        until(5),
+        Err(CmsRefusal::Lifetime { days: 399, .. })
+    ));
+}
+
+/// Constraints on URIs, which tenants are, are not evaluated: a CA that has some is refused, also for
+/// tenants that it would permit.
+#[test]
+fn refuse_name_constraints() {
+    use rcgen::{CustomExtension, GeneralSubtree, NameConstraints};
+    let permitted = |names: Vec<GeneralSubtree>| NameConstraints {
+        permitted_subtrees: names,
+        excluded_subtrees: Vec::new(),
+    };
+    // RFC 5280, 4.2.1.10: permittedSubtrees [0] { GeneralSubtree { [6] "other.example" } }
+    let uri = b"other.example";
+    let inner = [&[0x86, uri.len() as u8], &uri[..]].concat();
+    let subtree = [&[0x30, inner.len() as u8], &inner[..]].concat();
+    let trees = [&[0xa0, subtree.len() as u8], &subtree[..]].concat();
+    let whole = [&[0x30, trees.len() as u8], &trees[..]].concat();
+    let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 30], whole);
+    extension.set_criticality(true);
+    let of_uri = |p: &mut rcgen::CertificateParams| p.custom_extensions = vec![extension.clone()];
+    let of_subject = |p: &mut rcgen::CertificateParams| {
+        let mut other = rcgen::DistinguishedName::new();
+        other.push(rcgen::DnType::CommonName, "Somebody Else");
+        p.name_constraints = Some(permitted(vec![GeneralSubtree::DirectoryName(other)]));
+    };
+    let check_with = |edit: &dyn Fn(&mut rcgen::CertificateParams)| {
+        let mut ca = user_ca();
+        let mut params = crate::testkit::ca_params("Constrained CA", 0);
+        edit(&mut params);
+        let key = KeyPair::generate().unwrap();
+        ca.issuing = rcgen::CertifiedIssuer::signed_by(params, key, &ca.root).unwrap();
+        check(&ca, &ca.user().sign(CONTENT))
+    };
+    assert!(check_with(&|_| ()).is_ok());
+    for edit in [
+        &of_uri as &dyn Fn(&mut rcgen::CertificateParams),
+        &of_subject,
+    ] {
+        match check_with(edit) {
+            Err(CmsRefusal::Untrusted { detail, .. }) => {
+                assert!(detail.contains("NameConstraint"), "{detail}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
 fn refuse_wrong_key_usage() {
     let ca = user_ca();
     for usages in [vec![], vec![KeyUsagePurpose::KeyEncipherment]] {

@@ -66,6 +66,11 @@ impl<'a> Material<'a> {
         for digest in image.digests() {
             for signature in signatures(&digest)? {
                 if !material.signatures.contains(&signature) {
+                    // a list may come with the image, as an attestation
+                    let list = signature.signature_list();
+                    material
+                        .lists
+                        .extend(list.filter(|list| !material.lists.contains(list)));
                     material.signatures.push(signature);
                 }
             }

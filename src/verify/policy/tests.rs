@@ -116,7 +116,7 @@ impl Scene {
         edit(&mut draft);
         let statement = draft.statement_bytes().unwrap();
         self.lists.push(StoredList {
-            cms: self.user.sign(&statement),
+            signature: self.user.sign(&statement),
             statement,
         });
     }
@@ -446,7 +446,7 @@ fn accept_same_list_signed_twice() {
     let mut scene = scene();
     scene.user = scene.ca.user();
     scene.list(|_| ());
-    assert_ne!(scene.lists[0].cms, scene.lists[1].cms);
+    assert_ne!(scene.lists[0].signature, scene.lists[1].signature);
     let one = scene.decide().unwrap();
     scene.lists.reverse();
     let other = scene.decide().unwrap();

@@ -2,7 +2,7 @@
 
 use super::{
     Draft, List, ListError, MAX_DIGESTS, MAX_ENTRIES, MAX_SERIAL, MAX_SUBJECTS, PREDICATE_TYPE,
-    Programs, STATEMENT_TYPE, path_from,
+    Programs, STATEMENT_TYPE, STATEMENT_TYPE_V0_1, path_from,
 };
 use crate::digest::{FileDigest, ImageDigest, ListDigest};
 use crate::id::UnixTime;
@@ -120,7 +120,7 @@ impl<'de> Deserialize<'de> for Files {
 
 impl Statement {
     pub(super) fn judge(self, digest: ListDigest) -> Result<List, ListError> {
-        if self.kind != STATEMENT_TYPE {
+        if ![STATEMENT_TYPE, STATEMENT_TYPE_V0_1].contains(&self.kind.as_str()) {
             return Err(ListError::StatementType(clip(&self.kind)));
         }
         if self.predicate_type != PREDICATE_TYPE {

@@ -217,7 +217,7 @@ fn refuse_other_statements() {
         Err(ListError::PredicateType(_))
     ));
     assert!(matches!(
-        List::parse(&altered("Statement/v1", "Statement/v0.1")),
+        List::parse(&altered("Statement/v1", "Statement/v2")),
         Err(ListError::StatementType(_))
     ));
     assert!(matches!(

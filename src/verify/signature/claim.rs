@@ -4,7 +4,10 @@ use super::bundle::{envelope, of_statement};
 use super::simple::Payload;
 use super::statement::Statement;
 use super::{SignatureRefusal, StoredSignature};
+use crate::cms;
 use crate::digest::ImageDigest;
+use crate::policy::StoredList;
+use crate::siglist::PREDICATE_TYPE;
 
 /// Unproved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +21,24 @@ pub struct Claim {
 }
 
 impl StoredSignature {
+    /// The signature list that an attestation carries, if it carries one: a statement and its detached
+    /// signature, unproved.
+    pub fn signature_list(&self) -> Option<StoredList> {
+        let bytes = match self {
+            Self::Simple(_) => return None,
+            Self::Bundle(bytes) => bytes.clone(),
+            Self::Envelope(_) => serde_json::to_vec(&of_statement(self).ok()?).ok()?,
+        };
+        if self.claim().ok()?.predicate_type.as_deref() != Some(PREDICATE_TYPE) {
+            return None;
+        }
+        let (statement, signature) = cms::detach(&bytes).ok()?;
+        Some(StoredList {
+            statement,
+            signature,
+        })
+    }
+
     pub fn claim(&self) -> Result<Claim, SignatureRefusal> {
         let malformed = |e: serde_json::Error| SignatureRefusal::Malformed(e.to_string());
         if let Self::Simple(simple) = self {

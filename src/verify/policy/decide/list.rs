@@ -98,7 +98,7 @@ fn candidate<'m>(
     images: &[ImageDigest],
     now: UnixTime,
 ) -> Result<Candidate<'m>, ListRefusal> {
-    let verify = |at| Authentic::verify(&stored.statement, &stored.cms, wanted, images, at);
+    let verify = |at| Authentic::verify(&stored.statement, &stored.signature, wanted, images, at);
     match verify(now) {
         Ok(authentic) => Ok(Candidate {
             authentic,
