@@ -12,7 +12,7 @@ use crate::{
 };
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, path::Path};
 
 pub const MODULE: Module = Module {
     name: "policy",
@@ -40,6 +40,14 @@ pub const MODULE: Module = Module {
         Test::Once(
             "explain_says_what_the_host_would",
             explain_says_what_the_host_would,
+        ),
+        Test::Ours(
+            "mounts_and_files_are_measured",
+            mounts_and_files_are_measured,
+        ),
+        Test::Ours(
+            "a_mount_that_cannot_be_measured_does_not_start",
+            a_mount_that_cannot_be_measured_does_not_start,
         ),
         Test::Once(
             "the_launch_is_as_the_rule_demands",
@@ -356,5 +364,146 @@ fn the_launch_is_as_the_rule_demands(world: &World) -> Result<()> {
         let output = rt.run(&bundle)?;
         ensure!(output.status.success(), "{output}");
         Ok(())
+    })
+}
+
+/// The policy of the tests with these terms too.
+fn with_terms(terms: &str) -> String {
+    let all = format!("min_tier = \"none\"\n{terms}");
+    policy("enforce").replace("min_tier = \"none\"", &all)
+}
+
+/// Binds `source` to `destination`.
+fn bind(bundle: &mut Bundle, source: &Path, destination: &str, access: &str) -> Result<()> {
+    let mount = json!({
+        "destination": destination, "type": "bind", "source": source, "options": ["rbind", access],
+    });
+    let mounts = bundle.config["mounts"].as_array_mut();
+    mounts.context("mounts")?.push(mount);
+    bundle.write()
+}
+
+fn sha256(text: &str) -> Result<String> {
+    let file = std::env::temp_dir().join("e2e-sha256");
+    fs::write(&file, text)?;
+    let said = crate::cmd!("sha256sum", &file).ok()?.stdout;
+    Ok(said.split(' ').next().unwrap_or_default().to_owned())
+}
+
+/// What is mounted leaves its places in the rootfs: not in one that others use.
+fn with_rootfs_of_its_own(
+    world: &World,
+    body: impl FnOnce(&mut Bundle) -> Result<()>,
+) -> Result<()> {
+    world.with_rootfs(&world.images()?.demo, |rootfs| {
+        world.note(&rootfs.id);
+        body(&mut Bundle::make(
+            &world.work,
+            rootfs,
+            &["/bin/sleep", "1000"],
+        )?)
+    })
+}
+
+/// The manifests are computed here from the format's description, by sha256sum.
+fn mounts_and_files_are_measured(world: &World, rt: &Runtime) -> Result<()> {
+    let data = world.work.join("measured-mount");
+    fs::create_dir_all(&data)?;
+    let (inner, single) = (data.join("a b"), world.work.join("measured-file"));
+    for file in [&inner, &single] {
+        fs::write(file, "one\n")?;
+        crate::cmd!("chmod", "0640", file).ok()?;
+    }
+    crate::cmd!("chmod", "0755", &data).ok()?;
+    with_rootfs_of_its_own(world, |bundle| {
+        bind(bundle, &data, "/data", "rw")?;
+        bind(bundle, &single, "/etc/single", "ro")?;
+        let attributes = "mode=0640 uid=0 gid=0 size=4 sha256digest=";
+        let one = sha256("one\n")?;
+        let of_single = sha256(&format!("#mtree\n. type=file {attributes}{one}\n"))?;
+        let of_data = sha256(&format!(
+            "#mtree\n. type=dir mode=0755 uid=0 gid=0\n./a\\040b type=file {attributes}{one}\n"
+        ))?;
+        for measure in ["manifest", "files", "listed"] {
+            let terms = format!("mounts = \"measure\"\nmeasure = \"{measure}\"");
+            under(&with_terms(&terms), || {
+                rt.up(bundle)?;
+                let (answer, _) = asked(world, &bundle.id, &[], &[])?;
+                ensure!(answer["outcome"] == "accepted", "{answer:#}");
+                let measured = &answer["container"]["measured"];
+                let mounts = json!([
+                    { "destination": "/data", "type": "dir", "read_only": false,
+                      "manifest": format!("sha256:{of_data}"), "entries": 2, "bytes": 4 },
+                    { "destination": "/etc/single", "type": "file", "read_only": true,
+                      "manifest": format!("sha256:{of_single}"), "entries": 1, "bytes": 4 },
+                ]);
+                ensure!(measured["mounts"] == mounts, "{measured:#}");
+                let files = measured["files"].as_u64().context("files")?;
+                let right = match measure {
+                    "manifest" => files == 0,
+                    // what is in the image and on no list is among them
+                    "files" => {
+                        files > measured["executed"].as_array().map_or(0, Vec::len) as u64 + 2
+                    }
+                    _ => files > 0,
+                };
+                ensure!(right, "{measure}: {files} files");
+                rt.down(bundle)
+            })?;
+        }
+        under(&with_terms("mounts = \"measure\""), || {
+            rt.up(bundle)?;
+            let pinned = |digest: &str| {
+                let line =
+                    format!("max_age_secs = 60\nmounts = {{ \"/data\" = [\"sha256:{digest}\"] }}");
+                asked(
+                    world,
+                    &bundle.id,
+                    &[],
+                    &[("max_age_secs = 60".to_owned(), line)],
+                )
+            };
+            let (answer, _) = pinned(&of_data)?;
+            ensure!(answer["outcome"] == "accepted", "{answer:#}");
+            let (_, checks) = pinned(&of_single)?;
+            ensure!(checks == names(&["P-MOUNTS"]), "{checks:?}");
+            rt.down(bundle)?;
+            fs::write(&inner, "two\n")?;
+            rt.up(bundle)?;
+            let (_, checks) = pinned(&of_data)?;
+            ensure!(checks == names(&["P-MOUNTS"]), "{checks:?}");
+            rt.down(bundle)
+        })
+    })
+}
+
+fn a_mount_that_cannot_be_measured_does_not_start(world: &World, rt: &Runtime) -> Result<()> {
+    let data = world.work.join("unmeasurable-mount");
+    let inner = data.join("inner");
+    fs::create_dir_all(&inner)?;
+    with_rootfs_of_its_own(world, |bundle| {
+        bind(bundle, &data, "/data", "rw")?;
+        let start = |words: &str| -> Result<()> {
+            rt.create(bundle).ok()?;
+            let started = rt.on("start", bundle).output();
+            rt.on("delete", bundle).arg("--force").ok()?;
+            let started = started?;
+            refused(&started)?;
+            started.says("/data")?.says(words)?;
+            Ok(())
+        };
+        under(&with_terms("mounts = \"measure\""), || {
+            crate::cmd!("mount", "-t", "tmpfs", "none", &inner).ok()?;
+            let done = start("/inner is a mount point");
+            crate::cmd!("umount", &inner).ok()?;
+            done?;
+            let large = data.join("large");
+            fs::File::create(&large)?.set_len((1 << 30) + 1)?;
+            let done = start("more than 1073741824 bytes");
+            fs::remove_file(&large)?;
+            done?;
+            rt.up(bundle)?;
+            rt.down(bundle)
+        })
     })
 }

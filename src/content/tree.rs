@@ -52,8 +52,10 @@ pub enum WalkError {
     MountPoint(RootfsPath),
     #[error("{0} lies more than {MAX_DEPTH} directories deep")]
     TooDeep(RootfsPath),
-    #[error("more than {MAX_ENTRIES} entries")]
-    TooMany,
+    #[error("more than {0} entries")]
+    TooMany(usize),
+    #[error("more than {0} bytes in its files")]
+    TooLarge(u64),
     #[error(transparent)]
     Path(#[from] PathError),
     #[error("{path} has the overlay file system's mark {mark}, which is not followed here")]
@@ -66,11 +68,57 @@ pub enum WalkError {
     Threads(String),
 }
 
+/// How much may be read, and what is left out.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds<'a> {
+    pub entries: usize,
+    pub bytes: u64,
+    /// Other mounts stand there.
+    pub except: &'a [RootfsPath],
+}
+
+impl Bounds<'_> {
+    /// An image's: its layers bound what it may hold.
+    const IMAGE: Self = Self {
+        entries: MAX_ENTRIES,
+        bytes: u64::MAX,
+        except: &[],
+    };
+}
+
+/// Everything below `root`, which is not trusted to be small.
+pub fn walk_within(root: BorrowedFd<'_>, bounds: &Bounds<'_>) -> Result<Tree, WalkError> {
+    let nothing = FilesRead::default();
+    let walk = Walk::of(root, View::Mounted, &nothing, bounds)?;
+    Ok(Tree::new(walk.found)?)
+}
+
+/// What is no directory, by two descriptors: `at` names it (O_PATH), `opened` reads it if it is a
+/// regular file.
+pub fn single(at: BorrowedFd<'_>, opened: Option<File>, bytes: u64) -> Result<Entry, WalkError> {
+    let path = RootfsPath::root();
+    let Some(file) = opened else {
+        return special(&at, b"").map_err(failed("read", &path));
+    };
+    let before = fs::fstat(&file).map_err(failed("stat", &path))?;
+    if u64::try_from(before.st_size).unwrap_or(u64::MAX) > bytes {
+        return Err(WalkError::TooLarge(bytes));
+    }
+    let mut reading = Reading {
+        file,
+        before,
+        quiet: false,
+        view: View::Mounted,
+    };
+    let (size, digest) = hash(&mut reading, &mut vec![0; BUFFER]).map_err(|error| {
+        failed("read", &path)(Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    })?;
+    reading.end(&path, size, digest)
+}
+
 /// Everything below `root`, and the root itself.
 pub fn walk(root: BorrowedFd<'_>) -> Result<Tree, WalkError> {
-    let nothing = FilesRead::default();
-    let walk = Walk::of(root, View::Mounted, &nothing)?;
-    Ok(Tree::new(walk.found)?)
+    walk_within(root, &Bounds::IMAGE)
 }
 
 /// What one directory of an overlay mount holds.
@@ -85,7 +133,7 @@ pub struct Unpacked {
 /// directories are opaque (Documentation/filesystems/overlayfs.rst). What was `read` already is not
 /// read again.
 pub fn unpacked(root: BorrowedFd<'_>, read: &FilesRead) -> Result<Unpacked, WalkError> {
-    let walk = Walk::of(root, View::Unpacked, read)?;
+    let walk = Walk::of(root, View::Unpacked, read, &Bounds::IMAGE)?;
     let mut layer = LayerBuilder::default();
     let mut found = walk.found;
     // Directories before what they hold.
@@ -114,6 +162,9 @@ pub(crate) enum View {
 struct Walk<'r> {
     view: View,
     read: &'r FilesRead,
+    bounds: &'r Bounds<'r>,
+    /// Of the files that were hashed here.
+    bytes: u64,
     found: Vec<(RootfsPath, Entry)>,
     opaque: Vec<RootfsPath>,
     quiet: bool,
@@ -128,7 +179,12 @@ struct Waiting {
 }
 
 impl<'r> Walk<'r> {
-    fn of(root: BorrowedFd<'_>, view: View, read: &'r FilesRead) -> Result<Self, WalkError> {
+    fn of(
+        root: BorrowedFd<'_>,
+        view: View,
+        read: &'r FilesRead,
+        bounds: &'r Bounds<'r>,
+    ) -> Result<Self, WalkError> {
         let path = RootfsPath::root();
         // A descriptor of our own: the caller's may be O_PATH or stand in the middle of a listing.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -136,6 +192,8 @@ impl<'r> Walk<'r> {
         let mut walk = Self {
             view,
             read,
+            bounds,
+            bytes: 0,
             found: Vec::new(),
             opaque: Vec::new(),
             quiet: true,
@@ -164,6 +222,9 @@ impl<'r> Walk<'r> {
         self.push(path.clone(), entry(&before, Kind::Directory, xattrs))?;
         for (name, kind) in list(&fd).map_err(failed("list", &path))? {
             let path = path.join(&name)?;
+            if self.bounds.except.contains(&path) {
+                continue;
+            }
             match kind {
                 FileType::RegularFile if self.was_read(&fd, &name, &path)? => {}
                 FileType::RegularFile => {
@@ -218,8 +279,8 @@ impl<'r> Walk<'r> {
     }
 
     fn push(&mut self, path: RootfsPath, entry: Entry) -> Result<(), WalkError> {
-        if self.found.len() >= MAX_ENTRIES {
-            return Err(WalkError::TooMany);
+        if self.found.len() >= self.bounds.entries {
+            return Err(WalkError::TooMany(self.bounds.entries));
         }
         self.found.push((path, entry));
         Ok(())
@@ -227,10 +288,15 @@ impl<'r> Walk<'r> {
 
     fn hash_waiting(&mut self) -> Result<(), WalkError> {
         let waiting = std::mem::take(&mut self.waiting);
-        if self.found.len() + waiting.len() > MAX_ENTRIES {
-            return Err(WalkError::TooMany);
+        if self.found.len() + waiting.len() > self.bounds.entries {
+            return Err(WalkError::TooMany(self.bounds.entries));
         }
-        if waiting.len() < 16 && bytes(&waiting) < WORTH_THREADS {
+        let ahead = bytes(&waiting);
+        self.bytes = self.bytes.saturating_add(ahead);
+        if self.bytes > self.bounds.bytes {
+            return Err(WalkError::TooLarge(self.bounds.bytes));
+        }
+        if waiting.len() < 16 && ahead < WORTH_THREADS {
             let mut buffer = vec![0; BUFFER];
             for file in waiting {
                 let (entry, quiet) = regular(&file, &mut buffer, self.view)?;
@@ -300,7 +366,7 @@ fn regular(file: &Waiting, buffer: &mut [u8], view: View) -> Result<(Entry, bool
     let path = &file.path;
     let mut reading =
         Reading::begin(&file.directory, path.name(), view).map_err(failed("open", path))?;
-    let (size, digest) = hash(&mut reading.file, buffer)
+    let (size, digest) = hash(&mut reading, buffer)
         .map_err(|error| failed("read", path)(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
     let entry = reading.end(path, size, digest)?;
     Ok((entry, reading.quiet))
@@ -348,13 +414,14 @@ impl Reading {
     }
 }
 
-/// Reads to the end.
-fn hash(file: &mut File, buffer: &mut [u8]) -> std::io::Result<(u64, FileDigest)> {
+/// Reads to the end; beyond what the file had at first no more than shows that it grew.
+fn hash(reading: &mut Reading, buffer: &mut [u8]) -> std::io::Result<(u64, FileDigest)> {
     let mut hasher = Sha256::new();
     let mut size = 0;
-    loop {
-        match file.read(buffer) {
-            Ok(0) => return Ok((size, FileDigest::from_bytes(hasher.finalize().into()))),
+    let most = u64::try_from(reading.before.st_size).unwrap_or(0);
+    while size <= most {
+        match reading.file.read(buffer) {
+            Ok(0) => break,
             Ok(n) => {
                 hasher.update(&buffer[..n]);
                 size += n as u64;
@@ -363,12 +430,14 @@ fn hash(file: &mut File, buffer: &mut [u8]) -> std::io::Result<(u64, FileDigest)
             Err(error) => return Err(error),
         }
     }
+    Ok((size, FileDigest::from_bytes(hasher.finalize().into())))
 }
 
 /// A symbolic link, device, FIFO or socket: looked at, never opened. Extended attributes of these
 /// mean nothing to the kernel.
-fn special(directory: &OwnedFd, name: &[u8]) -> rustix::io::Result<Entry> {
-    let stat = fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+fn special(directory: impl AsFd, name: &[u8]) -> rustix::io::Result<Entry> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
+    let stat = fs::statat(&directory, name, flags)?;
     let (major, minor) = (fs::major(stat.st_rdev), fs::minor(stat.st_rdev));
     let kind = match FileType::from_raw_mode(stat.st_mode) {
         FileType::Symlink => {

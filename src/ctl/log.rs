@@ -106,7 +106,7 @@ fn verify(entries: &[Entry]) -> anyhow::Result<Report> {
     let replay = Replay::of(entries);
     let values = replay.sha256(&pcr::QUOTED);
     let mut text = format!(
-        "{} entries ({files} executed files), well-formed; they explain these PCR values (sha256 bank):\n",
+        "{} entries ({files} files), well-formed; they explain these PCR values (sha256 bank):\n",
         entries.len()
     );
     let mut object = serde_json::Map::new();

@@ -11,6 +11,7 @@
 mod binding;
 mod expect;
 mod facts;
+mod files;
 mod grounds;
 mod launch;
 mod list;

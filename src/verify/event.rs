@@ -14,13 +14,13 @@
 //! | 5 | `attestrun.policy`, `attestrun.grounds`, separator |
 //! | 7 | `attestrun.user`, `attestrun.list`, or `attestrun.no-list`; separator |
 //! | 8 | `attestrun.fault`, any number; none in a healthy container |
-//! | 10 | executed files (`ima-ng`), no events |
-//! | 11 | `attestrun.tier`, then at most one `attestrun.start`; after it at most one `attestrun.hooked`, and `attestrun.exec`, `attestrun.enter` |
+//! | 10 | executed files (`ima-ng`); before them, where the policy wants files measured by themselves, those of the rootfs in the order of their paths, and `attestrun.files-done` |
+//! | 11 | `attestrun.tier`, then at most one `attestrun.start`; before it `attestrun.mount` for each bind mount, where the policy wants mounts measured; after it at most one `attestrun.hooked`, and `attestrun.exec`, `attestrun.enter` |
 //!
 //! The TPM proves the order within a PCR. The order between PCRs is what the log says.
 
 use crate::canon::canonical;
-use crate::imalog::{Entry, EntryError, Template};
+use crate::imalog::{Entry, EntryError, FILES_DONE, Template};
 use crate::pcr::{self, PcrIndex};
 use crate::profile::HookAdditions;
 use serde::de::DeserializeOwned;
@@ -57,6 +57,7 @@ pub enum Event {
     NoImage(NoImage),
     Rootfs(Rootfs),
     RootfsDone(RootfsDone),
+    FilesDone(FilesDone),
     Policy(Policy),
     Grounds(Grounds),
     User(User),
@@ -66,6 +67,7 @@ pub enum Event {
     Separator(PcrIndex),
     Fault(Fault),
     Tier(Tier),
+    Mount(MountContent),
     Start,
     /// What hooks added to the container before it started; left out when they added nothing.
     Hooked(HookAdditions),
@@ -84,9 +86,13 @@ impl Event {
             Self::User(_) | Self::List(_) | Self::NoList(_) => pcr::LIST,
             Self::Separator(pcr) => *pcr,
             Self::Fault(_) => pcr::FAULTS,
-            Self::Tier(_) | Self::Start | Self::Hooked(_) | Self::Exec(_) | Self::Enter(_) => {
-                pcr::LIFE
-            }
+            Self::FilesDone(_) => pcr::FILES,
+            Self::Tier(_)
+            | Self::Mount(_)
+            | Self::Start
+            | Self::Hooked(_)
+            | Self::Exec(_)
+            | Self::Enter(_) => pcr::LIFE,
         }
     }
 
@@ -99,6 +105,7 @@ impl Event {
             Self::NoImage(_) => "attestrun.no-image",
             Self::Rootfs(_) => "attestrun.rootfs",
             Self::RootfsDone(_) => "attestrun.rootfs-done",
+            Self::FilesDone(_) => FILES_DONE,
             Self::Policy(_) => "attestrun.policy",
             Self::Grounds(_) => "attestrun.grounds",
             Self::User(_) => "attestrun.user",
@@ -107,6 +114,7 @@ impl Event {
             Self::Separator(_) => SEPARATOR,
             Self::Fault(_) => "attestrun.fault",
             Self::Tier(_) => "attestrun.tier",
+            Self::Mount(_) => "attestrun.mount",
             Self::Start => "attestrun.start",
             Self::Hooked(_) => "attestrun.hooked",
             Self::Exec(_) => "attestrun.exec",
@@ -137,6 +145,7 @@ impl Event {
             Self::NoImage(e) => canonical(e),
             Self::Rootfs(e) => canonical(e),
             Self::RootfsDone(e) => canonical(e),
+            Self::FilesDone(e) => canonical(e),
             Self::Policy(e) => canonical(e),
             Self::Grounds(e) => canonical(e),
             Self::User(e) => canonical(e),
@@ -145,6 +154,7 @@ impl Event {
             Self::Separator(_) => Ok(SEPARATOR_BUFFER.to_vec()),
             Self::Fault(e) => canonical(e),
             Self::Tier(e) => canonical(e),
+            Self::Mount(e) => canonical(e),
             Self::Start => canonical(&Start {}),
             Self::Hooked(e) => canonical(e),
             Self::Exec(e) => canonical(e),
@@ -176,6 +186,8 @@ impl Event {
             (7, "attestrun.no-list") => Self::NoList(read("attestrun.no-list", buf)?),
             (0..=7, SEPARATOR) => Self::Separator(entry.pcr()),
             (8, "attestrun.fault") => Self::Fault(read("attestrun.fault", buf)?),
+            (10, FILES_DONE) => Self::FilesDone(read(FILES_DONE, buf)?),
+            (11, "attestrun.mount") => Self::Mount(read("attestrun.mount", buf)?),
             (11, "attestrun.tier") => Self::Tier(read("attestrun.tier", buf)?),
             (11, "attestrun.start") => {
                 let Start {} = read("attestrun.start", buf)?;

@@ -83,6 +83,9 @@ pub enum Template {
     ImaBuf { name: String, buf: Vec<u8> },
 }
 
+/// Ends the files of PCR 10 that were measured and not executed.
+pub const FILES_DONE: &str = "attestrun.files-done";
+
 /// One entry of the list. Made by [`Entry::file`], [`Entry::buffer`] or [`parse`] alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -99,9 +102,9 @@ impl Entry {
         }
     }
 
-    /// A record in clear text: any PCR that attestrun extends, except 10.
+    /// A record in clear text: any PCR that attestrun extends; of PCR 10 only [`FILES_DONE`].
     pub fn buffer(pcr: PcrIndex, name: &str, buf: Vec<u8>) -> Result<Self, EntryError> {
-        if pcr == pcr::FILES || pcr > pcr::LIFE {
+        if pcr == pcr::FILES && name != FILES_DONE || pcr > pcr::LIFE {
             return Err(EntryError::BufferPcr(pcr));
         }
         let allowed =

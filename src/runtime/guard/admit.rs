@@ -35,7 +35,7 @@ use verify::{
     event::How,
     image::Image,
     policy::{
-        Admission, Enforce, Material, Measure, MountsRule, Policy, Subject, UpperRule, decide,
+        Admission, Enforce, Material, Measure, Policy, Programs, Subject, UpperRule, decide,
         plain_text,
     },
     profile::LaunchProfile,
@@ -126,9 +126,10 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
             compared(&admission, &question, stubs, &mut court)?
         }
         _ => {
-            let measured = MeasuredRootfs::of(&rootfs::walk(&root)?);
-            court.hear(admission.check_content(measured.manifest()))?;
-            Rootfs::measured(measured)
+            let found = rootfs::walk(&root)?;
+            let measured = Rootfs::measured(&found);
+            court.hear(admission.check_content(MeasuredRootfs::of(&found).manifest()))?;
+            measured
         }
     };
 
@@ -192,20 +193,20 @@ impl Court {
     }
 }
 
-/// What a policy may demand and this version cannot do yet is refused, never passed over.
+/// Only a list tells which files are listed.
 fn supported(admission: &Admission) -> Result<(), Refused> {
     let terms = admission.terms();
-    let unknown = match (terms.measure, terms.mounts) {
-        (Measure::Files, _) => "measure = \"files\"",
-        (_, MountsRule::Measure) => "mounts = \"measure\"",
-        (Measure::Manifest, MountsRule::Programs | MountsRule::Any) => return Ok(()),
-    };
-    Err(Refused(format!(
-        "refused: {}: {unknown} is not supported yet [policy {} rule {}]; demand something else",
-        admission.made(),
-        config::POLICY,
-        terms.name
-    )))
+    match (terms.measure, admission.programs()) {
+        (Measure::Manifest | Measure::Files, _) => Ok(()),
+        (Measure::Listed, Programs::Listed(_) | Programs::Named(_)) => Ok(()),
+        (Measure::Listed, Programs::Args(_) | Programs::Any) => Err(Refused(format!(
+            "refused: {}: measure = \"listed\" needs a list of programs [policy {} rule {}]; \
+             let it have measure = \"files\" or \"manifest\"",
+            admission.made(),
+            config::POLICY,
+            terms.name
+        ))),
+    }
 }
 
 /// Compares what the rootfs holds with the tree that the image's layers make.
@@ -215,10 +216,7 @@ fn compared(
     stubs: Stubs,
     court: &mut Court,
 ) -> Result<Rootfs> {
-    let measured = || {
-        let found = rootfs::walk(question.root)?;
-        Ok(Rootfs::measured(MeasuredRootfs::of(&found)))
-    };
+    let measured = || Ok(Rootfs::measured(&rootfs::walk(question.root)?));
     match question.ask(stubs) {
         Ok(rootfs::Answer::Same(rootfs)) => {
             court.hear(admission.check_rootfs(rootfs.manifest()?))?;

@@ -7,7 +7,7 @@ use super::{
     Guarded,
     admit::judge,
     entry::{Entry, Seen},
-    inside, view,
+    inside, mounts, view,
 };
 use crate::{
     ending::Holdings,
@@ -24,7 +24,7 @@ use std::{
     path::PathBuf,
 };
 use verify::{
-    event::{AUDITED, Enforce, Enter, EnterMode, EnterVerdict, Event, Exec, How, Ids},
+    event::{AUDITED, Enforce, Enter, EnterMode, EnterVerdict, Event, Exec, How, Ids, MountsRule},
     imalog::encode_path,
     policy::plain_text,
     profile::{HookAdditions, ProcessProfile, judge_added, judge_process},
@@ -58,6 +58,7 @@ impl Guarded {
             self.overrule("entrypoint", &refused)?;
         }
         let hooks = self.start_hooks(&root)?;
+        self.measure_mounts(&root)?;
         self.journal.record(&Event::Start)?;
         if !added.is_empty() {
             self.journal.record(&Event::Hooked(added))?;
@@ -88,6 +89,20 @@ impl Guarded {
             }
         }
         Ok(hooks)
+    }
+
+    /// What bind mounts bring is measured, where the policy says so.
+    fn measure_mounts(&mut self, root: &OwnedFd) -> Result<()> {
+        let admission = &self.admitted.admission;
+        if admission.terms().mounts != MountsRule::Measure {
+            return Ok(());
+        }
+        match mounts::measure(root, &admission.profile().mounts) {
+            Ok(found) => found
+                .into_iter()
+                .try_for_each(|mount| self.journal.record(&Event::Mount(mount))),
+            Err(error) => self.overrule("mounts", &error.downcast::<Refused>()?),
+        }
     }
 
     /// What init has is what was sealed, and what the policy lets a hook add.

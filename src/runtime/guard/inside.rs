@@ -115,20 +115,20 @@ fn shown(path: &Path) -> String {
 }
 
 /// Resolves paths as the container does.
-struct Inside<'a> {
+pub struct Inside<'a> {
     root: &'a OwnedFd,
     /// Where the root is in its mount namespace: `/`, unless init does not pivot.
     at: PathBuf,
 }
 
 impl<'a> Inside<'a> {
-    fn of(root: &'a OwnedFd) -> Result<Self> {
+    pub fn of(root: &'a OwnedFd) -> Result<Self> {
         let at = place_of(root.as_fd()).context("cannot look up the container's root")?;
         Ok(Self { root, at })
     }
 
     /// Where `path` leads to; `None` if there is nothing.
-    fn place(&self, path: &Path) -> Option<PathBuf> {
+    pub fn place(&self, path: &Path) -> Option<PathBuf> {
         let path = path.strip_prefix("/").unwrap_or(path);
         let path = if path.as_os_str().is_empty() {
             Path::new(".")

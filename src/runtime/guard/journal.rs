@@ -3,6 +3,7 @@
 //!
 //! Evidence is served from this process's memory; the file is for people and for the container.
 
+use crate::ipc::Refused;
 use anyhow::{Context, Result};
 use std::{collections::HashSet, fs::File, io::Write, path::Path};
 use tpm::vtpm::Vtpm;
@@ -59,6 +60,32 @@ impl Journal {
         self.append(&Entry::file(digest, EncodedPath::of(path)?))?;
         self.seen.insert((path.to_vec(), digest));
         Ok(())
+    }
+
+    /// The rootfs's files, each by itself, in the order of their paths; then `done`. All of them or none.
+    pub fn files(&mut self, files: &[(Vec<u8>, FileDigest)], done: &Event) -> Result<()> {
+        let encoded =
+            |(path, digest): &(Vec<u8>, FileDigest)| Ok((EncodedPath::of(path)?, *digest));
+        let mut files: Vec<_> = files.iter().map(encoded).collect::<Result<_>>()?;
+        files.sort_unstable_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
+        let count = files.len();
+        let each = files.into_iter();
+        let mut entries: Vec<Entry> = each
+            .map(|(path, digest)| Entry::file(digest, path))
+            .collect();
+        entries.push(done.to_entry()?);
+        let bytes: usize = entries.iter().map(|entry| entry.encode().len()).sum();
+        // half: the container's life is to be written down as well
+        if !fits(self.log.len() + bytes, bytes, self.max_bytes) {
+            return Err(Refused(format!(
+                "refused: {} files measured by themselves are {bytes} bytes of log, more than half of its cap \
+                 (vtpm.log_max_bytes = {}); let the policy have measure = \"manifest\" or \"listed\"",
+                count,
+                self.max_bytes
+            ))
+            .into());
+        }
+        entries.iter().try_for_each(|entry| self.append(entry))
     }
 
     fn append(&mut self, entry: &Entry) -> Result<()> {

@@ -7,10 +7,11 @@ use anyhow::{Context, Result};
 use std::path::Path;
 use verify::{
     binding::Claim,
-    digest::{BundleDigest, OrNone},
+    digest::{BundleDigest, FileDigest, OrNone},
     event::{
-        Enforce, Event, ExecLog, Executable, Grounds, Image, Latitude, Launch, List, NoImage,
-        NoList, Policy, Rootfs, RootfsCheck, RootfsDone, Runtime, Tier, TierName, User, Verdict,
+        Enforce, Event, ExecLog, Executable, FilesDone, Grounds, Image, Latitude, Launch, List,
+        Measure, NoImage, NoList, Policy, Rootfs, RootfsCheck, RootfsDone, Runtime, Tier, TierName,
+        User, Verdict,
     },
     pcr::{LAST_CLOSED, PcrIndex},
     policy::{Admission, Made, Programs},
@@ -121,6 +122,7 @@ pub fn measure(
     for event in &events {
         journal.record(event)?;
     }
+    files(journal, admitted)?;
     for pcr in 0..=LAST_CLOSED.get() {
         journal.record(&Event::Separator(PcrIndex::new(pcr.into())?))?;
     }
@@ -129,6 +131,31 @@ pub fn measure(
         kernel: kernel(),
     }))?;
     Ok(claim)
+}
+
+/// PCR 10: the rootfs's files by themselves, where the policy says so.
+fn files(journal: &mut Journal, admitted: &Admitted) -> Result<()> {
+    let admission = &admitted.admission;
+    let measure = admission.terms().measure;
+    let wanted = |digest: &FileDigest| match measure {
+        Measure::Manifest => false,
+        Measure::Files => true,
+        Measure::Listed => admission.is_listed(digest),
+    };
+    if measure == Measure::Manifest {
+        return Ok(());
+    }
+    let files = admitted.rootfs.files()?;
+    let files: Vec<_> = files
+        .into_iter()
+        .filter(|(_, digest)| wanted(digest))
+        .collect();
+    let count = files.len() as u64;
+    let done = FilesDone {
+        measure,
+        files: count,
+    };
+    journal.files(&files, &Event::FilesDone(done))
 }
 
 /// PCR 2: the image and who vouches for it, or that there is none.

@@ -12,6 +12,7 @@ mod entry;
 mod inside;
 mod journal;
 mod measure;
+mod mounts;
 mod rootfs;
 pub mod serials;
 mod serve;

@@ -27,8 +27,8 @@ use verify::{
     image::Image,
     policy::plain_text,
     rootfs::{
-        CheckedLayers, CheckedRootfs, Difference, MeasuredRootfs, RootfsManifest, RootfsPath,
-        Stubs, Tree, compare, compare_above, compare_layers, merge, summary,
+        CheckedLayers, CheckedRootfs, Difference, Entry, Kind, MeasuredRootfs, RootfsManifest,
+        RootfsPath, Stubs, Tree, compare, compare_above, compare_layers, merge, summary,
     },
 };
 
@@ -67,10 +67,20 @@ pub enum Outcome {
 
 enum Watch {
     Layers(Box<Watched>),
-    /// Nothing says what it should be: programs alone are judged again, by their content.
-    Nothing,
+    /// Nothing says what it should be: programs alone are judged again, by their content. These files
+    /// were found.
+    Nothing(Vec<(Vec<u8>, FileDigest)>),
     /// The container has started, and may write.
     Over,
+}
+
+/// Each regular file of `tree`, by the path that the container sees.
+fn regular_files(tree: &Tree) -> Vec<(Vec<u8>, FileDigest)> {
+    let file = |(path, entry): (&RootfsPath, &Entry)| match entry.kind {
+        Kind::File { digest, .. } => Some((path.absolute(), digest)),
+        _ => None,
+    };
+    tree.iter().filter_map(file).collect()
 }
 
 /// An image's rootfs before its start.
@@ -255,10 +265,20 @@ fn refusal(image: &str, rootfs: &Path, differences: &[Difference]) -> Refused {
 }
 
 impl Rootfs {
-    pub fn measured(measured: MeasuredRootfs) -> Self {
+    pub fn measured(found: &Tree) -> Self {
         Self {
-            outcome: Outcome::Measured(measured),
-            watch: Watch::Nothing,
+            outcome: Outcome::Measured(MeasuredRootfs::of(found)),
+            watch: Watch::Nothing(regular_files(found)),
+        }
+    }
+
+    /// The files of what was measured, until the container has started: those of the image's manifest,
+    /// or those that were found.
+    pub fn files(&self) -> Result<Vec<(Vec<u8>, FileDigest)>> {
+        match &self.watch {
+            Watch::Layers(watched) => Ok(regular_files(watched.manifest.tree())),
+            Watch::Nothing(found) => Ok(found.clone()),
+            Watch::Over => bail!("no files of the rootfs are held"),
         }
     }
 
@@ -270,7 +290,7 @@ impl Rootfs {
     pub fn manifest(&self) -> Result<&RootfsManifest> {
         match &self.watch {
             Watch::Layers(watched) => Ok(&watched.manifest),
-            Watch::Nothing | Watch::Over => bail!("no manifest of the rootfs is held"),
+            Watch::Nothing(_) | Watch::Over => bail!("no manifest of the rootfs is held"),
         }
     }
 
@@ -290,7 +310,7 @@ impl Rootfs {
     pub fn again(&self) -> Result<()> {
         match &self.watch {
             Watch::Layers(watched) => watched.again(),
-            Watch::Nothing => Ok(()),
+            Watch::Nothing(_) => Ok(()),
             Watch::Over => bail!("the container was started before"),
         }
     }

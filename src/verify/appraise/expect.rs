@@ -7,6 +7,7 @@ use crate::evidence::Root;
 use crate::profile::{LaunchRules, Relaxation};
 use crate::tpm2::TpmName;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Longest answer time that a challenger may allow.
@@ -134,6 +135,10 @@ pub struct Expectations {
     /// Longest time from asking to judging.
     pub max_age_secs: u64,
     pub launch: ExpectedLaunch,
+    /// What must stand in bind mounts, by destination: needs a host policy with `mounts = "measure"`.
+    /// What is mounted elsewhere is judged as the container's launch is.
+    #[serde(default)]
+    pub mounts: BTreeMap<String, Vec<RootfsDigest>>,
 }
 
 impl Expectations {
@@ -185,6 +190,13 @@ impl Expectations {
                 "max_age_secs",
                 format!("{} is not in 1..={MAX_AGE_SECS}", expect.max_age_secs),
             );
+        }
+        if let Some((at, _)) = expect
+            .mounts
+            .iter()
+            .find(|(_, accepted)| accepted.is_empty())
+        {
+            return wrong("mounts", format!("nothing would be accepted at {at}"));
         }
         if expect.revocation == RevocationCheck::Unchecked && !expect.crls.is_empty() {
             return wrong(

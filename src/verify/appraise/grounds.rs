@@ -3,7 +3,7 @@
 //! its own name.
 
 use super::facts::Facts;
-use super::{Answer, Problem, ok, refused, waivable};
+use super::{Answer, Problem, files, ok, refused, waivable};
 use crate::check::Waiver;
 use crate::event::{Event, Grounds, MountsRule, NoImage, NoList, Origin, ProgramsRule, Verdict};
 
@@ -126,8 +126,9 @@ pub(super) fn without_list(facts: &Facts<'_>) -> Option<Answer> {
 pub(super) fn mounts(facts: &Facts<'_>) -> Answer {
     let rule = measured(facts)?.mounts;
     match rule {
-        MountsRule::Programs | MountsRule::Measure => ok(format!("mounts `{rule}`")),
+        MountsRule::Programs | MountsRule::Measure => files::mounts(facts, rule),
         MountsRule::Any => {
+            files::mounts(facts, rule)?;
             let what = "mounts may hide programs of the image".to_owned();
             waivable(facts, Waiver::AnyMounts, Problem::Refused(what))
         }

@@ -71,7 +71,7 @@ pub(super) fn answer(check: Check, facts: &Facts<'_>) -> Answer {
 }
 
 /// The launch event, if it is the one that the record vouches for.
-fn measured<'a>(facts: &'a Facts<'_>) -> Result<&'a Launch, Problem> {
+pub(super) fn measured<'a>(facts: &'a Facts<'_>) -> Result<&'a Launch, Problem> {
     let launch = facts.log()?.one("attestrun.launch", |event| match event {
         Event::Launch(launch) => Some(launch.as_ref()),
         _ => None,

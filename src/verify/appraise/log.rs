@@ -15,8 +15,11 @@ pub struct ContainerLog {
     pub replay: Replay,
     /// The very first entry is the host link.
     pub host_link_first: bool,
-    /// In PCR 10, in their order.
+    /// Executed: in PCR 10, in their order.
     pub files: Vec<(EncodedPath, FileDigest)>,
+    /// Of the rootfs, measured by themselves: in PCR 10 before `attestrun.files-done`. The TPM proves
+    /// which stand before it.
+    pub measured_files: Vec<(EncodedPath, FileDigest)>,
     /// In all other PCRs, in their order.
     pub events: Vec<Event>,
     /// Entries that are no event of ours.
@@ -33,6 +36,7 @@ impl ContainerLog {
             replay: Replay::of(entries),
             host_link_first: matches!(first, Some(Ok(Event::HostLink(_)))),
             files: Vec::new(),
+            measured_files: Vec::new(),
             events: Vec::new(),
             unknown: Vec::new(),
         };
@@ -40,7 +44,12 @@ impl ContainerLog {
             match entry.template() {
                 Template::ImaNg { digest, path } => log.files.push((path.clone(), *digest)),
                 Template::ImaBuf { .. } => match Event::from_entry(entry) {
-                    Ok(event) => log.events.push(event),
+                    Ok(event) => {
+                        if matches!(event, Event::FilesDone(_)) {
+                            log.measured_files.append(&mut log.files);
+                        }
+                        log.events.push(event);
+                    }
                     Err(error) => log.unknown.push(error),
                 },
             }
@@ -97,6 +106,8 @@ pub enum Order {
     Tier,
     #[error("the container was started more than once")]
     Started,
+    #[error("PCR 10 says more than once that the rootfs's files end")]
+    Files,
     #[error("`{0}` stands before the start")]
     BeforeStart(&'static str),
     #[error("`{0}` stands after the start, or after a process entered")]
@@ -138,6 +149,10 @@ fn broken_rules(log: &ContainerLog) -> Vec<Order> {
     if tiers != 1 || !matches!(first, Some(Event::Tier(_))) {
         broken.push(Order::Tier);
     }
+    let ends = events.iter().filter(|e| matches!(e, Event::FilesDone(_)));
+    if ends.count() > 1 {
+        broken.push(Order::Files);
+    }
     // `exec` may enter a container that was created and not yet started, as under runc
     let (mut started, mut in_use) = (false, false);
     for event in events {
@@ -148,6 +163,8 @@ fn broken_rules(log: &ContainerLog) -> Vec<Order> {
             Event::Exec(exec) if exec.how != How::Enter && !started => {
                 broken.push(Order::BeforeStart(event.name()))
             }
+            // measured at the start: a process may have entered before
+            Event::Mount(_) if !started => {}
             Event::Exec(_) | Event::Enter(_) => in_use = true,
             // Faults may come at any time; everything else was closed before.
             Event::Hooked(_) | Event::Fault(_) => {}
@@ -202,9 +219,10 @@ pub(super) fn parse(facts: &Facts<'_>) -> Answer {
         Ok(log) => all_of(
             log.unknown.iter().map(ToString::to_string).collect(),
             format!(
-                "{} events, {} executed files",
+                "{} events, {} executed files, {} files of the rootfs",
                 log.events.len(),
-                log.files.len()
+                log.files.len(),
+                log.measured_files.len()
             ),
         ),
     }

@@ -1,6 +1,7 @@
 //! Checks of policy, modes, programs that measure, root file system, tier, faults and age.
 
 use super::facts::Facts;
+use super::files;
 use super::grounds;
 use super::log::is_empty;
 use super::{Answer, Problem, all_of, ok, or_refuse, refused, waivable};
@@ -150,7 +151,9 @@ pub(super) fn rootfs(facts: &Facts<'_>) -> Answer {
             done.manifest, measured.manifest
         ));
     }
-    let demanded = measured_policy(facts)?.rootfs;
+    let policy = measured_policy(facts)?;
+    let demanded = policy.rootfs;
+    problems.extend(files::wrong(facts, policy.measure)?);
     // A tree that was read in full and is the expected one needs nobody to compare it with.
     if measured.check > demanded && measured.check != RootfsCheck::Measured {
         problems.push(format!(
@@ -162,6 +165,7 @@ pub(super) fn rootfs(facts: &Facts<'_>) -> Answer {
         true => String::new(),
         false => format!(", put in by the engine: {}", measured.stubs.join(" ")),
     };
+    let stubs = stubs + &files::said(log, policy.measure);
     let (entries, bytes) = (measured.entries, measured.bytes);
     let weaker = |by, what: &str| match problems.is_empty() {
         true => waivable(

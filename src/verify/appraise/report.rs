@@ -5,7 +5,7 @@ use super::facts::Facts;
 use crate::digest::{
     FileDigest, ImageDigest, KeyDigest, ListDigest, PolicyDigest, RecordDigest, RootfsDigest,
 };
-use crate::event::{EnterMode, Event, Origin, ProgramsRule};
+use crate::event::{EnterMode, Event, MountContent, Origin, ProgramsRule};
 use crate::evidence::Root;
 use crate::id::{ContainerId, UnixTime};
 use crate::tpm2::TpmName;
@@ -56,6 +56,10 @@ pub struct Measured {
     pub swtpm: Option<String>,
     pub backend: Option<String>,
     pub kernel: Option<String>,
+    /// What stood in bind mounts at the start.
+    pub mounts: Vec<MountContent>,
+    /// Files of the rootfs that are measured by themselves.
+    pub files: usize,
     pub started: bool,
     pub executed: Vec<Executed>,
     /// Programs that were let into, or kept out of, the running container.
@@ -117,6 +121,7 @@ impl ContainerReport {
                     digest: *digest,
                 });
                 measured.executed = executed.collect();
+                measured.files = log.measured_files.len();
                 measured
             }),
         }
@@ -169,6 +174,7 @@ impl Measured {
                     launch.backend.name, launch.backend.version
                 ));
             }
+            Event::Mount(mount) => self.mounts.push(mount.clone()),
             Event::Tier(tier) => self.kernel = Some(tier.kernel.clone()),
             Event::Start => self.started = true,
             Event::Enter(enter) => match enter.verdict {
@@ -178,6 +184,7 @@ impl Measured {
             Event::Fault(_) => self.faults += 1,
             Event::HostLink(_)
             | Event::RootfsDone(_)
+            | Event::FilesDone(_)
             | Event::NoList(_)
             | Event::Separator(_)
             | Event::Hooked(_)

@@ -157,6 +157,7 @@ impl Scene {
             runtimes: vec![claim.runtime],
             swtpms: vec![claim.swtpm],
             rootfs: vec![RootfsDigest::of(b"rootfs")],
+            mounts: Default::default(),
             enter: EnterMode::Listed,
             waive: vec![Waiver::SoftwareRoot, Waiver::NoIma, Waiver::TierNone],
             max_age_secs: 60,

@@ -5,6 +5,7 @@ use super::*;
 use crate::testkit::NOW;
 
 mod alterations;
+mod files;
 mod launches;
 mod lists;
 mod logs;

@@ -135,6 +135,35 @@ pub struct RootfsDone {
     pub manifest: RootfsDigest,
 }
 
+/// PCR 10: the files before it are those of the root file system as it was measured; those after it
+/// were executed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilesDone {
+    pub measure: Measure,
+    #[serde(with = "safe_int")]
+    pub files: u64,
+}
+
+/// PCR 11, before the start: what stood where config.json binds something of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MountContent {
+    /// As in the launch profile.
+    pub destination: String,
+    /// mtree(5) `type` of what is mounted.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The container cannot write through this mount; whoever has the source may.
+    pub read_only: bool,
+    /// Of the mounted tree; other mounts of config.json below it are left out.
+    pub manifest: RootfsDigest,
+    #[serde(with = "safe_int")]
+    pub entries: u64,
+    #[serde(with = "safe_int")]
+    pub bytes: u64,
+}
+
 /// Whether the policy was enforced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -158,8 +187,10 @@ pub enum TierName {
 pub enum Measure {
     /// One digest over the rootfs manifest.
     Manifest,
-    /// And each file by itself.
+    /// And each regular file by itself, in PCR 10.
     Files,
+    /// And each file whose content is a listed program's by itself, in PCR 10.
+    Listed,
 }
 
 /// Whether something that no list can name may happen inside the container.
@@ -423,7 +454,7 @@ words! {
     UpperRule { Pristine "pristine", Any "any" }
     Enforce { Enforce "enforce", Audit "audit" }
     TierName { None "none" }
-    Measure { Manifest "manifest", Files "files" }
+    Measure { Manifest "manifest", Files "files", Listed "listed" }
     Latitude { Any "any", Deny "deny" }
     EnterMode { Deny "deny", Listed "listed", Any "any" }
     ExecLog { First "first" }

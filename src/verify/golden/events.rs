@@ -186,6 +186,25 @@ fn events() -> Vec<(Event, u8, &'static str, String)> {
             r#"{"manifest":"@1"}"#.into(),
         ),
         (
+            Event::FilesDone(FilesDone { measure: Measure::Listed, files: 3 }),
+            10,
+            "attestrun.files-done",
+            r#"{"files":3,"measure":"listed"}"#.into(),
+        ),
+        (
+            Event::Mount(MountContent {
+                destination: "/data".into(),
+                kind: "dir".into(),
+                read_only: true,
+                manifest: digest!(RootfsDigest, 1),
+                entries: 2,
+                bytes: 5,
+            }),
+            11,
+            "attestrun.mount",
+            r#"{"bytes":5,"destination":"/data","entries":2,"manifest":"@1","read_only":true,"type":"dir"}"#.into(),
+        ),
+        (
             Event::Policy(Policy {
                 digest: digest!(PolicyDigest, 1),
                 enforce: Enforce::Enforce,

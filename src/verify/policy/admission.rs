@@ -299,6 +299,15 @@ impl Admission {
         }
     }
 
+    /// Whether `digest` is a program that the list, or the policy itself, names.
+    pub fn is_listed(&self, digest: &FileDigest) -> bool {
+        match &self.programs {
+            Programs::Listed(listed) => listed.list.allows_digest(digest).is_ok(),
+            Programs::Named(named) => named.contains(digest),
+            Programs::Args(_) | Programs::Any => false,
+        }
+    }
+
     /// A refusal of this container for what came out later.
     pub fn refusal(&self, reasons: Vec<String>, hint: String) -> Refusal {
         Refusal {

@@ -57,6 +57,16 @@ impl Tree {
     }
 }
 
+impl Entry {
+    /// The manifest of this alone: something that is mounted and no directory.
+    pub fn mtree(&self) -> String {
+        let mut text = String::from("#mtree\n.");
+        let _ = line(&mut text, self);
+        text.push('\n');
+        text
+    }
+}
+
 fn line(text: &mut String, entry: &Entry) -> std::fmt::Result {
     let Entry {
         kind,
