@@ -89,6 +89,7 @@ const MODULES: &[Module] = &[
     engines::hooks::MODULE,
     engines::init::MODULE,
     engines::restarts::MODULE,
+    engines::userns::MODULE,
     admission::MODULE,
     lists::MODULE,
     identity::MODULE,

@@ -9,6 +9,7 @@ pub mod hooks;
 pub mod init;
 pub mod podman;
 pub mod restarts;
+pub mod userns;
 
 use crate::{
     admission::restoring,

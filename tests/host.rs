@@ -203,7 +203,7 @@ pub fn policy(mode: &str) -> String {
 }
 
 /// In the private /etc: this machine may have a user of that name already, with another number.
-fn add_line(file: &str, line: &str) -> Result<()> {
+pub fn add_line(file: &str, line: &str) -> Result<()> {
     let text = fs::read_to_string(file)?;
     let name = line.split(':').next();
     let others: String = text

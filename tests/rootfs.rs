@@ -66,7 +66,7 @@ fn check_of(rt: &Runtime, bundle: &Bundle) -> Result<String> {
 
 fn said() -> Result<String> {
     for run in fs::read_dir("/run/attestrun/containers")? {
-        let log = run?.path().join("event.log");
+        let log = run?.path().join("bounded/event.log");
         let Ok(bytes) = fs::read(&log) else { continue };
         let text = String::from_utf8_lossy(&bytes);
         let Some(at) = text.find("\"check\":\"") else {

@@ -315,14 +315,23 @@ impl World {
 
     /// Also after its end, which its containers outlive.
     pub fn start_dockerd(&self) -> Result<()> {
+        let dockerd = self.dockerd("/var/run")?.arg("--live-restore");
+        self.start("dockerd", dockerd, || {
+            Ok(cmd!("docker", "version").output()?.status.success())
+        })
+    }
+
+    /// A dockerd that knows the runtimes and keeps its own files at `run`.
+    pub fn dockerd(&self, run: &str) -> Result<Cmd> {
         let mut dockerd = Cmd::new("dockerd")
             .args([
                 "--iptables=false",
                 "--ip6tables=false",
                 "--bridge=none",
                 "--storage-driver=overlay2",
-                "--live-restore",
             ])
+            .arg(format!("--pidfile={run}/docker.pid"))
+            .arg(format!("--exec-root={run}/docker"))
             .arg("--exec-opt")
             .arg(format!("native.cgroupdriver={}", cgroup_driver()))
             .args(["--containerd", "/run/containerd/containerd.sock"]);
@@ -333,9 +342,7 @@ impl World {
                 runtime.path.display()
             ));
         }
-        self.start("dockerd", dockerd, || {
-            Ok(cmd!("docker", "version").output()?.status.success())
-        })
+        Ok(dockerd)
     }
 
     // --- daemons ---

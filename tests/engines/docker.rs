@@ -20,11 +20,15 @@ pub const MODULE: Module = Module {
 
 /// `docker run` on this runtime.
 pub fn run(world: &World, rt: &Runtime) -> Result<Cmd> {
-    Ok(world
-        .docker()?
+    Ok(run_on(world.docker()?, rt))
+}
+
+/// The same with this client.
+pub fn run_on(docker: Cmd, rt: &Runtime) -> Cmd {
+    docker
         .arg("run")
         .arg(format!("--runtime=e2e-{}", rt.name))
-        .arg("--network=none"))
+        .arg("--network=none")
 }
 
 /// A detached container that sleeps; its name.

@@ -19,7 +19,10 @@ use super::{
 };
 use crate::{layer::LayerSource, oci::MAX_DOCUMENT, signatures::Store};
 use serde::Deserialize;
-use std::{path::Path, str::FromStr};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 use verify::{
     digest::{ConfigDigest, DiffId, ImageDigest},
     id::ContainerId,
@@ -54,6 +57,24 @@ pub(super) struct Descriptor {
 pub(super) struct ContainerConfig {
     /// What the user called the image.
     pub image: String,
+}
+
+/// A data root, and those within it that dockerd has for `userns-remap`, by the users whom it maps root
+/// to: `<data root>/<uid>.<gid>` (moby, daemon_unix.go, setupDaemonRoot).
+pub(super) fn with_remapped(root: PathBuf) -> Vec<PathBuf> {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let is_pair = |name: &str| {
+        name.split_once('.')
+            .is_some_and(|(uid, gid)| is_number(uid) && is_number(gid))
+    };
+    let entries = std::fs::read_dir(&root).into_iter().flatten().flatten();
+    let remapped = entries
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_pair))
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path());
+    let mut all: Vec<_> = remapped.collect();
+    all.push(root);
+    all
 }
 
 /// `None`: this Docker knows no such container.

@@ -355,7 +355,9 @@ impl Roots {
         let real = |path: &PathBuf| std::fs::canonicalize(path).ok();
         Self {
             containers_storage: self.containers_storage.iter().filter_map(real).collect(),
-            docker: self.docker.iter().filter_map(real).collect(),
+            docker: (self.docker.iter().filter_map(real))
+                .flat_map(docker::with_remapped)
+                .collect(),
             containerd: (self.containerd.iter())
                 .filter_map(|store| {
                     Some(ContainerdRoot {

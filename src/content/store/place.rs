@@ -97,12 +97,13 @@ impl Place {
         let Ok(name) = directory.strip_prefix(&self.path) else {
             return Ok(None);
         };
+        let name = unmapped(name);
         let layer = match name.strip_prefix("l") {
-            Ok(_) => match self.link(name)?.strip_prefix("..") {
+            Ok(_) => match self.link(&name)?.strip_prefix("..") {
                 Ok(target) => target.to_owned(),
                 Err(_) => return Ok(None),
             },
-            Err(_) => name.to_owned(),
+            Err(_) => name,
         };
         let names: Vec<_> = layer.iter().map(|name| name.to_str()).collect();
         Ok(match names.as_slice() {
@@ -128,6 +129,42 @@ impl Place {
                         .display()
                 ))
                 .into()),
+        }
+    }
+}
+
+/// For a container with a user namespace containers/storage mounts its layers once more, with shifted
+/// owners, on `<container's layer>/mapped/<n>`, and takes the layers from there (drivers/overlay,
+/// "mapped"); once the rootfs is mounted that mount is gone. What it shows lies in the store itself.
+fn unmapped(name: &Path) -> PathBuf {
+    let mut parts = name.components();
+    let (own, mapped, number) = (parts.next(), parts.next(), parts.next());
+    let is_number = number.is_some_and(|n| {
+        let digits = n.as_os_str().as_bytes();
+        digits.iter().all(u8::is_ascii_digit)
+    });
+    match mapped {
+        Some(part) if own.is_some() && part.as_os_str() == "mapped" && is_number => {
+            parts.as_path().to_owned()
+        }
+        _ => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mapped_layers_are_the_stores_own() {
+        for (name, layer) in [
+            ("c0/mapped/0/l/ABC", "l/ABC"),
+            ("c0/mapped/12/id/diff", "id/diff"),
+            ("c0/mapped/x/l/ABC", "c0/mapped/x/l/ABC"),
+            ("mapped/0/l/ABC", "mapped/0/l/ABC"),
+            ("id/diff", "id/diff"),
+        ] {
+            assert_eq!(unmapped(Path::new(name)), Path::new(layer));
         }
     }
 }

@@ -39,7 +39,7 @@ use verify::{
         plain_text,
     },
     profile::LaunchProfile,
-    rootfs::{MeasuredRootfs, Stubs},
+    rootfs::{MeasuredRootfs, Owners, Stubs},
 };
 
 /// Everything that the start needs, with the witnesses that say why it may.
@@ -116,12 +116,14 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
     let rootfs = match (&origin, admission.made().image()) {
         (Located::Image(found), Some(image)) if admission.made().is_image() => {
             let stubs = Stubs::new(found.engine, places(&spec, &process))?;
+            let owners = Owners::of(&spec);
             let question = Question {
                 root: &root,
                 image,
                 layers: &found.layers,
                 roots: &roots(config),
                 laxest: admission.terms().rootfs,
+                owners: owners.as_ref(),
             };
             compared(&admission, &question, stubs, &mut court)?
         }

@@ -35,12 +35,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
-    collections::BTreeMap,
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
-    process::Child,
-    thread,
-    time::Duration,
+    collections::BTreeMap, os::fd::OwnedFd, path::PathBuf, process::Child, thread, time::Duration,
 };
 use tpm::vtpm::Vtpm;
 use verify::{
@@ -147,7 +142,7 @@ pub fn run(begin: Begin, lifeline: Channel, fds: Vec<OwnedFd>) -> Result<()> {
 
     let run_dir = RunDir::of(&begin.run_id);
     // the vTPM gets ready while create still reads its bundle
-    let vtpm = Starting::begin(&begin, run_dir.path());
+    let vtpm = Starting::begin(&begin, &run_dir);
     let (FromCreate::Admit(application), _) = create.expect()? else {
         bail!("guard: create begins with Admit")
     };
@@ -155,8 +150,7 @@ pub fn run(begin: Begin, lifeline: Channel, fds: Vec<OwnedFd>) -> Result<()> {
         application.container == begin.container,
         "guard: create changed its container"
     );
-    let mut guarded = match vtpm.and_then(|vtpm| Guarded::admit(*application, vtpm, run_dir.path()))
-    {
+    let mut guarded = match vtpm.and_then(|vtpm| Guarded::admit(*application, vtpm, &run_dir)) {
         Ok(guarded) => guarded,
         Err(refusal) => return create.send(&Answer::<Measured>::of(Err(refusal)), &[]),
     };
@@ -182,10 +176,10 @@ struct Starting {
 }
 
 impl Starting {
-    fn begin(begin: &Begin, run_dir: &Path) -> Result<Self> {
+    fn begin(begin: &Begin, run_dir: &RunDir) -> Result<Self> {
         let config = Config::load()?;
-        let uid = VtpmUid::take(config.vtpm.uid_range, run_dir, std::process::id())?;
-        let swtpm = swtpm::Swtpm::start(&config, run_dir, uid)?;
+        let uid = VtpmUid::take(config.vtpm.uid_range, run_dir.path(), std::process::id())?;
+        let swtpm = swtpm::Swtpm::start(&config, &run_dir.bounded(), uid)?;
         let vtpm = swtpm.child.id();
         let outside_info: [u8; 32] = Sha256::digest(begin.container.as_str()).into();
         let run_id = begin.run_id.clone();
@@ -198,12 +192,12 @@ impl Starting {
         Ok(Self { config, identity })
     }
 
-    fn finish(self, run_dir: &Path) -> Result<(Child, Vtpm, swtpm::Identity)> {
+    fn finish(self, run_dir: &RunDir) -> Result<(Child, Vtpm, swtpm::Identity)> {
         let identified = self
             .identity
             .join()
             .unwrap_or_else(|_| bail!("the vTPM's thread panicked"));
-        identified.with_context(|| swtpm::last_words(run_dir))
+        identified.with_context(|| swtpm::last_words(&run_dir.bounded()))
     }
 }
 
@@ -219,15 +213,18 @@ struct Guarded {
 }
 
 impl Guarded {
-    fn admit(application: Application, vtpm: Starting, run_dir: &Path) -> Result<Self> {
+    fn admit(application: Application, vtpm: Starting, run_dir: &RunDir) -> Result<Self> {
         let config = vtpm.config.clone();
         let admitted = admit::admit(&application, &config);
         let identified = vtpm.finish(run_dir);
         // when both failed, the refusal is what the user can act upon
         let admitted = admitted?;
         let (swtpm, vtpm, identity) = identified?;
-        let mut journal =
-            Journal::new(vtpm, &run_dir.join("event.log"), config.vtpm.log_max_bytes)?;
+        let mut journal = Journal::new(
+            vtpm,
+            &run_dir.bounded().join("event.log"),
+            config.vtpm.log_max_bytes,
+        )?;
         let claim = measure::measure(&mut journal, &application, &admitted, &identity, &config)?;
         let decision = serde_json::json!({
             "admitted": admitted.admission.made().to_string(),
@@ -235,8 +232,11 @@ impl Guarded {
             "took_us": admitted.took,
         });
         // for people: nobody reads it back
-        std::fs::write(run_dir.join("decision.json"), format!("{decision}\n"))
-            .context("cannot write decision.json")?;
+        std::fs::write(
+            run_dir.path().join("decision.json"),
+            format!("{decision}\n"),
+        )
+        .context("cannot write decision.json")?;
         Ok(Self {
             application,
             admitted,

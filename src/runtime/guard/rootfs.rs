@@ -27,8 +27,9 @@ use verify::{
     image::Image,
     policy::plain_text,
     rootfs::{
-        CheckedLayers, CheckedRootfs, Difference, Entry, Kind, MeasuredRootfs, RootfsManifest,
-        RootfsPath, Stubs, Tree, compare, compare_above, compare_layers, merge, summary,
+        CheckedLayers, CheckedRootfs, Difference, Entry, Kind, MeasuredRootfs, Owners,
+        RootfsManifest, RootfsPath, Stubs, Tree, compare, compare_above, compare_layers, merge,
+        summary,
     },
 };
 
@@ -43,6 +44,8 @@ pub struct Question<'a> {
     pub roots: &'a Roots,
     /// The laxest way in which the policy lets it be answered.
     pub laxest: RootfsCheck,
+    /// Whose the files are, if the container has a user namespace.
+    pub owners: Option<&'a Owners>,
 }
 
 /// What the rootfs turned out to be.
@@ -90,6 +93,7 @@ struct Watched {
     image: String,
     manifest: RootfsManifest,
     stubs: Stubs,
+    owners: Option<Owners>,
     wanted: Vec<DiffId>,
     /// The mount's directories and their state; `None`: it is read through its mount again.
     layers: Option<(Stack, Key)>,
@@ -101,7 +105,11 @@ impl Question<'_> {
         let cache = Cache::open(Path::new(CACHE), |warning| {
             eprintln!("attestrun guard: {warning}");
         })?;
-        let stack = self.stack()?;
+        // directories hold the owners of the host, which only the container's maps explain
+        let stack = match self.owners {
+            Some(_) => None,
+            None => self.stack()?,
+        };
         let by_directories = match (&stack, self.laxest) {
             (Some(stack), RootfsCheck::Boot | RootfsCheck::Stat) => {
                 self.by_directories(stack, &stubs, &cache)?
@@ -114,7 +122,7 @@ impl Question<'_> {
                 let seal = |stack| Ok::<_, anyhow::Error>(seal(stack)?.key(self.image.diff_ids()));
                 let key = stack.as_ref().map(seal).transpose()?;
                 let (expected, _) = self.expected(&cache)?;
-                match compare(&expected, &walk(self.root)?, &stubs) {
+                match same(&expected, walk(self.root)?, &stubs, self.owners) {
                     Ok(checked) => (Outcome::Checked(checked, RootfsCheck::Full), expected, key),
                     Err(differences) => return Ok(Answer::Differs(expected, differences)),
                 }
@@ -126,6 +134,7 @@ impl Question<'_> {
             image: self.image_name(),
             manifest,
             stubs,
+            owners: self.owners.cloned(),
             wanted: self.image.diff_ids().to_vec(),
             layers: stack.zip(key),
         };
@@ -252,6 +261,26 @@ pub fn walk(root: &store::Rootfs) -> Result<Tree> {
     tree::walk(root.as_fd()).with_context(|| format!("rootfs {}", root.path().display()))
 }
 
+/// Whether `found` is what is `expected`, by the owners that it has on the host; or, for a container with
+/// a user namespace, by those that it has inside.
+fn same(
+    expected: &RootfsManifest,
+    found: Tree,
+    stubs: &Stubs,
+    owners: Option<&Owners>,
+) -> Result<CheckedRootfs, Vec<Difference>> {
+    let outside = compare(expected, &found, stubs);
+    let (Err(outside), Some(owners)) = (&outside, owners) else {
+        return outside;
+    };
+    match compare(expected, &owners.inside(found), stubs) {
+        Ok(checked) => Ok(checked.by(owners)),
+        // those of the view that is the closer one
+        Err(inside) if inside.len() < outside.len() => Err(inside),
+        Err(_) => Err(outside.clone()),
+    }
+}
+
 fn seal(stack: &Stack) -> Result<Seals> {
     stack.seal().context("the image's layers")
 }
@@ -339,6 +368,7 @@ impl Watched {
     fn through_the_mount(&self) -> Result<Result<(), Vec<Difference>>> {
         let found = tree::walk(self.root.as_fd());
         let found = found.with_context(|| format!("rootfs {}", self.path.display()))?;
-        Ok(compare(&self.manifest, &found, &self.stubs).map(drop))
+        let owners = self.owners.as_ref();
+        Ok(same(&self.manifest, found, &self.stubs, owners).map(drop))
     }
 }

@@ -48,11 +48,11 @@ impl Identity {
 }
 
 impl Swtpm {
-    /// Starts swtpm on a fresh state directory below `run_dir`. Call it before any thread exists:
+    /// Starts swtpm on a fresh state directory below `place`. Call it before any thread exists:
     /// it changes the current directory, which swtpm takes as its state (its uid cannot reach the
     /// directory by path), and opens a descriptor for it.
-    pub fn start(config: &Config, run_dir: &Path, uid: u32) -> Result<Self> {
-        let state = run_dir.join("vtpm");
+    pub fn start(config: &Config, place: &Path, uid: u32) -> Result<Self> {
+        let state = place.join("vtpm");
         mkdir(&state, Mode::RWXU).with_context(|| format!("cannot make {}", state.display()))?;
         chown(&state, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)))?;
         rustix::process::chdir(&state)
@@ -62,7 +62,7 @@ impl Swtpm {
         let (data, their_data) = UnixStream::pair()?;
         let arguments = tpm::swtpm::arguments(their_data.as_raw_fd());
         fcntl_setfd(&their_data, FdFlags::empty())?;
-        let child = spawn::swtpm(&config.swtpm, &arguments, uid, &run_dir.join("swtpm.log"))?;
+        let child = spawn::swtpm(&config.swtpm, &arguments, uid, &place.join("swtpm.log"))?;
         Ok(Self { child, data })
     }
 
@@ -87,8 +87,8 @@ impl Swtpm {
 }
 
 /// What swtpm said before it stopped answering.
-pub fn last_words(run_dir: &Path) -> String {
-    let said = fs::read_to_string(run_dir.join("swtpm.log")).unwrap_or_default();
+pub fn last_words(place: &Path) -> String {
+    let said = fs::read_to_string(place.join("swtpm.log")).unwrap_or_default();
     match said.lines().last() {
         Some(line) => format!("the container's vTPM does not work; swtpm said: {line}"),
         None => "the container's vTPM does not work; swtpm said nothing".to_owned(),

@@ -1,4 +1,5 @@
-//! The private directory of one run: a file system of its own, and who holds on to it.
+//! The private directory of one run, in it a file system of its own for what can grow, and who holds on
+//! to it.
 
 use super::BASE;
 use anyhow::{Context, Result, ensure};
@@ -37,14 +38,26 @@ impl RunDir {
             .mode(0o700)
             .create(&dir.0)
             .with_context(|| format!("cannot make the run directory {}", dir.0.display()))?;
-        // of its own, with a size: a container that fills its event log or its vTPM fills nothing else
-        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        mount("attestrun", &dir.0, "tmpfs", flags, Self::TMPFS)
-            .with_context(|| format!("cannot mount a tmpfs at {}", dir.0.display()))
-            .inspect_err(|_| drop(fs::remove_dir(&dir.0)))?;
+        dir.bound().inspect_err(|_| drop(dir.remove()))?;
         Ok(dir)
     }
 
+    /// A file system of its own, with a size: a container that fills its event log or its vTPM fills
+    /// nothing else. Only create, guard and vTPM see it: an engine may call `create` in a mount namespace
+    /// that the later verbs do not share (podman, for a container with a user namespace).
+    fn bound(&self) -> Result<()> {
+        let bounded = self.bounded();
+        let doing = || format!("cannot mount a tmpfs at {}", bounded.display());
+        let made = fs::DirBuilder::new().mode(0o700).create(&bounded);
+        made.with_context(doing)?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        mount("attestrun", &bounded, "tmpfs", flags, Self::TMPFS).with_context(doing)
+    }
+
+    /// The event log's and the vTPM's place.
+    pub fn bounded(&self) -> PathBuf {
+        self.0.join("bounded")
+    }
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -113,11 +126,13 @@ impl RunDir {
 
     /// Removes the directory and all it holds; one that is gone already is no error.
     pub fn remove(&self) -> Result<()> {
-        match unmount(&self.0, UnmountFlags::DETACH) {
-            // not mounted: a run directory whose making was interrupted, or whose removal
+        let bounded = self.bounded();
+        match unmount(&bounded, UnmountFlags::DETACH) {
+            // not mounted here: in another mount namespace, where it goes with the directory; or a run
+            // directory whose making was interrupted, or whose removal
             Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
             Err(e) => {
-                return Err(e).with_context(|| format!("cannot unmount {}", self.0.display()));
+                return Err(e).with_context(|| format!("cannot unmount {}", bounded.display()));
             }
         }
         match fs::remove_dir_all(&self.0) {

@@ -1,6 +1,6 @@
 //! Is the tree that was found the one that the layers describe? Every difference, by path.
 
-use super::{Entry, Kind, RootfsManifest, RootfsPath, Stubs, Tree, encode};
+use super::{Entry, Kind, Owners, RootfsManifest, RootfsPath, Stubs, Tree, encode};
 use crate::digest::{FileDigest, RootfsDigest};
 use std::{cmp::Ordering, fmt};
 
@@ -135,6 +135,12 @@ pub struct CheckedRootfs {
 }
 
 impl CheckedRootfs {
+    /// The owners are those that a container with these maps sees.
+    pub fn by(mut self, owners: &Owners) -> Self {
+        self.stubs.push(format!("owners:{owners}"));
+        self
+    }
+
     /// Of the manifest that the layers make; the stubs are not in it.
     pub fn manifest(&self) -> RootfsDigest {
         self.manifest

@@ -16,6 +16,7 @@ mod compare;
 mod layered;
 mod merge;
 mod mtree;
+mod owners;
 mod path;
 mod stubs;
 
@@ -25,6 +26,7 @@ pub use layered::{CheckedLayers, compare_above, compare_layers};
 pub use merge::{
     Layer, LayerBuilder, LayerEntry, LayerError, MAX_ENTRIES, MergeError, RootfsManifest, merge,
 };
+pub use owners::Owners;
 pub use path::{MAX_NAME, MAX_PATH, PathError, RootfsPath, encode};
 pub use stubs::{Engine, Stubs};
 

@@ -1,6 +1,6 @@
 //! What an engine itself puts into a rootfs besides the image: a fixed list, by name.
 
-use super::{Entry, Kind, PathError, RootfsManifest, RootfsPath};
+use super::{Entry, Kind, PathError, RootfsManifest, RootfsPath, owners::NOBODY};
 use std::fmt;
 
 /// Whose store the rootfs was mounted from; it decides which stubs are to be expected.
@@ -94,7 +94,7 @@ impl Stubs {
             Kind::Directory if expected.is_none() => harmless(found, 0o755),
             Kind::File { size: 0, .. } => harmless(found, 0o777),
             Kind::Symlink { target } => {
-                path.as_bytes() == MTAB && target == MTAB_TARGET && (found.uid, found.gid) == (0, 0)
+                path.as_bytes() == MTAB && target == MTAB_TARGET && is_roots_link(found)
             }
             _ => false,
         };
@@ -144,6 +144,11 @@ impl Stubs {
             .any(leads_to)
             .then(|| format!("mount-point:{path}"))
     }
+}
+
+/// Docker's link belongs to the host's root, who is nobody to a container with a user namespace.
+fn is_roots_link(link: &Entry) -> bool {
+    [(0, 0), (NOBODY, NOBODY)].contains(&(link.uid, link.gid))
 }
 
 /// Root's, no xattrs, no special bits, at most these permissions.
