@@ -1,6 +1,7 @@
 //! Signature lists on a host: what may be one, that none goes back, both envelopes with openssl alone, and
 //! what attestctl makes of them for others.
 
+mod kernel; // the kernel's keyrings
 mod wrong; // each list that is refused, and why
 
 use crate::{
@@ -61,6 +62,10 @@ pub const MODULE: Module = Module {
             other_tools_read_and_write_lists,
         ),
         Test::Once("state_names_the_owner", state_names_the_owner),
+        Test::Once(
+            "the_kernel_keeps_the_owners_certificate",
+            kernel::the_kernel_keeps_the_owners_certificate,
+        ),
     ],
 };
 

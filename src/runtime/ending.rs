@@ -60,7 +60,7 @@ pub struct Means {
 pub struct Holdings {
     pub pidfd: OwnedFd,
     /// Held so that the namespace's inode number is not used again while rules name it.
-    _mount_namespace: OwnedFd,
+    mount_namespace: OwnedFd,
     means: Means,
     cgroup: OwnedFd,
 }
@@ -74,10 +74,16 @@ impl Holdings {
         };
         Ok(Self {
             pidfd,
-            _mount_namespace: mount_namespace,
+            mount_namespace,
             means,
             cgroup,
         })
+    }
+
+    /// The inode number of its mount namespace, as /proc/<pid>/ns/mnt shows it.
+    pub fn mount_namespace(&self) -> Result<u64> {
+        let stat = rustix::fs::fstat(&self.mount_namespace);
+        Ok(stat.context("cannot look at the mount namespace")?.st_ino)
     }
 
     /// Init's pid in this process's view; the pidfd says for how long the number is init's.

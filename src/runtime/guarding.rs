@@ -6,7 +6,7 @@
 use crate::{
     ending::{self, Extent},
     guard,
-    guard::{ANNOTATIONS, Application, FromCreate, Measured},
+    guard::{ANNOTATIONS, Application, FromCreate, Kept, Measured},
     host,
     ipc::{Answer, Channel},
     keeper, slice, spawn,
@@ -144,14 +144,14 @@ impl Guarding {
     }
 
     /// Gives the container whose init is `init` into the hands of guard, keeper and host service.
-    pub fn hand_over(mut self, bound: Bound, init: u32, extent: Extent) -> Result<()> {
+    pub fn hand_over(mut self, bound: Bound, init: u32, extent: Extent) -> Result<Kept> {
         let (means, fds) = ending::descriptors(init, extent)?;
         let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
-        let answer: Answer<()> = self
+        let answer: Answer<Kept> = self
             .to_guard
             .ask(&FromCreate::Attach { means }, &fds)
             .map_err(|e| self.explained(e))?;
-        answer.into_result()?;
+        let kept = answer.into_result()?;
         let answer: Answer<()> = self
             .to_keeper
             .ask(&keeper::Keep { means }, &fds)
@@ -160,7 +160,7 @@ impl Guarding {
         self.kept = true;
         bound.host.attach(*fds.first().context("no pidfd")?)?;
         self.handed_over = true;
-        Ok(())
+        Ok(kept)
     }
 
     /// A guard that closed its channel has said why in its log.

@@ -8,7 +8,7 @@ use crate::{
     ending::Holdings,
     guard,
     ipc::{Answer, Channel},
-    slice, sys,
+    keys, slice, sys,
 };
 use anyhow::{Context, Result};
 use rustix::{
@@ -46,6 +46,7 @@ pub fn run() -> Result<()> {
     let (begin, fds) = create
         .expect::<Begin>()
         .context("keeper: nothing to keep")?;
+    keys::begin_session()?;
     let (lifeline, guards_end) = Channel::pair()?;
     // a fork, not a fresh start: what create waits for is the guard's TPM
     let Some(guard) = sys::fork().context("keeper: cannot make the guard")? else {

@@ -7,7 +7,7 @@ use crate::{
     config::Config,
     ending::Extent,
     executables,
-    guard::{Application, FromVerb, VtpmUid},
+    guard::{ANNOTATIONS, Application, FromVerb, VtpmUid},
     guarding::{self, Agreed, Guarding},
     host, sharing, slice, spawn,
     state::{Birth, Index, Init, Phase, RunDir, State},
@@ -102,7 +102,11 @@ pub fn create(
     state.cgroup = Cgroup::of_container(made.pid)?;
     state.extent = Extent::of(made.pid)?;
     alone(state, made.pid)?;
-    guarding.hand_over(bound, u32::try_from(made.pid)?, state.extent)?;
+    let kept = guarding.hand_over(bound, u32::try_from(made.pid)?, state.extent)?;
+    let kernel = kept
+        .kernel_keys
+        .map(|said| (format!("{ANNOTATIONS}kernel-keys"), said));
+    state.annotations.extend(kernel);
     state.phase = Phase::Created;
     state.save()?;
     if let Some(path) = &request.pidfd_socket {

@@ -16,6 +16,7 @@ mod hooks;
 mod host;
 mod ipc;
 mod keeper;
+mod keys;
 mod launch;
 mod programs;
 mod report;

@@ -102,15 +102,47 @@ pub enum CmsRefusal {
     Time(UnixTime),
 }
 
+/// What a second verifier needs: the chain that was found, and what its last key signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    root: Vec<u8>,
+    chain: Vec<Vec<u8>>,
+    digest: [u8; 32],
+    signature: Vec<u8>,
+}
+
+impl Proof {
+    /// The user CA's certificate (DER) at which the chain ends.
+    pub fn root(&self) -> &[u8] {
+        &self.root
+    }
+    /// The certificates below it (DER), each signed by the one before; the signer's is the last.
+    pub fn chain(&self) -> &[Vec<u8>] {
+        &self.chain
+    }
+    /// SHA-256 of the bytes that were signed: the envelope's, not the list's.
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.digest
+    }
+    pub fn signature(&self) -> &[u8] {
+        &self.signature
+    }
+}
+
 /// The owner of a certificate, who signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedSigner {
     certificate: KeyDigest,
     subject: String,
     tenant: String,
+    proof: Proof,
 }
 
 impl VerifiedSigner {
+    /// For a verifier of another kind to say the same.
+    pub fn proof(&self) -> &Proof {
+        &self.proof
+    }
     /// SHA-256 of the certificate's DER.
     pub fn certificate(&self) -> KeyDigest {
         self.certificate
@@ -135,21 +167,27 @@ pub fn verify_detached(
     now: UnixTime,
     revocation: &Revocation,
 ) -> Result<VerifiedSigner, CmsRefusal> {
-    let certificates = match dsse::is_bundle(signature) {
+    let signed = match dsse::is_bundle(signature) {
         true => dsse::open(content, signature)?,
         false => {
             let envelope = envelope::open(signature)?;
             same_content(&envelope.message_digest, content)?;
-            envelope.verify_signature()?;
-            envelope.certificates
+            envelope.verified()?
         }
     };
-    chain::verify(&certificates, roots, now, revocation)?;
+    let certificates = &signed.certificates;
+    let path = chain::verify(certificates, roots, now, revocation)?;
     let tenant = chain::user_profile(&certificates.leaf)?;
     Ok(VerifiedSigner {
         certificate: KeyDigest::of(&certificates.leaf_der),
         subject: chain::subject(&certificates.leaf),
         tenant,
+        proof: Proof {
+            root: path.root,
+            chain: path.chain,
+            digest: signed.digest,
+            signature: signed.signature,
+        },
     })
 }
 

@@ -27,7 +27,7 @@ use crate::{
     ending::{Holdings, Means},
     ipc::{Answer, Channel},
     keeper::Begin,
-    slice,
+    keys, slice,
     state::RunDir,
     sys,
 };
@@ -54,7 +54,8 @@ pub enum FromCreate {
     Admit(Box<Application>),
     /// The host service has logged this record (canonical JSON); answered with `()`.
     Bound { record: String },
-    /// The backend has made the container; descriptors as in [`crate::ending::descriptors`].
+    /// The backend has made the container; descriptors as in [`crate::ending::descriptors`]. Answered with
+    /// [`Kept`].
     Attach { means: Means },
 }
 
@@ -89,6 +90,13 @@ pub struct Measured {
     pub start_hooks: Vec<FileDigest>,
     /// For `state`: whose container it is, by the certificate behind its list.
     pub owner: BTreeMap<String, String>,
+}
+
+/// The guard's word that it watches the container.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Kept {
+    /// What the kernel's keyrings did with the list's certificates; absent without a list.
+    pub kernel_keys: Option<String>,
 }
 
 /// verb → guard, over `guard.sock` in the run directory; answered with the path to execute.
@@ -157,6 +165,14 @@ pub fn run(begin: Begin, lifeline: Channel, fds: Vec<OwnedFd>) -> Result<()> {
     create.send(&Answer::Ok(guarded.measured()), &[])?;
     guarded.bound(&create)?;
     let holdings = attached(&create)?;
+    // kept, that is revoked when this process ends
+    let keys = match guarded.retained(&begin.container, &holdings) {
+        Ok(keys) => keys,
+        Err(disagreement) => return create.send(&Answer::<Kept>::of(Err(disagreement)), &[]),
+    };
+    let kept = Kept {
+        kernel_keys: keys.as_ref().map(keys::Retained::said),
+    };
     serve::Service::new(
         begin.run_id,
         guarded,
@@ -165,7 +181,7 @@ pub fn run(begin: Begin, lifeline: Channel, fds: Vec<OwnedFd>) -> Result<()> {
         lifeline,
         host,
     )?
-    .announce(&create)?
+    .announce(&create, &kept)?
     .run()
 }
 
@@ -257,6 +273,19 @@ impl Guarded {
             image: self.admitted.admission.made().to_string(),
             owner: owner(&self.admitted.admission),
         }
+    }
+
+    /// The kernel's own check of the list; no list, nothing to check.
+    fn retained(
+        &self,
+        container: &ContainerId,
+        holdings: &Holdings,
+    ) -> Result<Option<keys::Retained>> {
+        let Programs::Listed(listed) = self.admitted.admission.programs() else {
+            return Ok(None);
+        };
+        let proof = listed.signer().proof();
+        keys::retain(proof, container, holdings.mount_namespace()?).map(Some)
     }
 
     /// Takes the record only if it says what was measured here.

@@ -1,7 +1,7 @@
 //! The guard at work: a verb asks whether to start or to enter, the host service asks for a quote, and
 //! the end of the container, of the keeper or of the vTPM ends the rest.
 
-use super::{ContainerEvidence, FromHost, FromVerb, Guarded, SOCKET, swtpm};
+use super::{ContainerEvidence, FromHost, FromVerb, Guarded, Kept, SOCKET, swtpm};
 use crate::{
     ending::{Holdings, has_ended},
     host,
@@ -78,8 +78,8 @@ impl Service {
     }
 
     /// Tells create that from now on the container has a guard.
-    pub fn announce(self, create: &Channel) -> Result<Self> {
-        create.send(&Answer::Ok(()), &[])?;
+    pub fn announce(self, create: &Channel, kept: &Kept) -> Result<Self> {
+        create.send(&Answer::Ok(kept), &[])?;
         Ok(self)
     }
 

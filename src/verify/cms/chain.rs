@@ -54,13 +54,19 @@ pub(super) fn subject(certificate: &Certificate) -> String {
     }
 }
 
+/// A path that was found (DER): its end at one of the user CAs, and what is below, the signer's last.
+pub(super) struct Path {
+    pub root: Vec<u8>,
+    pub chain: Vec<Vec<u8>>,
+}
+
 /// A path to one of `roots` at `now` (RFC 5280, section 6), by rustls-webpki.
 pub(super) fn verify(
     certificates: &Certificates,
     roots: &[Vec<u8>],
     now: UnixTime,
     revocation: &Revocation,
-) -> Result<(), CmsRefusal> {
+) -> Result<Path, CmsRefusal> {
     let subject = || subject(&certificates.leaf);
     let seconds = u64::try_from(now.secs()).map_err(|_| CmsRefusal::Time(now))?;
     let time = WebpkiTime::since_unix_epoch(Duration::from_secs(seconds));
@@ -110,7 +116,9 @@ pub(super) fn verify(
         )
         .map_err(|e| refusal(e, subject()))?;
     // webpki leaves keyUsage alone: an issuing CA that states one must state keyCertSign.
+    let mut chain = vec![certificates.leaf_der.clone()];
     for issuer in path.intermediate_certificates() {
+        chain.insert(0, issuer.der().to_vec());
         let issuer = Certificate::from_der(&issuer.der()).map_err(super::envelope::malformed)?;
         match issuer.tbs_certificate.get::<KeyUsage>() {
             Ok(None) => {}
@@ -123,7 +131,16 @@ pub(super) fn verify(
             }
         }
     }
-    Ok(())
+    let anchor = anchors.iter().position(|anchor| anchor == path.anchor());
+    let root = anchor.and_then(|index| roots.get(index));
+    let root = root.ok_or_else(|| CmsRefusal::Untrusted {
+        subject: subject(),
+        detail: "the chain ends at none of them".into(),
+    })?;
+    Ok(Path {
+        root: root.to_vec(),
+        chain,
+    })
 }
 
 fn revocation_lists<'a>(

@@ -3,11 +3,12 @@
 //!
 //! What else a bundle may carry (log entries, timestamps) is not looked at: the user CA decides.
 
-use super::envelope::{Certificates, MAX_CERTIFICATES};
+use super::envelope::{Certificates, MAX_CERTIFICATES, Signed};
 use super::{BuildError, CmsRefusal, MAX_SIGNATURE};
 use crate::canon::canonical;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use sigstore_verify::types::pae;
 
 /// in-toto Attestation Framework, "Envelope".
@@ -71,7 +72,7 @@ pub(super) fn is_bundle(signature: &[u8]) -> bool {
 
 /// A signature by the first certificate of the bundle over exactly `content`; who that is has still to
 /// be asked.
-pub(super) fn open(content: &[u8], bytes: &[u8]) -> Result<Certificates, CmsRefusal> {
+pub(super) fn open(content: &[u8], bytes: &[u8]) -> Result<Signed, CmsRefusal> {
     if bytes.len() > MAX_SIGNATURE {
         return Err(CmsRefusal::TooLong(bytes.len()));
     }
@@ -94,8 +95,13 @@ pub(super) fn open(content: &[u8], bytes: &[u8]) -> Result<Certificates, CmsRefu
         others => return Err(CmsRefusal::Signers(others.len())),
     };
     let certificates = certificates(&bundle.verification_material)?;
-    certificates.verify_any(&pae(PAYLOAD_TYPE, content), &signature)?;
-    Ok(certificates)
+    let message = pae(PAYLOAD_TYPE, content);
+    certificates.verify_any(&message, &signature)?;
+    Ok(Signed {
+        certificates,
+        digest: Sha256::digest(&message).into(),
+        signature,
+    })
 }
 
 fn parse(bytes: &[u8]) -> Result<Bundle, CmsRefusal> {

@@ -7,6 +7,7 @@ use cms::signed_data::{SignedData, SignerIdentifier, SignerInfo};
 use der::asn1::{ObjectIdentifier, OctetString};
 use der::{Decode, Encode};
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm};
+use sha2::{Digest as _, Sha256};
 use x509_cert::Certificate;
 use x509_cert::ext::pkix::SubjectKeyIdentifier;
 
@@ -32,6 +33,13 @@ pub(super) struct Certificates {
     pub leaf: Certificate,
     pub leaf_der: Vec<u8>,
     pub others_der: Vec<CertificateDer<'static>>,
+}
+
+/// What the key of the first certificate did sign.
+pub(super) struct Signed {
+    pub certificates: Certificates,
+    pub digest: [u8; 32],
+    pub signature: Vec<u8>,
 }
 
 /// A well-formed signature of which nothing has been believed yet.
@@ -90,9 +98,14 @@ pub(super) fn open(bytes: &[u8]) -> Result<Envelope, CmsRefusal> {
 
 impl Envelope {
     /// The signed attributes were signed by the key of the signer's certificate.
-    pub fn verify_signature(&self) -> Result<(), CmsRefusal> {
+    pub fn verified(self) -> Result<Signed, CmsRefusal> {
         self.certificates
-            .verify(&self.algorithms, &self.signed_attributes, &self.signature)
+            .verify(&self.algorithms, &self.signed_attributes, &self.signature)?;
+        Ok(Signed {
+            certificates: self.certificates,
+            digest: Sha256::digest(&self.signed_attributes).into(),
+            signature: self.signature,
+        })
     }
 }
 
