@@ -48,12 +48,7 @@ pub fn create(
         request.console_socket.as_deref(),
         detached,
     )?;
-    let backend = Backend::choose(
-        config,
-        &bundle.spec,
-        globals.systemd_cgroup,
-        request.no_pivot,
-    )?;
+    let backend = Backend::choose(config, &bundle, globals.systemd_cgroup, request.no_pivot)?;
     let mut launch = Launch::claim(request, globals, &bundle, backend)?;
     let state = &mut launch.state;
     // keeper, guard and vTPM get ready while this process seals the bundle

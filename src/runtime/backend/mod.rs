@@ -13,14 +13,14 @@ mod start_hooks;
 mod trace;
 
 use crate::{
-    bundle::SealedBundle,
+    bundle::{Bundle, SealedBundle},
     config::{BackendChoice, Config},
     guarding::{Agreed, Bound},
     state::State,
     term::{Pipes, Served, Terminal},
 };
 use anyhow::{Result, bail, ensure};
-use oci_spec::runtime::{LinuxResources, Process, Spec};
+use oci_spec::runtime::{LinuxResources, Process};
 use serde::{Deserialize, Serialize};
 use std::{
     os::fd::OwnedFd,
@@ -69,11 +69,11 @@ impl Backend {
     /// feature. Never weaker than runc.
     pub fn choose(
         config: &Config,
-        spec: &Spec,
+        bundle: &Bundle,
         systemd_cgroup: bool,
         no_pivot: bool,
     ) -> Result<Self> {
-        let lacks = || needs::beyond_libcontainer(spec, systemd_cgroup, no_pivot);
+        let lacks = || needs::beyond_libcontainer(bundle, systemd_cgroup, no_pivot);
         let runc = || Self::Runc {
             path: config.runc.clone(),
         };

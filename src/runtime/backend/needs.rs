@@ -2,11 +2,17 @@
 //! that would weaken or break a container silently.
 
 use super::{cgroup::is_unified, seccomp};
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use crate::bundle::Bundle;
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
+use std::{os::unix::fs::MetadataExt, path::Path};
 
 /// The names of features that need the external backend; empty if the embedded one will do.
-pub fn beyond_libcontainer(spec: &Spec, systemd_cgroup: bool, no_pivot: bool) -> Vec<String> {
-    let mut needs = of_spec(spec);
+pub fn beyond_libcontainer(bundle: &Bundle, systemd_cgroup: bool, no_pivot: bool) -> Vec<String> {
+    let mut needs = of_spec(&bundle.spec);
+    if has_unreachable_source(&bundle.spec, &bundle.path) {
+        // runc opens it before it enters the user namespace
+        needs.push("a bind mount of what the container's root user cannot reach".to_owned());
+    }
     if no_pivot {
         // runc unmounts the host's proc and sysfs first; else whoever may mount in a user namespace
         // of his own gets a whole /proc
@@ -104,9 +110,86 @@ fn of_spec(spec: &Spec) -> Vec<String> {
     needs
 }
 
+/// In a new user namespace libcontainer looks for sources as the container's root user.
+fn has_unreachable_source(spec: &Spec, bundle: &Path) -> bool {
+    let Some(linux) = spec.linux() else {
+        return false;
+    };
+    let namespaces = linux.namespaces().iter().flatten();
+    if !namespaces
+        .into_iter()
+        .any(|n| n.typ() == LinuxNamespaceType::User)
+    {
+        return false;
+    }
+    let root = |mappings: &Option<Vec<LinuxIdMapping>>| {
+        let mut mappings = mappings.iter().flatten();
+        mappings
+            .find(|m| m.container_id() == 0)
+            .map(LinuxIdMapping::host_id)
+    };
+    let (uid, gid) = (root(linux.uid_mappings()), root(linux.gid_mappings()));
+    let binds = spec.mounts().iter().flatten().filter(|mount| {
+        let mut options = mount.options().iter().flatten();
+        mount.typ().as_deref() == Some("bind") || options.any(|o| o == "bind" || o == "rbind")
+    });
+    let sources = binds.filter_map(|mount| mount.source().as_ref());
+    // one that is not there at all is an error of its own, later
+    let mut real = sources.filter_map(|source| bundle.join(source).canonicalize().ok());
+    real.any(|source| !is_reachable(&source, uid, gid))
+}
+
+/// By the permission bits of the directories above it (path_resolution(7)).
+fn is_reachable(path: &Path, uid: Option<u32>, gid: Option<u32>) -> bool {
+    path.ancestors().skip(1).all(|directory| {
+        directory.metadata().is_ok_and(|found| {
+            let search = match () {
+                () if uid == Some(found.uid()) => 0o100,
+                () if gid == Some(found.gid()) => 0o010,
+                () => 0o001,
+            };
+            found.mode() & search != 0
+        })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    #[test]
+    fn sources_that_the_containers_root_cannot_reach() {
+        let dir = std::env::temp_dir().join(format!("attestrun-needs-{}", std::process::id()));
+        fs::create_dir_all(dir.join("closed/source")).unwrap();
+        let open = |mode| fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).unwrap();
+        let closed = |mode| {
+            fs::set_permissions(dir.join("closed"), fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let text = |namespaces: &str, host: u32| {
+            format!(
+                r#"{{"ociVersion":"1.0.2","root":{{"path":"r"}},
+                "mounts":[{{"destination":"/a","source":"closed/source","options":["bind"]}}],
+                "linux":{{"namespaces":[{namespaces}],"uidMappings":[{{"containerID":0,"hostID":{host},"size":9}}]}}}}"#
+            )
+        };
+        let user = |host| serde_json::from_str(&text(r#"{"type":"user"}"#, host)).unwrap();
+        let unreachable = |spec: &Spec| has_unreachable_source(spec, &dir);
+        open(0o755);
+        closed(0o755);
+        assert!(!unreachable(&user(100_000)));
+        closed(0o700);
+        assert!(unreachable(&user(100_000)));
+        let owner = dir.metadata().unwrap().uid();
+        assert!(!unreachable(&user(owner)));
+        assert!(!unreachable(
+            &serde_json::from_str(&text("", 100_000)).unwrap()
+        ));
+        closed(0o755);
+        open(0o750);
+        assert!(unreachable(&user(100_000)));
+        fs::remove_dir_all(&dir).unwrap();
+    }
 
     fn needs(rest: &str) -> Vec<String> {
         let text = format!(r#"{{"ociVersion":"1.0.2","root":{{"path":"r"}}{rest}}}"#);
