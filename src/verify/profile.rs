@@ -149,6 +149,8 @@ pub struct HookProgram {
     pub digest: FileDigest,
     /// Over the canonical JSON of the hook's arguments.
     pub args_digest: String,
+    /// Names of its environment variables, sorted, each once; without any it has its runner's.
+    pub env_names: Vec<String>,
 }
 
 /// Many paths, told apart by their digest.
@@ -363,6 +365,7 @@ fn hook_programs(spec: &Spec, host: &HostView) -> Result<Vec<HookProgram>, Profi
                 path: utf8(path)?,
                 digest,
                 args_digest: digest_of(hook.args())?,
+                env_names: process::names_of(hook.env().as_deref().unwrap_or_default()),
             })
         })
         .collect()

@@ -147,6 +147,18 @@ fn an_unnamed_hook_is_refused(world: &World, rt: &Runtime) -> Result<()> {
             .says(&format!("hook:{}", digest(&fs::read(&program)?)))?;
     }
     ensure!(!said.exists(), "it ran");
+    // the judged program would load another's code
+    let mut loading = hook(&program, &["say", &said.display().to_string()]);
+    loading[0]["env"] = json!(["LD_PRELOAD=/tmp/x.so"]);
+    bundle.set("/hooks", json!({ "prestart": loading }))?;
+    allowing(&[format!("hook:{}", digest(&fs::read(&program)?))], || {
+        rt.create(&bundle)
+            .fails()?
+            .says("refused: ")?
+            .says("variable LD_PRELOAD, by which programs load other code (never allowed)")?;
+        Ok(())
+    })?;
+    ensure!(!said.exists(), "it ran");
     let script = world.work.join("script");
     fs::write(&script, "#!/bin/sh\n")?;
     bundle.set("/hooks", json!({ "prestart": hook(&script, &[]) }))?;

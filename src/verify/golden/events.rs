@@ -74,6 +74,7 @@ fn profile() -> LaunchProfile {
             path: "/usr/bin/hook".into(),
             digest: digest!(FileDigest, 3),
             args_digest: digest!(ProfileDigest, 4).to_string(),
+            env_names: vec!["PATH".into()],
         }],
         rootfs_readonly: true,
         seccomp: "none".into(),
@@ -92,7 +93,7 @@ fn profile() -> LaunchProfile {
 const PROFILE: &str = concat!(
     r#"{"cgroups_path":"/x","device_rules":["deny a *:* rwm"],"#,
     r#""devices":[{"host_tpm":false,"major":10,"minor":229,"path":"/dev/fuse","type":"c"}],"#,
-    r#""hooks":[{"args_digest":"@4","digest":"@3","path":"/usr/bin/hook","stage":"createRuntime"}],"#,
+    r#""hooks":[{"args_digest":"@4","digest":"@3","env_names":["PATH"],"path":"/usr/bin/hook","stage":"createRuntime"}],"#,
     r#""masked_paths":{"count":2,"digest":"@5"},"#,
     r#""mounts":[{"destination":"/data","options":["ro"],"real_source":"/srv/data","source":"/srv/d","type":"bind"}],"#,
     r#""namespaces":[{"how":"new","path":"","type":"mount"},{"how":"joined","path":"/run/netns/x","type":"network"},"#,

@@ -225,6 +225,17 @@ pub fn judge(
             Some(format!("{kind}:{}", hook.digest)),
             format!("{} hook {} ({})", hook.stage, hook.path, hook.digest),
         );
+        // else the judged program would run code that nobody judged; on the host it would as root
+        for name in hook.env_names.iter().filter(|name| loads_code(name)) {
+            court.object(
+                Area::Hook,
+                hook.runs_inside().then(|| format!("env:{name}")),
+                format!(
+                    "{} hook {} with the environment variable {name}, by which programs load other code",
+                    hook.stage, hook.path
+                ),
+            );
+        }
     }
     let digest = profile.digest().map_err(|e: NotCanonical| {
         vec![Objection {

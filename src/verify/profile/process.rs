@@ -3,6 +3,7 @@
 use super::{ProfileError, digest_of, utf8};
 use oci_spec::runtime::{Capabilities, Process};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -79,20 +80,11 @@ impl ProcessProfile {
         let args = process.args().as_deref().unwrap_or_default();
         let program = args.first().ok_or(ProfileError::NoArgs)?.clone();
         let env = process.env().as_deref().unwrap_or_default();
-        let mut env_names: Vec<String> = env
-            .iter()
-            .map(|variable| match variable.split_once('=') {
-                Some((name, _)) => name.to_owned(),
-                None => variable.clone(),
-            })
-            .collect();
-        env_names.sort();
-        env_names.dedup();
         let user = process.user();
         Ok(Self {
             program,
             args_digest: digest_of(&args)?,
-            env_names,
+            env_names: names_of(env),
             env_digest: digest_of(&env)?,
             cwd: utf8(process.cwd())?,
             user: UserProfile {
@@ -138,4 +130,14 @@ fn names(set: &Option<Capabilities>) -> Result<Vec<String>, ProfileError> {
         .collect::<Result<Vec<_>, _>>()?;
     names.sort();
     Ok(names)
+}
+
+/// The names of environment variables, sorted, each once.
+pub(super) fn names_of(env: &[String]) -> Vec<String> {
+    let name = |variable: &String| match variable.split_once('=') {
+        Some((name, _)) => name.to_owned(),
+        None => variable.clone(),
+    };
+    let names: BTreeSet<String> = env.iter().map(name).collect();
+    names.into_iter().collect()
 }

@@ -25,6 +25,37 @@ fn refuse_hooks() {
 }
 
 #[test]
+fn refuse_hooks_that_load_other_code() {
+    let of_stage = |stage: &str| {
+        objections(|v| {
+            v["hooks"] = json!({stage: [{"path": "/bin/hook",
+                "env": ["PATH=/bin", "LD_PRELOAD=/tmp/x.so", "GCONV_PATH=/tmp"]}]});
+        })
+    };
+    let text = |name| {
+        format!(
+            "prestart hook /bin/hook with the environment variable {name}, by which programs load other code"
+        )
+    };
+    assert_eq!(
+        of_stage("prestart"),
+        [
+            format!("hook:{}", FileDigest::of(b"hook")),
+            text("GCONV_PATH"),
+            text("LD_PRELOAD")
+        ]
+    );
+    assert_eq!(
+        of_stage("startContainer"),
+        [
+            &*format!("start-hook:{}", FileDigest::of(b"start-hook")),
+            "env:GCONV_PATH",
+            "env:LD_PRELOAD"
+        ]
+    );
+}
+
+#[test]
 fn refuse_what_hooks_added_unless_it_is_named() {
     let added = |mounts: &[&str], devices: &[&str]| HookAdditions {
         mounts: mounts.iter().map(ToString::to_string).collect(),
