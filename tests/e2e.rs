@@ -8,6 +8,7 @@
 mod admission; // what may not start
 mod attestation; // challenges accepted, tampering refused
 mod bad_input; // what is missing, corrupt or dies
+mod bad_trees; // root file systems that cannot be read
 mod bench; // B1, B2, B13
 mod bench_rootfs; // B3 and B4: the rootfs read for the first time, and again
 mod conformance; // runc's own tests, and a driver on go-runc
@@ -35,6 +36,7 @@ mod sharing; // a cgroup with somebody in it
 mod signatures; // image signatures of every kind and from every source
 mod sigstore; // a Sigstore instance of the tests' own
 mod spawn; // starting processes
+mod stock_tools; // other people's tools on manifests and logs
 mod surface; // what a process sees and may do, compared with runc
 mod systemd; // a host whose first process is systemd
 mod tidy; // rules about the source itself
@@ -98,7 +100,9 @@ const MODULES: &[Module] = &[
     policy::MODULE,
     rootfs::MODULE,
     overlay::MODULE,
+    stock_tools::MODULE,
     bad_input::MODULE,
+    bad_trees::MODULE,
     wrong_input::MODULE,
     wrong_calls::MODULE,
     deaths::MODULE,

@@ -293,3 +293,67 @@ fn refuse_files_that_were_read_too_early() {
         FileDigest::of(b"content")
     );
 }
+
+/// The kernel's own read error: nothing is mapped at address 0 of this process.
+#[test]
+fn refuse_read_errors_by_name() {
+    let process = std::path::Path::new("/proc/self");
+    let file = Waiting {
+        directory: Arc::new(beneath::open_directory(process).unwrap()),
+        path: path("mem"),
+    };
+    let error = regular(&file, &mut vec![0; BUFFER], View::Mounted).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "cannot read /mem: Input/output error (os error 5)"
+    );
+}
+
+#[test]
+fn refuse_more_than_the_bounds_let() {
+    let scratch = Scratch::new();
+    for name in ["a", "b", "except/c"] {
+        scratch.write(name, [0; 1000]);
+    }
+    let root = beneath::open_directory(&scratch).unwrap();
+    let within = |entries, bytes, except: &[RootfsPath]| {
+        walk_within(
+            root.as_fd(),
+            &Bounds {
+                entries,
+                bytes,
+                except,
+            },
+        )
+    };
+    assert_eq!(within(5, 3000, &[]).unwrap().count(), 5);
+    assert!(matches!(within(4, 3000, &[]), Err(WalkError::TooMany(4))));
+    assert!(matches!(
+        within(5, 2999, &[]),
+        Err(WalkError::TooLarge(2999))
+    ));
+    assert_eq!(within(3, 2000, &[path("except")]).unwrap().count(), 3);
+}
+
+/// A million files: what it costs, printed. `cargo test -- --ignored a_million_files --nocapture`.
+#[test]
+#[ignore = "takes minutes and a million inodes"]
+fn a_million_files() {
+    let scratch = Scratch::new();
+    for directory in 0..1000 {
+        let directory = scratch.join(directory.to_string());
+        std::fs::create_dir(&directory).unwrap();
+        for file in 0..1000 {
+            std::fs::File::create(directory.join(file.to_string())).unwrap();
+        }
+    }
+    let began = std::time::Instant::now();
+    assert_eq!(walked(&scratch).unwrap().count(), 1_001_001);
+    let took = began.elapsed();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM"))
+        .unwrap();
+    println!("{took:?}, {peak}");
+}

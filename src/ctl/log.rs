@@ -27,6 +27,8 @@ pub enum Verb {
     Show(File),
     /// Check the log's form and print the PCR values that it explains
     Verify(File),
+    /// Print the log in another form: a TCG canonical event log in JSON (RFC 7464), as systemd has it
+    Render(File),
 }
 
 #[derive(Args)]
@@ -38,6 +40,7 @@ pub struct File {
 pub fn run(verb: &Verb) -> anyhow::Result<Report> {
     match verb {
         Verb::Show(file) => show(&read(&file.file)?),
+        Verb::Render(file) => render(&read(&file.file)?),
         Verb::Verify(file) => verify(&read(&file.file)?)
             .with_context(|| format!("verifying the log {}", file.file.display())),
     }
@@ -83,6 +86,18 @@ fn show(entries: &[Entry]) -> anyhow::Result<Report> {
         writeln!(text, "PCR {pcr:>2}  {name:<22} {}", event["content"])?;
     }
     Ok(Report::done(text.trim_end(), json!({ "events": events })))
+}
+
+fn render(entries: &[Entry]) -> anyhow::Result<Report> {
+    let text = imalog::cel_json(entries);
+    let records: Vec<Value> = text
+        .split_terminator('\n')
+        .map(|record| serde_json::from_str(record.trim_start_matches('\u{1e}')))
+        .collect::<Result<_, _>>()?;
+    Ok(Report::done(
+        text.trim_end_matches('\n'),
+        json!({ "records": records }),
+    ))
 }
 
 fn verify(entries: &[Entry]) -> anyhow::Result<Report> {
@@ -164,6 +179,9 @@ mod tests {
         assert_eq!(shown.json["events"][2]["event"], "file");
         let verified = verify(&entries).unwrap();
         assert_eq!(verified.json["files"], 1);
+        let rendered = render(&entries).unwrap();
+        assert_eq!(rendered.json["records"][2]["pcr"], 10);
+        assert!(rendered.text.starts_with("\u{1e}{"), "{}", rendered.text);
         assert_eq!(verified.json["sha256"]["3"], "0".repeat(64));
         assert_ne!(verified.json["sha256"]["0"], "0".repeat(64));
     }

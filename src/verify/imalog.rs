@@ -10,7 +10,9 @@ use crate::pcr::{self, Pcr, PcrIndex};
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
+mod cel;
 mod path;
+pub use cel::cel_json;
 pub use path::{EncodedPath, MAX_PATH, PathError, decode_path, encode_path};
 
 /// Longest log that is read; a guard caps its container's log far below.

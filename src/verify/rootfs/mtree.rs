@@ -158,4 +158,47 @@ mod tests {
              ./tmp type=dir mode=01777 uid=0 gid=0\n"
         );
     }
+
+    /// Hard links are entries like any other; a sparse file is what is read of it.
+    #[test]
+    fn accept_golden_names() {
+        let deep = vec![vec![b'n'; 255]; 15].join(&b'/');
+        let longest = [deep.as_slice(), b"/", &[b'm'; 255]].concat();
+        assert_eq!(longest.len(), crate::rootfs::MAX_PATH);
+        let names: [(&[u8], &str); 10] = [
+            (b" ", "./\\040"),
+            (b"%", "./%"),
+            (b"-", "./-"),
+            (b"\xff", "./\\377"),
+            (b"a\nb", "./a\\012b"),
+            (b"\\", "./\\134"),
+            (b"#", "./\\043"),
+            (b"=", "./\\075"),
+            (b"*?[", "./\\052\\077\\133"),
+            ("\u{e9}".as_bytes(), "./\\303\\251"),
+        ];
+        for (name, spelled) in names {
+            let socket = RootfsPath::parse(name).unwrap();
+            let entries = vec![
+                (RootfsPath::root(), entry(Kind::Directory, 0o755)),
+                (socket, entry(Kind::Socket, 0o777)),
+            ];
+            let text = Tree::new(entries).unwrap().mtree();
+            let line = format!("{spelled} type=socket mode=0777 uid=0 gid=0");
+            assert_eq!(text.lines().nth(2), Some(line.as_str()));
+        }
+        let mut path = RootfsPath::parse(&longest).unwrap();
+        let mut entries = vec![(path.clone(), entry(Kind::Fifo, 0o600))];
+        while let Some(parent) = path.parent() {
+            entries.push((parent.clone(), entry(Kind::Directory, 0o755)));
+            path = parent;
+        }
+        let text = Tree::new(entries).unwrap().mtree();
+        let last = text.lines().last().unwrap();
+        let fifo = format!(
+            "./{} type=fifo mode=0600 uid=0 gid=0",
+            String::from_utf8_lossy(&longest)
+        );
+        assert_eq!(last, fifo);
+    }
 }
