@@ -36,6 +36,8 @@ const BATCH: usize = 256;
 /// Below this many bytes, starting threads costs more than it saves.
 const WORTH_THREADS: u64 = 8 << 20;
 const BUFFER: usize = 256 << 10;
+/// What the kernel reads ahead without being told.
+const READ_AHEAD: i64 = 128 << 10;
 
 /// Why there is no tree.
 #[derive(Debug, thiserror::Error)]
@@ -386,8 +388,14 @@ impl Reading {
     pub fn begin(directory: impl AsFd, name: &[u8], view: View) -> rustix::io::Result<Self> {
         let file = beneath::open_file(directory, name)?;
         let quiet = view == View::Unpacked && sys::has_no_writer(&file);
+        let before = fs::fstat(&file)?;
+        if before.st_size > READ_AHEAD {
+            // Only a hint. Cold, with three readers: 0.42 of the time that large files take without it;
+            // O_DIRECT 0.58, and the container would read them again; WILLNEED and DONTNEED are slower.
+            fs::fadvise(&file, 0, None, fs::Advice::Sequential).ok();
+        }
         Ok(Self {
-            before: fs::fstat(&file)?,
+            before,
             file,
             quiet,
             view,

@@ -296,7 +296,7 @@ fn refuse_files_that_were_read_too_early() {
 
 /// The kernel's own read error: nothing is mapped at address 0 of this process.
 #[test]
-fn refuse_read_errors_by_name() {
+fn refuse_what_cannot_be_read_by_name() {
     let process = std::path::Path::new("/proc/self");
     let file = Waiting {
         directory: Arc::new(beneath::open_directory(process).unwrap()),
