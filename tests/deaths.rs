@@ -3,6 +3,7 @@
 
 use crate::{
     Module, Test,
+    machine::patient,
     runtime::{Backend, Bundle, Runtime},
     world::World,
 };
@@ -102,7 +103,7 @@ fn ends_with(world: &World, rt: &Runtime, word: &str) -> Result<()> {
     let since = Instant::now();
     while Path::new(&format!("/proc/{init}")).exists() {
         ensure!(
-            since.elapsed() < Duration::from_secs(5),
+            since.elapsed() < patient(Duration::from_secs(5)),
             "the container outlived its {word}"
         );
         std::thread::sleep(Duration::from_millis(5));
@@ -251,7 +252,7 @@ fn host_service_on_demand(world: &World) -> Result<()> {
     // conmon, a subreaper that waits for its children, must not wait for the service
     let since = Instant::now();
     let conmons = || -> Result<usize> { Ok(processes("--exit-command")?.len()) };
-    while conmons()? > 0 && since.elapsed() < Duration::from_secs(10) {
+    while conmons()? > 0 && since.elapsed() < patient(Duration::from_secs(10)) {
         std::thread::sleep(Duration::from_millis(20));
     }
     let (waiting, serving) = (conmons()?, processes("--nursed")?);
@@ -290,7 +291,10 @@ fn a_restarted_host_service_finds_its_containers(world: &World, rt: &Runtime) ->
         if output.code() == 0 {
             break;
         }
-        ensure!(since.elapsed() < Duration::from_secs(20), "{output}");
+        ensure!(
+            since.elapsed() < patient(Duration::from_secs(20)),
+            "{output}"
+        );
         std::thread::sleep(Duration::from_millis(200));
     }
     rt.cmd("exec")

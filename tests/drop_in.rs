@@ -3,6 +3,7 @@
 
 use crate::{
     Module, Test,
+    machine::patient,
     runtime::{Bundle, Runtime},
     spawn::Output,
     world::World,
@@ -558,7 +559,7 @@ pub fn wait_until(done: impl Fn() -> Result<bool>) -> Result<()> {
     let since = std::time::Instant::now();
     while !done()? {
         ensure!(
-            since.elapsed() < Duration::from_secs(20),
+            since.elapsed() < patient(Duration::from_secs(20)),
             "this did not come about within 20 s"
         );
         std::thread::sleep(Duration::from_millis(10));

@@ -7,12 +7,14 @@
 
 mod admission; // what may not start
 mod attestation; // challenges accepted, tampering refused
+mod backends; // who makes the container where nobody says
 mod bad_input; // what is missing, corrupt or dies
 mod bad_trees; // root file systems that cannot be read
 mod bench; // B1, B2, B13
 mod bench_rootfs; // B3 and B4: the rootfs read for the first time, and again
 mod conformance; // runc's own tests, and a driver on go-runc
 mod deaths; // whoever dies at whatever moment
+mod devices; // which devices a container may open
 mod drop_in; // the verbs on the runtime itself: what runc does, and in runc's words
 mod engines; // docker, podman, containerd (ctr and CRI)
 mod enter; // ways into a running container
@@ -81,6 +83,8 @@ const MODULES: &[Module] = &[
     drop_in::MODULE,
     flags::MODULE,
     sharing::MODULE,
+    devices::MODULE,
+    backends::MODULE,
     surface::MODULE,
     enter::MODULE,
     engines::podman::MODULE,

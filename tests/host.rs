@@ -119,12 +119,15 @@ impl World {
 
     /// Writes the packaged configuration with a software root and this backend.
     pub fn configure(&self, backend: Backend) -> Result<()> {
-        let packaged = Path::new(crate::namespace::SOURCES).join("packaging/config.toml");
-        let mut text = fs::read_to_string(&packaged)?;
-        let name = match backend {
+        self.configure_by_name(match backend {
             Backend::Libcontainer => "libcontainer",
             Backend::Runc => "runc",
-        };
+        })
+    }
+
+    pub fn configure_by_name(&self, name: &str) -> Result<()> {
+        let packaged = Path::new(crate::namespace::SOURCES).join("packaging/config.toml");
+        let mut text = fs::read_to_string(&packaged)?;
         // The emulated machine's TPM is an swtpm too, and attestrun knows it as one.
         let tcti = if machine().tpm { DEVICE } else { TCTI };
         for (from, to) in [

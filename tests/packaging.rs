@@ -2,7 +2,9 @@
 //! root file system, so that the real package database decides and nothing of it stays.
 
 use crate::{
-    Module, Test, cmd, namespace,
+    Module, Test, cmd,
+    machine::machine,
+    namespace,
     spawn::{Cmd, Output},
     world::{Skip, World},
 };
@@ -132,13 +134,9 @@ pub fn build(world: &World) -> Result<PathBuf> {
     }
     let binaries = world.program("attestrun")?;
     let binaries = binaries.parent().context("directory")?;
-    let built = cmd!(
-        packaging("build-deb"),
-        "--binaries",
-        binaries,
-        world.work.join("deb")
-    )
-    .ok()?;
+    let build = cmd!(packaging("build-deb"), "--binaries", binaries);
+    let quick = (machine().slow > 1).then_some("--uncompressed");
+    let built = build.args(quick).arg(world.work.join("deb")).ok()?;
     Ok(PathBuf::from(built.stdout.trim()))
 }
 

@@ -5,7 +5,7 @@ use crate::{
     Module, Test, attestation, cmd,
     machine::{machine, patient},
     packaging,
-    runtime::{Backend, Runtime},
+    runtime::{Backend, Bundle, Runtime},
     spawn::Cmd,
     world::{Skip, World},
 };
@@ -43,7 +43,12 @@ fn cgroup(pid: i64) -> Result<String> {
     Ok(line.context("no unified hierarchy")?.to_owned())
 }
 
-/// Scope, slice and limits that systemd knows, by runc and by each backend.
+/// What systemd knows of a scope. `DevicePolicy` is not among it: runc tells systemd the device rules
+/// too, and systemd puts a second program of the same effect beside runc's; with libcontainer there is
+/// ours alone, which the kernel asks at each open as it asks runc's (`devices::the_rules_hold`).
+const PROPERTIES: &str = "-pActiveState,Slice,ControlGroup,Delegate,DefaultDependencies,MemoryMax,MemoryLow,\
+    MemorySwapMax,TasksMax,CPUQuotaPerSecUSec,CPUQuotaPeriodUSec,AllowedCPUs,AllowedMemoryNodes";
+/// Scope, slice and limits, by runc and by each backend: as created, and after an update.
 fn cgroups_are_as_under_runc(world: &World) -> Result<()> {
     systemd_and_tpm()?;
     let mut of_runc = None;
@@ -53,17 +58,13 @@ fn cgroups_are_as_under_runc(world: &World) -> Result<()> {
         let scope = format!("e2e-{}.scope", &bundle.id[..12]);
         let path = format!("system.slice:e2e:{}", &bundle.id[..12]);
         bundle.set("/linux/cgroupsPath", path.into())?;
-        let limits = serde_json::json!({ "limit": 64 << 20 });
-        bundle.set("/linux/resources/memory", limits)?;
-        bundle.set("/linux/resources/pids", serde_json::json!({ "limit": 77 }))?;
+        for (kind, limits) in limits() {
+            bundle.set(&format!("/linux/resources/{kind}"), limits)?;
+        }
         rt.up(&bundle)?;
-        let pid = rt.state(&bundle)?["pid"].as_i64().context("pid")?;
-        let shown = cmd!("systemctl", "show", &scope)
-            .arg("-pActiveState,Slice,ControlGroup,MemoryMax,TasksMax,Delegate,DevicePolicy")
-            .ok()?
-            .stdout;
-        let seen = (cgroup(pid)?, shown);
+        let looked = look(&rt, &bundle, &scope);
         rt.down(&bundle)?;
+        let seen = looked.with_context(|| rt.name)?;
         let gone = cmd!("systemctl", "is-active", &scope).output()?;
         ensure!(
             !gone.status.success(),
@@ -78,16 +79,58 @@ fn cgroups_are_as_under_runc(world: &World) -> Result<()> {
             "{}: the scope's cgroup is still there",
             rt.name
         );
-        match &of_runc {
-            None => of_runc = Some(seen),
-            Some(of_runc) => ensure!(
-                seen == *of_runc,
-                "{}: {seen:#?}\n    runc: {of_runc:#?}",
-                rt.name
-            ),
-        }
+        let of_runc = of_runc.get_or_insert_with(|| seen.clone());
+        ensure!(
+            seen == *of_runc,
+            "{}, - under runc, + here:\n{}",
+            rt.name,
+            unlike(of_runc, &seen)
+        );
     }
     Ok(())
+}
+
+fn limits() -> [(&'static str, serde_json::Value); 3] {
+    use serde_json::json;
+    [
+        (
+            "memory",
+            json!({ "limit": 64 << 20, "swap": 96 << 20, "reservation": 32 << 20 }),
+        ),
+        ("pids", json!({ "limit": 77 })),
+        (
+            "cpu",
+            json!({ "shares": 512, "quota": 50_000, "period": 100_000 }),
+        ),
+    ]
+}
+
+/// What systemd and the kernel say of the container's scope, before and after an update.
+fn look(rt: &Runtime, bundle: &Bundle, scope: &str) -> Result<Vec<String>> {
+    let pid = rt.state(bundle)?["pid"].as_i64().context("pid")?;
+    let look = |when: &str| -> Result<Vec<String>> {
+        let shown = cmd!("systemctl", "show", scope, PROPERTIES).ok()?.stdout;
+        Ok(shown.lines().map(|l| format!("{when}: {l}")).collect())
+    };
+    let mut seen = vec![cgroup(pid)?];
+    seen.extend(look("created")?);
+    rt.cmd("update")
+        .args(["--memory", "50331648", "--memory-swap", "67108864"])
+        .args(["--pids-limit", "55", "--cpu-quota", "20000"])
+        .args(["--cpu-share", "2048", &bundle.id])
+        .ok()?;
+    seen.extend(look("updated")?);
+    Ok(seen)
+}
+
+fn unlike(theirs: &[String], ours: &[String]) -> String {
+    let missing = |from: &[String], of: &[String], sign: &str| {
+        let lines = of.iter().filter(|l| !from.contains(l));
+        lines
+            .map(|l| format!("      {sign}{l}\n"))
+            .collect::<String>()
+    };
+    missing(ours, theirs, "-") + &missing(theirs, ours, "+")
 }
 
 fn the_packages_units_hold(world: &World) -> Result<()> {

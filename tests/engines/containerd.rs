@@ -1,7 +1,13 @@
 //! containerd's own client, ctr.
 
 use super::{SPEAK, TYPED, at_terminal, name, same, was_interactive};
-use crate::{Module, Test, machine::machine, runtime::Runtime, spawn::Cmd, world::World};
+use crate::{
+    Module, Test,
+    machine::{machine, patient},
+    runtime::Runtime,
+    spawn::Cmd,
+    world::World,
+};
 use anyhow::{Result, ensure};
 use std::time::{Duration, Instant};
 
@@ -83,7 +89,7 @@ pub fn end(world: &World, id: &str) -> Result<()> {
     let since = Instant::now();
     while !task(world, &["ls"])?.ok()?.stdout.contains("STOPPED") {
         ensure!(
-            since.elapsed() < Duration::from_secs(20),
+            since.elapsed() < patient(Duration::from_secs(20)),
             "the task does not stop"
         );
     }

@@ -1,7 +1,12 @@
 //! containerd as a kubelet uses it: pods with a runtime handler, through the CRI (k8s.io/cri-api, v1).
 
 use super::{name, with_pause, with_sandbox};
-use crate::{Module, Test, runtime::Runtime, world::World};
+use crate::{
+    Module, Test,
+    machine::{machine, patient},
+    runtime::Runtime,
+    world::World,
+};
 use anyhow::{Context, Result, bail, ensure};
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use k8s_cri::v1::{
@@ -65,9 +70,9 @@ impl Kubelet {
         call: impl FnOnce(&'a mut Client) -> F,
     ) -> Result<T> {
         let call = call(&mut self.client);
-        let answer = self
-            .runtime
-            .block_on(async { tokio::time::timeout(Duration::from_secs(60), call).await })?;
+        let answer = self.runtime.block_on(async {
+            tokio::time::timeout(patient(Duration::from_secs(60)), call).await
+        })?;
         match answer {
             Ok(answer) => Ok(answer.into_inner()),
             Err(status) => bail!("{}", status.message()),
@@ -201,7 +206,12 @@ fn pod_config(world: &World, rt: &Runtime) -> Result<PodSandboxConfig> {
         }),
         log_directory: logs.display().to_string(),
         linux: Some(LinuxPodSandboxConfig {
-            cgroup_parent: "/e2e".into(),
+            cgroup_parent: if machine().systemd {
+                "system.slice"
+            } else {
+                "/e2e"
+            }
+            .into(),
             security_context: Some(LinuxSandboxSecurityContext {
                 namespace_options: Some(host_network()),
                 ..Default::default()
@@ -316,7 +326,7 @@ fn talk(url: &str) -> Result<String> {
         .and_then(|u| u.split_once('/'))
         .with_context(|| url.to_owned())?;
     let mut stream = TcpStream::connect(host)?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.set_read_timeout(Some(patient(Duration::from_secs(20))))?;
     let key = BASE64.encode(b"sixteen bytes ok");
     write!(
         stream,

@@ -1,6 +1,7 @@
 //! The configurations under which the surface is compared: what engines pass, and changes to it.
 
 use crate::{
+    machine::machine,
     runtime::Bundle,
     world::{Rootfs, World},
 };
@@ -218,7 +219,11 @@ impl Case {
         let mut c: Value = serde_json::from_str(self.engine)?;
         c["root"]["path"] = json!(rootfs.path);
         c["process"]["args"] = json!(["/bin/probe"]);
-        c["linux"]["cgroupsPath"] = json!(format!("/{}", rootfs.id));
+        c["linux"]["cgroupsPath"] = json!(if machine().systemd {
+            format!("system.slice:e2e:{}", rootfs.id)
+        } else {
+            format!("/{}", rootfs.id)
+        });
         for namespace in c["linux"]["namespaces"]
             .as_array_mut()
             .into_iter()
