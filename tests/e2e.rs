@@ -24,6 +24,7 @@ mod identity; // which image it is
 mod image; // test images
 mod leftover; // what a test may not leave behind
 mod lists; // signature lists: what may be one, that none goes back, both envelopes
+mod limits; // limits as the kernel has them
 mod machine; // what the machine of this run is like
 mod matrix; // signatures of every kind, and what counts
 mod namespace; // a machine of one's own
@@ -84,6 +85,7 @@ const MODULES: &[Module] = &[
     flags::MODULE,
     sharing::MODULE,
     devices::MODULE,
+    limits::MODULE,
     backends::MODULE,
     surface::MODULE,
     enter::MODULE,

@@ -4,8 +4,10 @@
 //! v1, v2 and hybrids (cgroups(7)).
 
 mod limits;
+mod unified;
 mod visit;
 
+pub use unified::forget_zeros;
 pub use visit::Visit;
 
 use crate::sys::PidNamespace;

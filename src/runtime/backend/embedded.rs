@@ -12,10 +12,11 @@ mod undo;
 
 use super::{
     ExecOptions, Made, Options,
-    cgroup::{Cgroup, Visit, is_unified},
+    cgroup::{Cgroup, Visit, forget_zeros, is_unified},
     cgroup_config,
     devices::{self, Rules},
     executor::{Program, Role},
+    needs,
     notifier::Notifier,
     seccomp,
     start_hooks::StartHooks,
@@ -84,6 +85,11 @@ pub fn create(
         root: dir.clone(),
     };
     let mut inner = spec.clone();
+    if let Some(linux) = inner.linux_mut()
+        && let Some(resources) = linux.resources_mut()
+    {
+        forget_zeros(resources);
+    }
     let steps = mounts::adapt(&mut inner, &state.cgroups_path)?;
     let rules = Rules::of(spec)?;
     if !is_unified() {
@@ -123,6 +129,9 @@ pub fn create(
     let resources = spec.linux().as_ref().and_then(|l| l.resources().as_ref());
     if let Some(block) = resources.and_then(|r| r.block_io().as_ref()) {
         cgroup.set_device_weights(block)?;
+    }
+    if let Some(resources) = resources {
+        cgroup.complete_unified(resources)?;
     }
     undo.disarm();
     Ok(made)
@@ -253,6 +262,17 @@ pub fn update(state: &State, resources: &LinuxResources) -> Result<()> {
             .set_realtime_period(None)
             .set_realtime_runtime(None);
     }
+    if state.systemd_cgroup {
+        let lacks = needs::beyond_systemd(&rest);
+        ensure!(
+            lacks.is_empty(),
+            "the embedded backend, which made this container, cannot change {}; `backend = \"runc\"` in {} makes \
+             containers for which that can be done",
+            lacks.join(", "),
+            crate::config::PATH
+        );
+        state.cgroup.with_time_in_force(&mut rest)?;
+    }
     let manager = create_cgroup_manager(cgroup_config(state))?;
     let options = ControllerOpt {
         resources: &rest,
@@ -260,7 +280,8 @@ pub fn update(state: &State, resources: &LinuxResources) -> Result<()> {
         oom_score_adj: None,
         freezer_state: None,
     };
-    manager.apply(&options).context("cannot apply the limits")
+    manager.apply(&options).context("cannot apply the limits")?;
+    state.cgroup.complete_unified(&rest)
 }
 
 /// One call of libcontainer's main process, for init and for exec alike.

@@ -3,7 +3,9 @@
 
 use super::{cgroup::is_unified, seccomp};
 use crate::bundle::Bundle;
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{
+    LinuxIdMapping, LinuxNamespaceType, LinuxResources, LinuxThrottleDevice, Spec,
+};
 use std::{os::unix::fs::MetadataExt, path::Path};
 
 /// The names of features that need the external backend; empty if the embedded one will do.
@@ -21,9 +23,50 @@ pub fn beyond_libcontainer(bundle: &Bundle, systemd_cgroup: bool, no_pivot: bool
     if systemd_cgroup && !is_unified() {
         needs.push("systemd's cgroup driver on cgroup v1".to_owned());
     }
+    let linux = bundle.spec.linux().as_ref();
+    let resources = linux.and_then(|l| l.resources().as_ref());
+    if let Some(resources) = resources.filter(|_| systemd_cgroup) {
+        needs.extend(beyond_systemd(resources));
+    }
     needs.sort();
     needs.dedup();
     needs
+}
+
+/// Limits of which libcontainer does not tell systemd, which would lift them at its next reload, or tells
+/// it in a way that it does not take.
+pub fn beyond_systemd(resources: &LinuxResources) -> Vec<String> {
+    let filled = |text: &Option<String>| text.as_ref().is_some_and(|t| !t.is_empty());
+    let cpu = resources.cpu().as_ref();
+    let block = resources.block_io().as_ref();
+    // engines write a weight of 0 for none, and empty lists
+    let limits = block.is_some_and(|b| {
+        let bytes = [b.throttle_read_bps_device(), b.throttle_write_bps_device()];
+        let calls = [
+            b.throttle_read_iops_device(),
+            b.throttle_write_iops_device(),
+        ];
+        let listed = |list: &&Option<Vec<LinuxThrottleDevice>>| list.iter().flatten().count() > 0;
+        b.weight().is_some_and(|w| w > 0)
+            || b.leaf_weight().is_some_and(|w| w > 0)
+            || b.weight_device().iter().flatten().count() > 0
+            || bytes.iter().chain(&calls).any(listed)
+    });
+    let huge = resources.hugepage_limits().iter().flatten().count() > 0;
+    let unified = resources.unified().as_ref().is_some_and(|u| !u.is_empty());
+    [
+        (
+            cpu.is_some_and(|c| filled(c.cpus()) || filled(c.mems())),
+            "a set of processors or memory nodes",
+        ),
+        (limits, "limits of block devices"),
+        (huge, "limits of huge pages"),
+        (unified, "limits by their names in cgroup v2"),
+    ]
+    .into_iter()
+    .filter(|(has, _)| *has)
+    .map(|(_, what)| format!("{what} under systemd's cgroup driver"))
+    .collect()
 }
 
 /// Mount options that libcontainer passes over, or takes for the file system's own.
@@ -76,6 +119,13 @@ fn of_spec(spec: &Spec) -> Vec<String> {
             &mut need,
         );
         some(linux.intel_rdt().is_some(), "Intel RDT", &mut need);
+        let resources = linux.resources().as_ref();
+        let rdma = resources.and_then(|r| r.rdma().as_ref());
+        some(
+            rdma.is_some_and(|r| !r.is_empty()),
+            "limits of RDMA",
+            &mut need,
+        );
         if let Some(profile) = linux.seccomp() {
             let foreign = profile
                 .architectures()
@@ -207,6 +257,39 @@ mod tests {
     }
 
     #[test]
+    fn limits_that_systemd_is_not_told() {
+        let beyond = |resources: &str| beyond_systemd(&serde_json::from_str(resources).unwrap());
+        for told in [
+            "{}",
+            r#"{"memory":{"limit":5,"swap":5,"reservation":3},"pids":{"limit":7}}"#,
+            r#"{"cpu":{"shares":2,"quota":5,"period":9,"cpus":""},"blockIO":{"weight":0,"weightDevice":[]}}"#,
+            r#"{"hugepageLimits":[],"unified":{}}"#,
+        ] {
+            assert!(beyond(told).is_empty(), "{told}");
+        }
+        for (untold, name) in [
+            (r#"{"cpu":{"cpus":"0"}}"#, "processors"),
+            (r#"{"cpu":{"mems":"0"}}"#, "memory nodes"),
+            (r#"{"blockIO":{"weight":10}}"#, "block devices"),
+            (
+                r#"{"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":1}]}}"#,
+                "block devices",
+            ),
+            (
+                r#"{"hugepageLimits":[{"pageSize":"2MB","limit":0}]}"#,
+                "huge pages",
+            ),
+            (r#"{"unified":{"memory.high":"1"}}"#, "by their names"),
+        ] {
+            let found = beyond(untold);
+            assert!(
+                found.len() == 1 && found[0].contains(name),
+                "{untold}: {found:?}"
+            );
+        }
+    }
+
+    #[test]
     fn each_gap_is_named() {
         for (rest, name) in [
             (
@@ -226,6 +309,10 @@ mod tests {
                 "several mappings",
             ),
             (r#","linux":{"mountLabel":"x"}"#, "SELinux"),
+            (
+                r#","linux":{"resources":{"rdma":{"mlx5_1":{"hcaHandles":3}}}}"#,
+                "RDMA",
+            ),
             (r#","linux":{"cgroupsPath":"a/b"}"#, "cgroupsPath"),
             (
                 r#","linux":{"namespaces":[{"type":"mount","path":"/proc/1/ns/mnt"}]}"#,
