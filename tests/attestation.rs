@@ -48,14 +48,14 @@ pub const MODULE: Module = Module {
 /// What the tests' host needs waived: a software root, no IMA list, nothing enforced inside.
 pub const WAIVERS: [&str; 3] = ["software-root", "no-ima", "tier-none"];
 
-fn ours(world: &World) -> Result<Runtime> {
+pub fn ours(world: &World) -> Result<Runtime> {
     Ok(Runtime::attestrun(
         &world.program("attestrun")?,
         Backend::Libcontainer,
     ))
 }
 
-fn up(world: &World, rt: &Runtime, n: usize) -> Result<Bundle> {
+pub fn up(world: &World, rt: &Runtime, n: usize) -> Result<Bundle> {
     let rootfs = world.rootfs(n)?;
     world.note(&rootfs.id);
     let bundle = Bundle::make(&world.work, &rootfs, &["/bin/sleep", "1000"])?;
@@ -64,12 +64,12 @@ fn up(world: &World, rt: &Runtime, n: usize) -> Result<Bundle> {
 }
 
 /// The JSON answer of attestctl.
-fn answer(output: &Output) -> Result<Value> {
+pub fn answer(output: &Output) -> Result<Value> {
     serde_json::from_str(&output.stdout).with_context(|| format!("no JSON: {output}"))
 }
 
 /// Checks that did not pass, by name.
-fn refused(answer: &Value) -> BTreeSet<String> {
+pub fn refused(answer: &Value) -> BTreeSet<String> {
     let findings = answer["findings"].as_array().cloned().unwrap_or_default();
     let bad = findings.iter().filter(|f| f["outcome"] == "refused");
     bad.filter_map(|f| f["check"].as_str().map(str::to_owned))
@@ -199,16 +199,17 @@ fn waivers_must_be_named(world: &World) -> Result<()> {
 }
 
 /// Evidence that was kept, and what was asked for it.
-struct Kept {
-    evidence: Value,
+#[derive(Clone)]
+pub struct Kept {
+    pub evidence: Value,
     nonce: String,
     asked_at: String,
-    id: String,
+    pub id: String,
     expectations: PathBuf,
 }
 
 impl Kept {
-    fn take(world: &World, id: &str) -> Result<Self> {
+    pub fn take(world: &World, id: &str) -> Result<Self> {
         let answer = accepted(world, id)?;
         let text = |key: &str| {
             answer[key]
@@ -224,7 +225,7 @@ impl Kept {
             expectations: world.work.join("expectations.toml"),
         })
     }
-    fn judge(&self, world: &World, evidence: &Value) -> Result<Output> {
+    pub fn judge(&self, world: &World, evidence: &Value) -> Result<Output> {
         let file = world.work.join("judged.json");
         fs::write(&file, evidence.to_string())?;
         self.judge_file(world, &file)
@@ -246,7 +247,7 @@ impl Kept {
             .output()
     }
     /// Names of the items.
-    fn items(&self) -> Vec<String> {
+    pub fn items(&self) -> Vec<String> {
         let all = self
             .evidence
             .as_object()

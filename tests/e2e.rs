@@ -23,8 +23,8 @@ mod host; // the attested host, and its challenger
 mod identity; // which image it is
 mod image; // test images
 mod leftover; // what a test may not leave behind
-mod lists; // signature lists: what may be one, that none goes back, both envelopes
 mod limits; // limits as the kernel has them
+mod lists; // signature lists: what may be one, that none goes back, both envelopes
 mod machine; // what the machine of this run is like
 mod matrix; // signatures of every kind, and what counts
 mod namespace; // a machine of one's own
@@ -32,6 +32,7 @@ mod overlay; // layers merged as the kernel merges them
 mod packaging; // the .deb
 mod policy; // entries for what is no signed image, audit mode
 mod publisher; // the owner: keys, signatures, lists
+mod reboot; // a host that goes down and comes up
 mod registry; // a registry on loopback
 mod rootfs; // the rootfs measured: not read again, never taken for unchanged, the same at start
 mod runtime; // the runtime under test, bundles
@@ -81,6 +82,7 @@ pub struct Module {
 
 const MODULES: &[Module] = &[
     tidy::MODULE,
+    reboot::MODULE, // before anybody enrols this host
     drop_in::MODULE,
     flags::MODULE,
     sharing::MODULE,
