@@ -38,6 +38,10 @@ pub const MODULE: Module = Module {
             "a_dead_vtpm_ends_the_container",
             a_dead_vtpm_ends_the_container,
         ),
+        Test::Ours(
+            "a_dead_guard_ends_a_paused_container",
+            a_dead_guard_ends_a_paused_container,
+        ),
         Test::Ours("no_guard_no_start", no_guard_no_start),
         Test::Ours("create_killed_at_any_moment", create_killed_at_any_moment),
         Test::Ours(
@@ -93,9 +97,12 @@ pub fn new_processes(word: &str, up: impl FnOnce() -> Result<()>) -> Result<Vec<
 }
 
 /// The container's init is gone within a moment, and the container can be deleted.
-fn ends_with(world: &World, rt: &Runtime, word: &str) -> Result<()> {
+fn ends_with(world: &World, rt: &Runtime, word: &str, paused: bool) -> Result<()> {
     let bundle = demo(world, &["/bin/sleep", "1000"])?;
     let pids = new_processes(word, || rt.up(&bundle))?;
+    if paused {
+        rt.on("pause", &bundle).ok()?;
+    }
     let init = rt.state(&bundle)?["pid"].as_i64().context("pid")?;
     for pid in pids {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
@@ -119,15 +126,19 @@ fn ends_with(world: &World, rt: &Runtime, word: &str) -> Result<()> {
 }
 
 fn a_dead_guard_ends_the_container(world: &World, rt: &Runtime) -> Result<()> {
-    ends_with(world, rt, "guard")
+    ends_with(world, rt, "guard", false)
+}
+
+fn a_dead_guard_ends_a_paused_container(world: &World, rt: &Runtime) -> Result<()> {
+    ends_with(world, rt, "guard", true)
 }
 
 fn a_dead_keeper_ends_the_container(world: &World, rt: &Runtime) -> Result<()> {
-    ends_with(world, rt, "keeper")
+    ends_with(world, rt, "keeper", false)
 }
 
 fn a_dead_vtpm_ends_the_container(world: &World, rt: &Runtime) -> Result<()> {
-    ends_with(world, rt, "--tpm2")
+    ends_with(world, rt, "--tpm2", false)
 }
 
 fn no_guard_no_start(world: &World, rt: &Runtime) -> Result<()> {

@@ -377,6 +377,10 @@ fn delete_in_each_state(world: &World, rt: &Runtime) -> Result<()> {
     );
     rt.cmd("delete").arg("--force").arg(&bundle.id).ok()?;
     rt.on("state", &bundle).exits(1)?.says("does not exist")?;
+    rt.up(&bundle)?;
+    rt.on("pause", &bundle).ok()?;
+    rt.cmd("delete").arg("--force").arg(&bundle.id).ok()?;
+    rt.on("state", &bundle).exits(1)?.says("does not exist")?;
     Ok(())
 }
 
