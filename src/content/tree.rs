@@ -100,7 +100,7 @@ pub fn walk_within(root: BorrowedFd<'_>, bounds: &Bounds<'_>) -> Result<Tree, Wa
 pub fn single(at: BorrowedFd<'_>, opened: Option<File>, bytes: u64) -> Result<Entry, WalkError> {
     let path = RootfsPath::root();
     let Some(file) = opened else {
-        return special(&at, b"").map_err(failed("read", &path));
+        return special(at, b"").map_err(failed("read", &path));
     };
     let before = fs::fstat(&file).map_err(failed("stat", &path))?;
     if u64::try_from(before.st_size).unwrap_or(u64::MAX) > bytes {

@@ -83,7 +83,7 @@ fn with_init(
         "podman-init\n".into(),
         "init\n".into(),
     ];
-    allowing(&[named.clone()], || {
+    allowing(std::slice::from_ref(&named), || {
         let output = speak()?.output()?;
         ensure!(
             output.code() == 3 && comms.contains(&output.stdout),
@@ -172,7 +172,7 @@ fn what_was_judged_is_what_runs(world: &World, rt: &Runtime) -> Result<()> {
     let size = fs::metadata(&init)?.len();
     let named = name_of(&init)?;
     let bundle = bundle(world, &init, &READ_ONLY)?;
-    allowing(&[named.clone()], || {
+    allowing(std::slice::from_ref(&named), || {
         rt.create(&bundle).ok()?;
         fs::copy(&other, &init)?; // the same inode
         rt.on("start", &bundle).ok()?;
