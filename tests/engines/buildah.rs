@@ -1,9 +1,10 @@
 //! buildah: steps of a build are containers whose files are nobody's yet. None runs unless a `[[build]]`
 //! entry says so.
 
-use super::{name, refused_by_us, same, with_entry};
-use crate::{Module, Test, runtime::Runtime, spawn::Cmd, world::World};
-use anyhow::Result;
+use super::{name, refused_by_us, same, wait_until, with_entry};
+use crate::{Module, Test, attestation::WAIVERS, runtime::Runtime, spawn::Cmd, world::World};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use std::fs;
 
 pub const MODULE: Module = Module {
@@ -16,6 +17,7 @@ pub const MODULE: Module = Module {
     tests: &[
         Test::Each("no_step_runs_by_default", no_step_runs_by_default),
         Test::Each("run_and_bud_under_an_entry", run_and_bud_under_an_entry),
+        Test::Ours("a_build_is_named_in_evidence", a_build_is_named_in_evidence),
     ],
 };
 
@@ -82,4 +84,78 @@ fn run_and_bud_under_an_entry(world: &World, rt: &Runtime) -> Result<()> {
         buildah(world)?.args(["rmi", "-f", image]).ok()?;
         Ok(())
     })
+}
+
+/// A step of a build answers challenges; only who waives `build` by name accepts it.
+fn a_build_is_named_in_evidence(world: &World, rt: &Runtime) -> Result<()> {
+    with_entry(ENTRY, || {
+        working(world, rt, |name| {
+            let mut step = on(world, rt, "run")?
+                .args([name, "/bin/sleep", "1000"])
+                .start()?;
+            let mut id = None;
+            wait_until("the step runs", || {
+                ensure!(step.is_running()?, "it ended: {}", step.written());
+                id = running()?;
+                Ok(id.is_some())
+            })?;
+            let id = id.context("the step's id")?;
+            world.note(&id);
+            let asked = |more: &[&str], rootfs: &str| -> Result<(i32, Value)> {
+                let names: Vec<_> = WAIVERS.iter().chain(more).copied().collect();
+                let expectations = world.expectations(&names)?;
+                let text = fs::read_to_string(&expectations)?;
+                let text = text.replace("enter = \"listed\"", "enter = \"any\"");
+                // nobody knows a build's files beforehand: which ones it has is looked at
+                fs::write(
+                    &expectations,
+                    text.replace("rootfs = [", &format!("rootfs = [{rootfs}")),
+                )?;
+                let output = world.challenge(&id, &expectations)?;
+                let answer =
+                    serde_json::from_str(&output.stdout).with_context(|| format!("{output}"))?;
+                Ok((output.code(), answer))
+            };
+            let outcome = |answer: &Value, check: &str| {
+                let findings = answer["findings"].as_array().cloned().unwrap_or_default();
+                let found = findings.into_iter().find(|f| f["check"] == check);
+                found.map(|f| f.to_string()).unwrap_or_default()
+            };
+            let judged = || -> Result<()> {
+                let (code, answer) = asked(&["any-program"], "")?;
+                let origin = outcome(&answer, "P-ORIGIN");
+                ensure!(
+                    code == 1 && origin.contains("a build, on image"),
+                    "{code} {origin}"
+                );
+                let rootfs = format!("{}, ", answer["container"]["measured"]["rootfs"]);
+                let (code, answer) = asked(&["any-program", "build"], &rootfs)?;
+                ensure!(code == 0, "{}", answer["findings"]);
+                let (code, _) = asked(&["any-program"], &rootfs)?;
+                ensure!(code == 1, "accepted without the waiver");
+                Ok(())
+            };
+            let done = judged();
+            Cmd::new(&rt.path).args(["kill", &id, "KILL"]).output()?;
+            wait_until("buildah cleans up", || Ok(!step.is_running()?))?;
+            done
+        })
+    })
+}
+
+/// The id of the one container that runs.
+fn running() -> Result<Option<String>> {
+    let Ok(runs) = fs::read_dir("/run/attestrun/containers") else {
+        return Ok(None);
+    };
+    for run in runs {
+        let Ok(text) = fs::read(run?.path().join("state.json")) else {
+            continue;
+        };
+        let state: Value = serde_json::from_slice(&text)?;
+        if state["phase"] == "started" {
+            return Ok(state["id"].as_str().map(str::to_owned));
+        }
+    }
+    Ok(None)
 }

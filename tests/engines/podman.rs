@@ -56,6 +56,8 @@ fn life_of_a_container(world: &World, rt: &Runtime) -> Result<()> {
     same(&exec(&["/bin/echo", "inside"])?, 0, "inside\n")?;
     same(&exec(&["/bin/sh", "-c", "exit 5"])?, 5, "")?;
     on("ps")?.ok()?.says(&name)?;
+    let unit = on("generate")?.args(["systemd", "--name", &name]).ok()?;
+    unit.says(&format!("podman start {name}"))?;
     on("top")?.arg(&name).ok()?.says("sleep 1000")?;
     on("stats")?
         .args(["--no-stream", &name])
