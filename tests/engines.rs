@@ -13,8 +13,9 @@ pub mod userns;
 
 use crate::{
     admission::restoring,
+    attestation::WAIVERS,
     host::POLICY,
-    image::PAUSE,
+    image::{Image, PAUSE},
     machine::patient,
     publisher::strings,
     runtime::Runtime,
@@ -24,6 +25,7 @@ use crate::{
 use anyhow::{Result, ensure};
 use std::{
     fs,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -129,5 +131,43 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<
         );
         std::thread::sleep(Duration::from_millis(20));
     }
+    Ok(())
+}
+
+/// The sandbox is accepted by whoever waives that it is one; the member by whoever accepts its sandbox
+/// too, whose namespaces it joins.
+pub fn pod_is_accepted(world: &World, sandbox: &str, member: &str) -> Result<()> {
+    let images = world.images()?;
+    let rootfs = |image: &Image| -> Result<String> {
+        let digest = world.ctl()?.args(["image", "manifest", "--digest"]);
+        Ok(digest.arg(&image.layout).ok()?.stdout.trim().to_owned())
+    };
+    let waive: Vec<_> = WAIVERS.iter().chain(&["sandbox"]).copied().collect();
+    let text = fs::read_to_string(world.expectations(&waive)?)?
+        .replace(&images.demo.manifest, &images.pause.manifest)
+        .replace(&rootfs(&images.demo)?, &rootfs(&images.pause)?);
+    let of_sandbox = world.work.join("sandbox.toml");
+    fs::write(&of_sandbox, text)?;
+    let of_member = world.expectations(&WAIVERS)?;
+    let ask = |peer: Option<&Path>, policy: &Path, id: &str| -> Result<Output> {
+        let mut ask = world
+            .ctl()?
+            .args(["--json", "challenge", "--policy"])
+            .arg(policy);
+        if let Some(policy) = peer {
+            ask = ask.arg(format!("--peer={sandbox}={}", policy.display()));
+        }
+        ask.arg(id).output()
+    };
+    let outcome = |code: i32, output: Output| {
+        ensure!(output.code() == code, "{output}");
+        Ok(output)
+    };
+    outcome(0, ask(None, &of_sandbox, sandbox)?)?;
+    let alone = outcome(2, ask(None, &of_member, member)?)?;
+    alone.says("C-PEER")?.says(sandbox)?;
+    outcome(0, ask(Some(&of_sandbox), &of_member, member)?)?;
+    // the peer must be what somebody expects, too
+    outcome(1, ask(Some(&of_member), &of_member, member)?)?;
     Ok(())
 }

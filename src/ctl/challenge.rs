@@ -17,7 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 use verify::{
-    appraise::{Appraisal, Expectations, RevocationCheck, Trust, appraise},
+    appraise::{Appraisal, Expectations, RevocationCheck, Trust, Trusted, Verdict, appraise},
     cms,
     evidence::{Evidence, MEDIA_TYPE},
     id::{ContainerId, Nonce, UnixTime},
@@ -48,6 +48,10 @@ pub struct Challenge {
     /// Keep the evidence in this file
     #[arg(long)]
     save: Option<PathBuf>,
+    /// A container whose namespaces this one joins, and the policy that it must meet; asked first, in
+    /// this order. May be given several times
+    #[arg(long, value_name = "ID=POLICY", value_parser = peer, allow_hyphen_values = true)]
+    peer: Vec<(String, PathBuf)>,
     /// The container's full id, as its engine gave it to the runtime
     container: String,
 }
@@ -83,29 +87,40 @@ pub struct Expected {
     pub trust: Trust,
 }
 
+/// `ID=POLICY`; an id has no `=`.
+fn peer(text: &str) -> Result<(String, PathBuf), String> {
+    let (id, policy) = text.split_once('=').ok_or("not ID=POLICY")?;
+    Ok((id.to_owned(), policy.into()))
+}
+
 pub fn challenge(args: &Challenge, style: Style) -> anyhow::Result<Report> {
-    // Everything that can be wrong on this side comes before the nonce is spent.
-    let policy = Expected::read(&args.expected.policy, args.expected.inventory.as_deref())?;
-    let asked = Asked {
-        nonce: Nonce::new(key::random::<NONCE_BYTES>()?.to_vec())?,
-        container: container(&args.container)?,
-        at: now(),
-    };
-    let question = Question {
-        nonce: asked.nonce.clone(),
-        container: asked.container.clone(),
-        channel_binding: ChannelBinding::None,
-    };
-    let bytes = agent::post(
-        &args.socket,
-        "/v1/challenge",
-        question.encode()?,
-        MEDIA_TYPE,
-    )?;
+    // Everything that can be wrong on this side comes before a nonce is spent.
+    let inventory = args.expected.inventory.as_deref();
+    let policy = Expected::read(&args.expected.policy, inventory)?;
+    let peers = args.peer.iter().map(|(id, file)| {
+        let policy = Expected::read(file, inventory)?;
+        Ok((container(id)?, policy))
+    });
+    let peers: Vec<_> = peers.collect::<anyhow::Result<_>>()?;
+    let container = container(&args.container)?;
+    let mut accepted = Vec::new();
+    for (peer, policy) in &peers {
+        let (asked, bytes) = ask(&args.socket, peer)?;
+        let appraisal = judge(&bytes, &asked, policy, &args.socket, &accepted)?;
+        match appraisal.verdict {
+            Verdict::Accepted(trusted) => accepted.push(trusted),
+            Verdict::Refused | Verdict::Unknown => {
+                let mut report = verdict::report(&appraisal, style);
+                report.add("peer", peer.as_str());
+                return Ok(report);
+            }
+        }
+    }
+    let (asked, bytes) = ask(&args.socket, &container)?;
     if let Some(path) = &args.save {
         disk::replace(path, "the evidence", &bytes)?;
     }
-    let appraisal = judge(&bytes, &asked, &policy, &args.socket)?;
+    let appraisal = judge(&bytes, &asked, &policy, &args.socket, &accepted)?;
     let mut report = verdict::report(&appraisal, style);
     report.add("nonce", BASE64URL.encode(asked.nonce.as_bytes()));
     report.add("asked_at", asked.at.to_string());
@@ -124,6 +139,22 @@ pub fn challenge(args: &Challenge, style: Style) -> anyhow::Result<Report> {
     Ok(report)
 }
 
+/// A fresh nonce, and the answer to it.
+fn ask(socket: &Path, container: &ContainerId) -> anyhow::Result<(Asked, Vec<u8>)> {
+    let asked = Asked {
+        nonce: Nonce::new(key::random::<NONCE_BYTES>()?.to_vec())?,
+        container: container.clone(),
+        at: now(),
+    };
+    let question = Question {
+        nonce: asked.nonce.clone(),
+        container: asked.container.clone(),
+        channel_binding: ChannelBinding::None,
+    };
+    let bytes = agent::post(socket, "/v1/challenge", question.encode()?, MEDIA_TYPE)?;
+    Ok((asked, bytes))
+}
+
 pub fn appraise_file(args: &Appraise, style: Style) -> anyhow::Result<Report> {
     let policy = Expected::read(&args.expected.policy, args.expected.inventory.as_deref())?;
     let nonce = BASE64URL
@@ -135,7 +166,7 @@ pub fn appraise_file(args: &Appraise, style: Style) -> anyhow::Result<Report> {
         at: UnixTime::parse(&args.asked_at).map_err(|e| Usage(format!("--asked-at: {e}")))?,
     };
     let bytes = disk::read(&args.evidence, "the evidence", MAX_REPLY as u64)?;
-    let appraisal = judge(&bytes, &asked, &policy, &args.evidence)?;
+    let appraisal = judge(&bytes, &asked, &policy, &args.evidence, &[])?;
     Ok(verdict::report(&appraisal, style))
 }
 
@@ -144,6 +175,7 @@ fn judge(
     asked: &Asked,
     policy: &Expected,
     source: &Path,
+    peers: &[Trusted],
 ) -> anyhow::Result<Appraisal> {
     let evidence = Evidence::parse(bytes, MAX_REPLY)
         .map_err(|e| Refused(e.to_string()))
@@ -157,6 +189,7 @@ fn judge(
         &policy.trust,
         now(),
         asked.at,
+        peers,
     ))
 }
 

@@ -7,7 +7,7 @@ use crate::{
     config::Config,
     ending::Extent,
     executables,
-    guard::{ANNOTATIONS, Application, FromVerb, VtpmUid},
+    guard::{self, ANNOTATIONS, Application, FromVerb, Joins, VtpmUid},
     guarding::{self, Agreed, Guarding},
     host, sharing, slice, spawn,
     state::{Birth, Index, Init, Phase, RunDir, State},
@@ -161,7 +161,27 @@ fn application(state: &State, sealed: &SealedBundle, host: &host::Client) -> Res
         copies: sealed.copies.clone(),
         backend,
         host: host.hello()?,
+        peers: peers(sealed, host)?,
     })
+}
+
+/// Whose the namespaces are that the container joins.
+fn peers(sealed: &SealedBundle, host: &host::Client) -> Result<Vec<Joins>> {
+    let joined = guard::joined(&sealed.spec)?;
+    let owners = match joined.is_empty() {
+        true => Vec::new(),
+        false => host.owners(joined.values().copied().collect())?,
+    };
+    let joins = joined.into_iter().zip(owners);
+    Ok(joins
+        .filter_map(|((path, namespace), peer)| {
+            peer.map(|peer| Joins {
+                path,
+                namespace,
+                peer,
+            })
+        })
+        .collect())
 }
 
 /// Asked before init goes on to its program.

@@ -105,7 +105,7 @@ pub struct Appraisal {
 }
 
 /// Judges `evidence`, which answers the challenge (`nonce`, `container`, `channel_binding`) that was
-/// sent at `asked_at`.
+/// sent at `asked_at`. `peers`: containers that were accepted just before.
 #[allow(clippy::too_many_arguments)] // each is a different thing; a struct would only rename them
 pub fn appraise(
     evidence: &Evidence,
@@ -116,6 +116,7 @@ pub fn appraise(
     trust: &Trust,
     now: UnixTime,
     asked_at: UnixTime,
+    peers: &[Trusted],
 ) -> Appraisal {
     let challenge = facts::Challenge {
         nonce,
@@ -123,6 +124,7 @@ pub fn appraise(
         channel_binding,
         now,
         asked_at,
+        peers,
     };
     let facts = Facts::gather(evidence, &challenge, expect, trust);
     let findings: Vec<Finding> = Check::ALL

@@ -5,7 +5,8 @@
 //! looks these up and hands the answers over in a [`HostView`], so that names are not judged by sight.
 
 use crate::canon::{NotCanonical, canonical};
-use crate::digest::{FileDigest, ProfileDigest};
+use crate::digest::{FileDigest, ProfileDigest, RecordDigest};
+use crate::id::ContainerId;
 use oci_spec::runtime::{Hook, Linux, LinuxDeviceCgroup, LinuxNamespaceType, Mount, Spec};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -64,11 +65,23 @@ pub struct HostProgram {
     pub digest: FileDigest,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NamespaceOwner {
     /// The initial namespace: joining it is sharing the host's.
     Host,
+    /// An attested container's.
+    Peer(Peer),
     Other,
+}
+
+/// The container that a joined namespace came to be with: whoever relies on the one that joins relies on
+/// it, too.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    pub container: ContainerId,
+    /// Of its binding record.
+    pub record: RecordDigest,
 }
 
 /// The paths that a [`HostView`] must answer for this config.json.
@@ -111,6 +124,9 @@ pub struct NamespaceUse {
     pub how: How,
     /// The joined namespace, else empty.
     pub path: String,
+    /// Absent: it is no attested container's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<Peer>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -242,6 +258,14 @@ impl LaunchProfile {
         self.mounts.iter().find_map(|mount| mount.program)
     }
 
+    /// Whose namespaces are joined, each container once.
+    pub fn peers(&self) -> BTreeSet<&Peer> {
+        self.namespaces
+            .iter()
+            .filter_map(|n| n.peer.as_ref())
+            .collect()
+    }
+
     /// How the namespace of this kind (`pid`, `mount`…) is come by; what is not said is the host's.
     pub fn namespace(&self, kind: &str) -> How {
         self.namespaces
@@ -269,16 +293,19 @@ fn namespaces(linux: &Linux, host: &HostView) -> Result<Vec<NamespaceUse>, Profi
         .iter()
         .map(|(name, typ)| {
             let mut of_kind = given.iter().filter(|n| n.typ() == *typ);
-            let (how, path) = match (of_kind.next(), of_kind.next()) {
+            let (how, path, peer) = match (of_kind.next(), of_kind.next()) {
                 (Some(_), Some(_)) => {
                     return Err(ProfileError::DuplicateNamespace((*name).to_owned()));
                 }
-                (None, _) => (How::Host, String::new()),
+                (None, _) => (How::Host, String::new(), None),
                 (Some(namespace), None) => match joined(namespace.path()) {
-                    None => (How::New, String::new()),
+                    None => (How::New, String::new(), None),
                     Some(path) => match host.namespaces.get(&path) {
-                        Some(NamespaceOwner::Host) => (How::Host, utf8(&path)?),
-                        Some(NamespaceOwner::Other) => (How::Joined, utf8(&path)?),
+                        Some(NamespaceOwner::Host) => (How::Host, utf8(&path)?, None),
+                        Some(NamespaceOwner::Other) => (How::Joined, utf8(&path)?, None),
+                        Some(NamespaceOwner::Peer(peer)) => {
+                            (How::Joined, utf8(&path)?, Some(peer.clone()))
+                        }
                         None => return Err(unresolved("joined namespace", &path)),
                     },
                 },
@@ -287,6 +314,7 @@ fn namespaces(linux: &Linux, host: &HostView) -> Result<Vec<NamespaceUse>, Profi
                 kind: (*name).to_owned(),
                 how,
                 path,
+                peer,
             })
         })
         .collect()

@@ -252,6 +252,7 @@ fn pod_lives(world: &World, rt: &Runtime) -> Result<()> {
     let log = fs::read_to_string(world.work.join("pod-logs/app.log"))?;
     ensure!(log.contains("stdout F said"), "the log: {log}");
     if rt.backend.is_some() {
+        super::pod_is_accepted(world, &pod, &container)?;
         let denied = kubelet
             .exec_sync(&container, &[crate::image::UNLISTED, "x"])
             .map(drop)

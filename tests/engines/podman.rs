@@ -213,6 +213,13 @@ fn pod_of_two(world: &World, rt: &Runtime) -> Result<()> {
         .args([&second, "/bin/hostname"])
         .output()?;
     same(&exec, 0, &format!("{pod}\n"))?;
+    if rt.backend.is_some() {
+        let inspect = on(world, rt, "pod")?.args(["inspect", "--format", "{{.InfraContainerID}}"]);
+        let infra = inspect.arg(&pod).ok()?.stdout;
+        world.note(infra.trim());
+        super::pod_is_accepted(world, infra.trim(), &first)?;
+        super::pod_is_accepted(world, infra.trim(), &second)?;
+    }
     let verb = |verb: &str| on(world, rt, "pod")?.args([verb, &pod]).ok();
     on(world, rt, "pod")?.args(["ps"]).ok()?.says("Running")?;
     verb("pause")?;

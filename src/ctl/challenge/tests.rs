@@ -68,6 +68,7 @@ impl Scene {
     }
     fn challenge(&self, save: Option<&str>) -> anyhow::Result<Report> {
         let args = Challenge {
+            peer: vec![],
             socket: self.path("agent.sock"),
             expected: self.expected(),
             save: save.map(|name| self.path(name)),

@@ -91,7 +91,7 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
     let joined = inside::joined(&spec)?;
     let root = store::Rootfs::open(&application.rootfs)?;
     let start_hooks = hooks::of_start(&spec, root.as_fd())?;
-    let profile = LaunchProfile::of(&spec, &view::of(&spec, &application.copies, &start_hooks)?)?;
+    let profile = LaunchProfile::of(&spec, &view::of(&spec, application, &start_hooks, &joined)?)?;
 
     let signatures = Store::open(Path::new(config::SIGNATURES))?;
     let asked = Instant::now();

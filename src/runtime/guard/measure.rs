@@ -55,7 +55,12 @@ pub fn measure(
         tier: TIER.to_owned(),
         runtime: runtime.attestrun.sha256,
         swtpm: runtime.swtpm.sha256,
-        peers: Vec::new(),
+        peers: admission
+            .profile()
+            .peers()
+            .iter()
+            .map(|peer| peer.record.hex())
+            .collect(),
     };
     let rootfs = rootfs(&admitted.rootfs);
     let check = rootfs.check;

@@ -19,6 +19,7 @@ mod serve;
 mod swtpm;
 mod view;
 
+pub use inside::joined;
 pub use swtpm::VtpmUid;
 
 use self::journal::Journal;
@@ -44,6 +45,7 @@ use verify::{
     event::{Backend, HostLink},
     id::{ContainerId, UnixTime},
     policy::{Admission, Programs},
+    profile::Peer,
 };
 
 /// create → guard, in this order; a channel that closes before `Attach` ends the guard.
@@ -76,6 +78,17 @@ pub struct Application {
     pub copies: crate::copies::Origins,
     pub backend: Backend,
     pub host: HostLink,
+    /// The host service's word on namespaces that it joins.
+    pub peers: Vec<Joins>,
+}
+
+/// A namespace of another container that is joined.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Joins {
+    pub path: PathBuf,
+    /// Device and inode: another one at this path is not this peer's.
+    pub namespace: (u64, u64),
+    pub peer: Peer,
 }
 
 /// The guard's word that the application was admitted and measured: what gets bound.

@@ -1,10 +1,8 @@
 //! What config.json only points at, looked up on the host: where bind mounts come from, what hooks
 //! are, whose namespaces are joined, which devices are TPMs.
 
-use crate::{
-    copies::{self, Origins},
-    hooks::StartHook,
-};
+use super::{Application, inside::Joined};
+use crate::{copies, hooks::StartHook};
 use anyhow::{Context, Result};
 use oci_spec::runtime::Spec;
 use std::{
@@ -14,7 +12,13 @@ use std::{
 };
 use verify::profile::{HostProgram, HostView, NamespaceOwner, needs};
 
-pub fn of(spec: &Spec, origins: &Origins, start_hooks: &[StartHook]) -> Result<HostView> {
+pub fn of(
+    spec: &Spec,
+    application: &Application,
+    start_hooks: &[StartHook],
+    joined: &Joined,
+) -> Result<HostView> {
+    let origins = &application.copies;
     let needs = needs(spec);
     let mut view = HostView {
         tpm_devices: tpm_devices()?,
@@ -43,7 +47,14 @@ pub fn of(spec: &Spec, origins: &Origins, start_hooks: &[StartHook]) -> Result<H
         view.start_hooks.insert(hook.path.clone(), digest);
     }
     for namespace in needs.namespaces {
-        let owner = owner(&namespace)?;
+        // only the very namespace that was looked up and will be demanded at the start
+        let here = joined.get(&namespace);
+        let mut peers = application.peers.iter();
+        let peer = peers.find(|p| p.path == namespace && here == Some(&p.namespace));
+        let owner = match (owner(&namespace)?, peer) {
+            (NamespaceOwner::Other, Some(joins)) => NamespaceOwner::Peer(joins.peer.clone()),
+            (owner, _) => owner,
+        };
         view.namespaces.insert(namespace, owner);
     }
     Ok(view)

@@ -8,15 +8,20 @@ use super::{
 };
 use crate::{
     config::{self, Config},
+    ending::has_ended,
     guard,
     ipc::{Answer, Channel, Refused},
 };
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 use tpm::{
@@ -30,6 +35,7 @@ use verify::{
     evidence::HostPcrs,
     id::{ContainerId, RunId},
     pcr::{HOST_QUOTED, PcrIndex},
+    profile::Peer,
 };
 
 /// A guard that does not quote within this time is as good as gone.
@@ -56,6 +62,8 @@ pub struct Bound {
     pub record: Record,
     pub r: RecordDigest,
     guard: Mutex<Channel>,
+    /// Its init, once there is one.
+    init: OnceLock<OwnedFd>,
 }
 
 /// What a host quote proves, with the log that explains its binding PCR.
@@ -151,6 +159,12 @@ impl Core {
         };
         let record = Record::new(claim, host)?;
         let r = record.digest()?;
+        for peer in &record.claim.peers {
+            ensure!(
+                state.running.values().any(|bound| bound.r.hex() == *peer),
+                "a container whose namespaces are joined has ended (record {peer})"
+            );
+        }
         state.append(LogEntry::new(Kind::Bind, &record.claim.vtpm_ak_name, r))?;
         state.seq += 1;
         let text = String::from_utf8(record.canonical()?)?;
@@ -160,6 +174,7 @@ impl Core {
                 record,
                 r,
                 guard: Mutex::new(guard),
+                init: OnceLock::new(),
             }),
         );
         Ok(text)
@@ -186,9 +201,36 @@ impl Core {
                 record,
                 r,
                 guard: Mutex::new(guard),
+                init: OnceLock::new(),
             }),
         );
         Ok(())
+    }
+
+    /// The container has this init.
+    pub fn attached(&self, run_id: &RunId, init: OwnedFd) {
+        if let Some(bound) = self.state().running.get(run_id) {
+            bound.init.set(init).ok();
+        }
+    }
+
+    /// Whose each namespace (device, inode) is: of the containers in it that which was bound first, since
+    /// the others joined it.
+    pub fn owners(&self, namespaces: &[(u64, u64)]) -> Result<Vec<Option<Peer>>> {
+        let mut running: Vec<_> = self.state().running.values().cloned().collect();
+        running.sort_by_key(|bound| bound.record.host.seq);
+        let mut owners = vec![None; namespaces.len()];
+        for bound in running {
+            let Some(has) = bound.namespaces()? else {
+                continue;
+            };
+            for (namespace, owner) in namespaces.iter().zip(&mut owners) {
+                if owner.is_none() && has.contains(namespace) {
+                    *owner = Some(bound.peer());
+                }
+            }
+        }
+        Ok(owners)
     }
 
     /// The container has ended.
@@ -278,6 +320,36 @@ impl State {
 }
 
 impl Bound {
+    fn peer(&self) -> Peer {
+        Peer {
+            container: self.record.claim.container.clone(),
+            record: self.r,
+        }
+    }
+
+    /// The namespaces that its init is in; `None` if it has none, or has ended.
+    fn namespaces(&self) -> Result<Option<HashSet<(u64, u64)>>> {
+        let Some(init) = self.init.get() else {
+            return Ok(None);
+        };
+        let Some(pid) = pid_of(init)? else {
+            return Ok(None);
+        };
+        let entries = match fs::read_dir(format!("/proc/{pid}/ns")) {
+            Ok(entries) => entries,
+            Err(_) if has_ended(init) => return Ok(None),
+            Err(e) => return Err(e).context("cannot read a container's namespaces"),
+        };
+        let identity =
+            |path: std::path::PathBuf| fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
+        let found = entries
+            .flatten()
+            .filter_map(|e| identity(e.path()))
+            .collect();
+        // had it ended meanwhile, the number could be another process's
+        Ok((!has_ended(init)).then_some(found))
+    }
+
     pub fn quote(&self, qualifying_data: [u8; 32]) -> Result<guard::ContainerEvidence> {
         let guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
         let answer: Answer<_> = guard.ask(&guard::FromHost::Quote { qualifying_data }, &[])?;
@@ -373,6 +445,14 @@ fn save(path: &Path, bytes: &[u8]) -> Result<()> {
         .and_then(|()| file.sync_all())
         .with_context(doing)?;
     fs::rename(&new, path).with_context(doing)
+}
+
+/// The process behind a pidfd (pidfd_open(2), "fdinfo"); `None` when it has ended.
+fn pid_of(pidfd: &OwnedFd) -> Result<Option<u32>> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:"));
+    Ok(pid.and_then(|pid| pid.trim().parse().ok()))
 }
 
 fn boot_id() -> Result<String> {

@@ -26,7 +26,7 @@ use std::{
     thread,
     time::Duration,
 };
-use verify::{binding::Claim, event::HostLink, id::RunId, tpm2::TpmName};
+use verify::{binding::Claim, event::HostLink, id::RunId, profile::Peer, tpm2::TpmName};
 
 const DIR: &str = "/run/attestrun-host";
 /// For root alone: create, and guards whose host service was restarted.
@@ -48,6 +48,8 @@ const PATIENCE: Duration = Duration::from_secs(240);
 pub enum Request {
     /// Who the host is; answered with [`HostLink`].
     Hello,
+    /// Whose these namespaces are (device and inode); answered with `Vec<Option<Peer>>`.
+    Owners { namespaces: Vec<(u64, u64)> },
     /// Log and extend; answered with the record (canonical JSON). Descriptor: the channel to the guard.
     Bind { run_id: RunId, claim: Box<Claim> },
     /// The container exists; answered with `()`. Descriptor: init's pidfd, whose end is the unbinding.
@@ -102,6 +104,13 @@ impl Client {
     pub fn hello(&self) -> Result<HostLink> {
         self.0
             .ask::<_, Answer<_>>(&Request::Hello, &[])?
+            .into_result()
+    }
+
+    /// Whose these namespaces are.
+    pub fn owners(&self, namespaces: Vec<(u64, u64)>) -> Result<Vec<Option<Peer>>> {
+        self.0
+            .ask::<_, Answer<_>>(&Request::Owners { namespaces }, &[])?
             .into_result()
     }
 

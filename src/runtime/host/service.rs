@@ -137,6 +137,9 @@ fn converse(core: &Core, peer: &Channel) -> Result<()> {
     while let Some((request, mut fds)) = peer.recv::<Request>()? {
         match request {
             Request::Hello => peer.send(&Answer::Ok(core.link()), &[])?,
+            Request::Owners { namespaces } => {
+                peer.send(&Answer::of(core.owners(&namespaces)), &[])?;
+            }
             Request::Bind { run_id, claim } => {
                 let guard = Channel::new(one(&mut fds)?.into());
                 let record = match core.bind(&run_id, *claim, guard) {
@@ -146,7 +149,7 @@ fn converse(core: &Core, peer: &Channel) -> Result<()> {
                 // create may be gone by now: what was bound is voided, whenever it went
                 let attached = peer
                     .send(&Answer::Ok(record), &[])
-                    .and_then(|()| attach(peer));
+                    .and_then(|()| attach(core, &run_id, peer));
                 let pidfd = match attached {
                     Ok(pidfd) => pidfd,
                     Err(_) => return core.void(&run_id),
@@ -159,6 +162,7 @@ fn converse(core: &Core, peer: &Channel) -> Result<()> {
                     .context("a guard rejoined without its container")?;
                 let guard = Channel::new(one(&mut fds)?.into());
                 let rejoined = core.rejoin(&run_id, &record, guard);
+                core.attached(&run_id, pidfd.try_clone()?);
                 let failed = rejoined.is_err();
                 let told = peer.send(&Answer::of(rejoined), &[]);
                 return if failed {
@@ -173,11 +177,13 @@ fn converse(core: &Core, peer: &Channel) -> Result<()> {
     Ok(())
 }
 
-fn attach(peer: &Channel) -> Result<OwnedFd> {
+fn attach(core: &Core, run_id: &RunId, peer: &Channel) -> Result<OwnedFd> {
     let (Request::Attach, mut fds) = peer.expect()? else {
         bail!("bind is followed by attach")
     };
     let pidfd = one(&mut fds)?;
+    // before the answer: who joins its namespaces next finds it
+    core.attached(run_id, pidfd.try_clone()?);
     peer.send(&Answer::Ok(()), &[])?;
     Ok(pidfd)
 }

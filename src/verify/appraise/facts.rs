@@ -1,7 +1,7 @@
 //! Everything that the checks look at, taken from evidence once; what cannot be had says why.
 
 use super::log::ContainerLog;
-use super::{Expectations, PinnedHost, Problem, RevocationCheck, Trust};
+use super::{Expectations, PinnedHost, Problem, RevocationCheck, Trust, Trusted};
 use crate::binding::{self, LogEntry, Record};
 use crate::cms::{CmsRefusal, Revocation, VerifiedSigner, verify_detached};
 use crate::digest::RecordDigest;
@@ -10,6 +10,7 @@ use crate::evidence::Evidence;
 use crate::id::{ContainerId, Nonce, UnixTime};
 use crate::imalog::ParseError;
 use crate::pcr::{HOST_QUOTED, PcrIndex, QUOTED};
+use crate::profile::Peer;
 use crate::qualify;
 use crate::siglist::{ListRefusal, ListRule, VerifiedList, verify_list};
 use crate::tpm2::{
@@ -24,6 +25,16 @@ pub(super) struct Challenge<'a> {
     pub channel_binding: &'a [u8],
     pub now: UnixTime,
     pub asked_at: UnixTime,
+    /// Containers that the challenger has accepted just now.
+    pub peers: &'a [Trusted],
+}
+
+impl Challenge<'_> {
+    pub fn accepted(&self, peer: &Peer) -> bool {
+        let is =
+            |one: &Trusted| (*one.container() == peer.container) && one.record() == peer.record;
+        self.peers.iter().any(is)
+    }
 }
 
 /// One quote with its key.

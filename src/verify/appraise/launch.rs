@@ -8,7 +8,10 @@ use crate::canon::canonical;
 use crate::check::Check;
 use crate::digest::{FileDigest, ProfileDigest};
 use crate::event::{Enter, EnterVerdict, Event, Launch};
-use crate::profile::{Area, How, LaunchProfile, NamespaceUse, judge, judge_added, loads_code};
+use crate::profile::{
+    Area, How, LaunchProfile, NamespaceUse, Peer, judge, judge_added, loads_code,
+};
+use std::collections::BTreeSet;
 
 /// Where engines and CNI keep network namespaces that they made (not those of other processes).
 const ENGINE_NETWORKS: [&str; 4] = [
@@ -183,26 +186,39 @@ fn wider_enters(facts: &Facts<'_>, profile: &LaunchProfile) -> Result<Vec<String
     Ok(problems)
 }
 
-/// Other containers' namespaces: each must be accounted for by a peer, whose own evidence this
-/// version of the format cannot carry yet.
+/// Other containers' namespaces: each must be a peer's, whom the record names, and whom the challenger
+/// has accepted, too.
 fn peers(facts: &Facts<'_>, profile: &LaunchProfile) -> Answer {
-    let joined: Vec<String> = profile
-        .namespaces
-        .iter()
-        .filter(|namespace| is_peers(namespace))
-        .map(|namespace| format!("{} ({})", namespace.kind, namespace.path))
-        .collect();
-    let named = &facts.record()?.claim.peers;
-    match (joined.is_empty(), named.is_empty()) {
-        (true, true) => ok("no other container's namespaces"),
-        (false, true) => refused(format!(
-            "joins {}, and the record names no peer",
-            joined.join(", ")
+    let measured: BTreeSet<String> = profile.peers().iter().map(|p| p.record.hex()).collect();
+    let recorded = facts.record()?.claim.peers.iter().cloned().collect();
+    if measured != recorded {
+        return refused("the record names other peers than the launch profile");
+    }
+    let (mut nobodys, mut open, mut accepted) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+    for joined in profile.namespaces.iter().filter(|n| is_peers(n)) {
+        match &joined.peer {
+            None => nobodys.push(format!("{} ({})", joined.kind, joined.path)),
+            Some(peer) if facts.challenge.accepted(peer) => drop(accepted.insert(peer)),
+            Some(peer) => drop(open.insert(peer)),
+        }
+    }
+    let names = |peers: &BTreeSet<&Peer>| {
+        let names = peers
+            .iter()
+            .map(|p| format!("{} (record {})", p.container.as_str(), p.record));
+        names.collect::<Vec<_>>().join(", ")
+    };
+    match (nobodys.is_empty(), open.is_empty(), accepted.is_empty()) {
+        (false, ..) => refused(format!(
+            "joins {}, which belongs to no attested container",
+            nobodys.join(", ")
         )),
-        (_, false) => unknown(format!(
-            "whether the peers {} are accepted",
-            named.join(", ")
+        (true, false, _) => unknown(format!(
+            "whether its peers are accepted, too, of whom it joins namespaces: {}; ask with --peer",
+            names(&open)
         )),
+        (true, true, true) => ok("no other container's namespaces"),
+        (true, true, false) => ok(format!("with accepted peers: {}", names(&accepted))),
     }
 }
 

@@ -27,6 +27,8 @@ const START: [u8; 32] = [0; 32];
 type Edit<T> = Box<dyn Fn(&mut T)>;
 
 pub(super) struct Scene {
+    /// Containers that were accepted before.
+    pub peers: Vec<Trusted>,
     pub host_ak: SoftKey,
     pub vtpm_ak: SoftKey,
     pub vtpm_ek: SoftKey,
@@ -55,6 +57,7 @@ pub(super) fn profile() -> LaunchProfile {
         kind: kind.into(),
         how,
         path: String::new(),
+        peer: None,
     };
     LaunchProfile {
         process: ProcessProfile {
@@ -168,6 +171,7 @@ impl Scene {
             },
         };
         let mut scene = Self {
+            peers: vec![],
             host_ak,
             vtpm_ak,
             vtpm_ek,
@@ -395,6 +399,7 @@ impl Scene {
             &trust,
             self.now,
             NOW,
+            &self.peers,
         )
     }
 }

@@ -40,16 +40,19 @@ fn profile() -> LaunchProfile {
                 kind: "mount".into(),
                 how: Namespace::New,
                 path: String::new(),
+                peer: None,
             },
             NamespaceUse {
                 kind: "network".into(),
                 how: Namespace::Joined,
                 path: "/run/netns/x".into(),
+                peer: None,
             },
             NamespaceUse {
                 kind: "user".into(),
                 how: Namespace::Host,
                 path: String::new(),
+                peer: None,
             },
         ],
         mounts: vec![MountUse {

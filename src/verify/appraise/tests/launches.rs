@@ -4,7 +4,7 @@ use super::super::scene::executed;
 use super::*;
 use crate::digest::{BundleDigest, FileDigest, ProfileDigest};
 use crate::event::How;
-use crate::profile::{DeviceNode, How as Namespace, MountUse, NamespaceUse, Relaxation};
+use crate::profile::{DeviceNode, How as Namespace, MountUse, NamespaceUse, Peer, Relaxation};
 
 #[test]
 fn refuse_launch_that_the_record_does_not_name() {
@@ -85,6 +85,7 @@ fn joined_namespaces_need_peers() {
                 kind,
                 how: Namespace::Joined,
                 path,
+                peer: None,
             });
         });
         scene
@@ -105,6 +106,39 @@ fn joined_namespaces_need_peers() {
 
     let mut scene = join("pid", "/proc/1234/ns/pid");
     scene.claim.peers = vec!["0".repeat(64)];
+    assert_refused(&scene, &["container C-PEER"]);
+}
+
+#[test]
+fn accept_joined_namespaces_of_an_accepted_peer() {
+    let other = Scene::new();
+    let Verdict::Accepted(trusted) = other.appraise().verdict else {
+        panic!("the peer is accepted");
+    };
+    let peer = Peer {
+        container: trusted.container().clone(),
+        record: trusted.record(),
+    };
+    let mut scene = Scene::new();
+    scene.relaunch(|profile| {
+        profile.namespaces.retain(|n| n.kind != "ipc");
+        profile.namespaces.push(NamespaceUse {
+            kind: "ipc".into(),
+            how: Namespace::Joined,
+            path: "/proc/1234/ns/ipc".into(),
+            peer: Some(peer.clone()),
+        });
+    });
+    scene.peers = vec![trusted.clone()];
+    assert_refused(&scene, &["container C-PEER"]); // the record does not name it
+    scene.claim.peers = vec![peer.record.hex()];
+    assert_eq!(scene.appraise().verdict.word(), "accepted");
+    scene.peers = vec![];
+    assert_eq!(with(&scene.appraise(), "unknown"), ["container C-PEER"]);
+    let Verdict::Accepted(another) = Scene::new().appraise().verdict else {
+        panic!("another container is accepted");
+    };
+    scene.peers = vec![another];
     assert_eq!(with(&scene.appraise(), "unknown"), ["container C-PEER"]);
 }
 

@@ -39,6 +39,7 @@ fn refuse_other_channel_binding() {
         &trust,
         NOW,
         NOW,
+        &[],
     );
     assert_eq!(
         with(&appraisal, "refused")[..2],
