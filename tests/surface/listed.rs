@@ -88,6 +88,20 @@ const EMBEDDED: &[[Difference; 2]] = &[
         "/dev becomes read-only after files are masked with /dev/null, not before"
     ),
     instead!(
+        "mount /proc/kcore root=/null ro",
+        "mount /proc/kcore root=/null rw",
+        &["readonly dev"],
+        BOTH,
+        "as /proc/keys"
+    ),
+    instead!(
+        "mount /sys/fs/cgroup root=/ ro",
+        "mount /sys/fs/cgroup root=/",
+        &["userns"],
+        BOTH,
+        "where cgroup2 cannot be mounted runc shows the whole tree, libcontainer the container's part of it"
+    ),
+    instead!(
         "mount /proc/timer_list root=/null ro",
         "mount /proc/timer_list root=/null rw",
         &["readonly dev"],
@@ -129,6 +143,10 @@ pub fn check(rt: &Runtime, case: &str, entry: Entry, found: &[String]) -> Vec<St
     // the table of a machine with cgroup v1 has more
     let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
     let here = |d: &&Difference| here(d) && !(unified && d.line.contains("/sys/fs/cgroup/"));
+    let here = |d: &&Difference| here(d) && (unified || !d.line.contains("/sys/fs/cgroup "));
+    // and not every kernel has this file
+    let kcore = Path::new("/proc/kcore").exists();
+    let here = |d: &&Difference| here(d) && (kcore || !d.line.contains("/proc/kcore"));
     let listed: Vec<_> = own.iter().flatten().filter(here).collect();
     let unlisted = found
         .iter()
