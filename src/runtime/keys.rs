@@ -19,6 +19,9 @@ const LOOK_ONLY: u32 = 0x0b2b_0000;
 /// Of the session keyring: the same, and root may link and unlink.
 const SESSION: u32 = 0x0b3f_0000;
 
+/// RFC 3279, 2.2.3: a sequence of two numbers of at most 33 bytes. An RSA signature is longer.
+const P256_SIGNATURE_MAX: usize = 72;
+
 /// For the keeper, before its guard is made: a session keyring of its own, not its caller's.
 pub fn begin_session() -> Result<()> {
     match sys::join_new_session() {
@@ -121,9 +124,17 @@ fn kept(proof: &Proof, name: &str) -> Result<(Ring, Checked), Failure> {
         "a chain of no certificates",
         Errno::INVAL,
     ))?;
-    let checked = match sys::verify(key, proof.digest(), proof.signature()) {
+    let p256 = proof.signature().len() <= P256_SIGNATURE_MAX;
+    let encoding = if p256 {
+        c"enc=x962 hash=sha256"
+    } else {
+        c"enc=pkcs1 hash=sha256"
+    };
+    let checked = match sys::verify(key, encoding, proof.digest(), proof.signature()) {
         Ok(()) => Checked::ChainAndSignature,
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOPKG) => Checked::Chain,
+        // it takes no signature longer than the longest digest (security/keys/keyctl_pkey.c)
+        Err(Errno::INVAL) if p256 => Checked::Chain,
         Err(error) => return Err(Failure::Disagrees("the list's signature", error)),
     };
     sys::set_permissions(ring.0, LOOK_ONLY).map_err(|e| judged("the keyring", e))?;

@@ -81,7 +81,12 @@ pub fn restrict(ring: Serial, rule: &CStr) -> Result<(), Errno> {
 }
 
 /// A PKCS#1 signature over a SHA-256 digest; a key of another kind has no such operation.
-pub fn verify(key: Serial, digest: &[u8; 32], signature: &[u8]) -> Result<(), Errno> {
+pub fn verify(
+    key: Serial,
+    encoding: &CStr,
+    digest: &[u8; 32],
+    signature: &[u8],
+) -> Result<(), Errno> {
     /// linux/keyctl.h, struct keyctl_pkey_params.
     #[repr(C)]
     struct Params {
@@ -103,7 +108,7 @@ pub fn verify(key: Serial, digest: &[u8; 32], signature: &[u8]) -> Result<(), Er
             libc::SYS_keyctl,
             PKEY_VERIFY,
             &params,
-            c"enc=pkcs1 hash=sha256".as_ptr(),
+            encoding.as_ptr(),
             digest.as_ptr(),
             signature.as_ptr(),
         )
