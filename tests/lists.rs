@@ -1,6 +1,7 @@
 //! Signature lists on a host: what may be one, that none goes back, both envelopes with openssl alone, and
 //! what attestctl makes of them for others.
 
+mod cosign; // real cosign signs lists
 mod kernel; // the kernel's keyrings
 mod wrong; // each list that is refused, and why
 
@@ -28,7 +29,7 @@ pub const MODULE: Module = Module {
     prepare: |world| {
         world.open_for_business()?;
         world.rootfs(0)?;
-        Ok(())
+        crate::registry::start(world)
     },
     tests: &[
         Test::Once(
@@ -56,6 +57,12 @@ pub const MODULE: Module = Module {
             "a_list_may_come_as_an_attestation",
             a_list_may_come_as_an_attestation,
         ),
+        Test::Once("an_attestation_of_cosign_2_is_a_list", |world| {
+            cosign::an_attestation_of_cosign_is_a_list(world, "trixie")
+        }),
+        Test::Once("an_attestation_of_cosign_3_is_a_list", |world| {
+            cosign::an_attestation_of_cosign_is_a_list(world, "sid")
+        }),
         Test::Once("lists_follow_their_schema", lists_follow_their_schema),
         Test::Once(
             "other_tools_read_and_write_lists",

@@ -83,7 +83,7 @@ fn refused(output: &Output, words: &str) -> Result<()> {
 // --- real cosign ---
 
 /// cosign of that suite of Debian, where tests/cosign has put it.
-fn real_cosign(suite: &str) -> Result<PathBuf> {
+pub fn real_cosign(suite: &str) -> Result<PathBuf> {
     let program = Path::new(TOOLS).join(format!("cosign-{suite}"));
     if !program.exists() {
         return Err(Skip(format!(
