@@ -54,8 +54,10 @@ pub struct Import {
     output: PathBuf,
 }
 
+type Reader = fn(&[u8]) -> anyhow::Result<Files>;
+
 pub fn run(args: &Import) -> anyhow::Result<Report> {
-    let (what, path, parse): (&str, _, fn(&[u8]) -> anyhow::Result<Files>) =
+    let (what, path, parse): (&str, &PathBuf, Reader) =
         match (&args.keylime, &args.sha256sum, &args.spdx, &args.syft) {
             (Some(path), ..) => ("the Keylime policy", path, keylime),
             (_, Some(path), ..) => ("the digests", path, sha256sum),
