@@ -109,7 +109,10 @@ pub fn restoring(path: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
 }
 
 fn kept(path: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
-    let kept = format!("{path}.kept");
+    let mut kept = format!("{path}.kept");
+    while Path::new(&kept).exists() {
+        kept.push('+'); // one within another
+    }
     crate::cmd!("cp", "-a", path, &kept).ok()?;
     let done = body();
     crate::cmd!("rm", "-rf", path).ok()?;

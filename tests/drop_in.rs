@@ -429,6 +429,14 @@ fn a_malformed_id_is_refused(world: &World, rt: &Runtime) -> Result<()> {
 }
 
 fn errors_go_to_log_and_stderr(world: &World, rt: &Runtime) -> Result<()> {
+    if rt.backend.is_none() {
+        return errors_are_said(world, rt);
+    }
+    world.open_for_business()?;
+    crate::launch::allowing(&["mount:/etc/passwd"], || errors_are_said(world, rt))
+}
+
+fn errors_are_said(world: &World, rt: &Runtime) -> Result<()> {
     let mut bundle = bundle(world, &["/bin/nothing"])?;
     let log = bundle.dir.join("log.json");
     let failing = |bundle: &Bundle| {

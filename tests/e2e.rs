@@ -22,6 +22,7 @@ mod flags; // pidfds, keyrings, real-time signals
 mod host; // the attested host, and its challenger
 mod identity; // which image it is
 mod image; // test images
+mod launch; // how an image is run, judged by its engine's default profile
 mod leftover; // what a test may not leave behind
 mod limits; // limits as the kernel has them
 mod lists; // signature lists: what may be one, that none goes back, both envelopes
@@ -91,6 +92,7 @@ const MODULES: &[Module] = &[
     backends::MODULE,
     surface::MODULE,
     enter::MODULE,
+    launch::MODULE,
     engines::podman::MODULE,
     engines::buildah::MODULE,
     engines::containerd::MODULE,

@@ -105,13 +105,19 @@ pub fn with_pause(world: &World, body: impl FnOnce() -> Result<()>) -> Result<()
     with_sandbox(&world.images()?.pause.manifest, &[PAUSE], body)
 }
 
-/// `body` under a policy that admits this image with these arguments as what holds a pod.
+/// A pod without a network plugin has the host's network.
+pub const HOST_NETWORK: [&str; 2] = ["namespace:network", "namespace:uts"];
+
+/// `body` under a policy that admits this image with these arguments as what holds a pod; and such pods'
+/// containers.
 pub fn with_sandbox(image: &str, args: &[&str], body: impl FnOnce() -> Result<()>) -> Result<()> {
     let entry = format!(
-        "[[sandbox]]\nname = \"pause\"\nimages = [\"{image}\"]\nargs = {}\nenter = \"deny\"\nmin_tier = \"none\"\n",
-        strings(args)
+        "[[sandbox]]\nname = \"pause\"\nimages = [\"{image}\"]\nargs = {}\nenter = \"deny\"\nmin_tier = \"none\"\n\
+         [sandbox.launch]\nallow = {}\n",
+        strings(args),
+        strings(&HOST_NETWORK)
     );
-    with_entry(&entry, body)
+    crate::launch::allowing(&HOST_NETWORK, || with_entry(&entry, body))
 }
 
 /// `body` under a policy that has this entry too.
@@ -147,8 +153,10 @@ pub fn pod_is_accepted(world: &World, sandbox: &str, member: &str) -> Result<()>
         .replace(&images.demo.manifest, &images.pause.manifest)
         .replace(&rootfs(&images.demo)?, &rootfs(&images.pause)?);
     let of_sandbox = world.work.join("sandbox.toml");
-    fs::write(&of_sandbox, text)?;
+    let shared = |text: &str| crate::launch::with_names(text, &HOST_NETWORK);
+    fs::write(&of_sandbox, shared(&text)?)?;
     let of_member = world.expectations(&WAIVERS)?;
+    fs::write(&of_member, shared(&fs::read_to_string(&of_member)?)?)?;
     let ask = |peer: Option<&Path>, policy: &Path, id: &str| -> Result<Output> {
         let mut ask = world
             .ctl()?

@@ -98,7 +98,9 @@ fn asked(
     edit: &[(String, String)],
 ) -> Result<(Value, BTreeSet<String>)> {
     let path = world.expectations(&[&WAIVERS[..], waive].concat())?;
-    let mut text = fs::read_to_string(&path)?;
+    let text = fs::read_to_string(&path)?;
+    // some tests are about what mounts bring
+    let mut text = crate::launch::with_names(&text, &["mount:*"])?;
     for (from, to) in edit {
         ensure!(text.contains(from.as_str()), "{from} in {text}");
         text = text.replace(from.as_str(), to);
@@ -370,7 +372,8 @@ fn the_launch_is_as_the_rule_demands(world: &World) -> Result<()> {
 /// The policy of the tests with these terms too.
 fn with_terms(terms: &str) -> String {
     let all = format!("min_tier = \"none\"\n{terms}");
-    policy("enforce").replace("min_tier = \"none\"", &all)
+    let policy = policy("enforce").replace("min_tier = \"none\"", &all);
+    crate::launch::with_names(&policy, &["mount:*"]).unwrap_or_default()
 }
 
 /// Binds `source` to `destination`.

@@ -4,6 +4,7 @@
 use crate::{
     Module, Test,
     deaths::new_processes,
+    launch::allowing,
     runtime::{Bundle, Runtime},
     world::World,
 };
@@ -152,6 +153,12 @@ fn the_first_ends_the_second_lives(world: &World, rt: &Runtime) -> Result<()> {
 }
 
 fn a_failed_create_ends_nobody(world: &World, rt: &Runtime) -> Result<()> {
+    allowing(&["mount:*", "namespace:*", "device:*"], || {
+        one_failed(world, rt)
+    })
+}
+
+fn one_failed(world: &World, rt: &Runtime) -> Result<()> {
     let (one, mut two) = two(world)?;
     rt.up(&one)?;
     // a file over a directory: only the backend finds out
@@ -164,6 +171,12 @@ fn a_failed_create_ends_nobody(world: &World, rt: &Runtime) -> Result<()> {
 }
 
 fn who_cannot_end_alone_is_alone(world: &World, rt: &Runtime) -> Result<()> {
+    allowing(&["mount:*", "namespace:*", "device:*"], || {
+        one_without_its_own(world, rt)
+    })
+}
+
+fn one_without_its_own(world: &World, rt: &Runtime) -> Result<()> {
     let (one, mut two) = two(world)?;
     rt.up(&one)?;
     let namespaces = two.config["linux"]["namespaces"].clone();
@@ -184,6 +197,12 @@ fn who_cannot_end_alone_is_alone(world: &World, rt: &Runtime) -> Result<()> {
 }
 
 fn nobody_changes_anothers_devices(world: &World, rt: &Runtime) -> Result<()> {
+    allowing(&["mount:*", "namespace:*", "device:*"], || {
+        one_with_other_devices(world, rt)
+    })
+}
+
+fn one_with_other_devices(world: &World, rt: &Runtime) -> Result<()> {
     let (one, mut two) = two(world)?;
     rt.up(&one)?;
     two.set(

@@ -12,18 +12,23 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+mod defaults;
 mod demands;
 mod devices;
 mod judge;
 mod process;
+mod relaxation;
+mod syscalls;
 
+pub use defaults::Launcher;
 pub use demands::{AnyOr, AnyWord, Demands, SeccompDemand, SeccompWord};
 pub use devices::DeviceNode;
 pub use judge::{
-    Area, HookAdditions, JudgedProcess, JudgedProfile, LaunchRules, NotARelaxation, Objection,
-    Relaxation, judge, judge_added, judge_process, loads_code,
+    Area, HookAdditions, JudgedProcess, JudgedProfile, Objection, judge, judge_added,
+    judge_process, loads_code,
 };
 pub use process::{CapabilitySets, ProcessProfile, UserProfile};
+pub use relaxation::{LaunchRules, NotARelaxation, Relaxation};
 
 /// A config.json that cannot be summarised.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,8 +48,15 @@ pub enum ProfileError {
 /// Facts about the host that config.json only points at; [`needs`] says which.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostView {
+    /// Whose config.json it is.
+    pub launcher: Launcher,
+    /// The kernel has AppArmor, and it is on.
+    pub apparmor: bool,
     /// Source of each bind mount → its canonical path (no symbolic links, no `..`).
     pub sources: BTreeMap<PathBuf, PathBuf>,
+    /// Such a canonical path → other places of the same directory or file, when it is itself a bind mount
+    /// (as Docker's `local` volumes may be); left out: none.
+    pub origins: BTreeMap<PathBuf, Vec<PathBuf>>,
     /// Path of each hook → which program that is.
     pub hooks: BTreeMap<PathBuf, HostProgram>,
     /// Source of the bind mount that brings the container's first program → which program that is.
@@ -96,6 +108,9 @@ pub struct Needs {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LaunchProfile {
+    /// Whose defaults apply.
+    pub launcher: Launcher,
+    pub host_apparmor: bool,
     pub process: ProcessProfile,
     /// All eight kinds, by name.
     pub namespaces: Vec<NamespaceUse>,
@@ -109,8 +124,12 @@ pub struct LaunchProfile {
     pub rootfs_readonly: bool,
     /// `none`, or the digest of the seccomp section.
     pub seccomp: String,
-    pub masked_paths: PathSet,
-    pub readonly_paths: PathSet,
+    /// What it lets through of the system calls that some engine's default filter denies; `*`: whatever
+    /// it does not name.
+    pub seccomp_opens: Vec<String>,
+    /// In alphabetical order.
+    pub masked_paths: Vec<String>,
+    pub readonly_paths: Vec<String>,
     pub cgroups_path: String,
 }
 
@@ -149,6 +168,8 @@ pub struct MountUse {
     pub source: String,
     /// Where the source of a bind mount really is; else empty.
     pub real_source: String,
+    /// Where else that is, when it was bind-mounted itself.
+    pub origins: Vec<String>,
     pub options: Vec<String>,
     /// The container begins with this file of the host (an engine's init), which lies in no image;
     /// what is mounted is a copy of it with this content. Absent for every other mount.
@@ -167,15 +188,6 @@ pub struct HookProgram {
     pub args_digest: String,
     /// Names of its environment variables, sorted, each once; without any it has its runner's.
     pub env_names: Vec<String>,
-}
-
-/// Many paths, told apart by their digest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PathSet {
-    pub count: u64,
-    /// Over the canonical JSON of the sorted paths.
-    pub digest: String,
 }
 
 /// What has to be looked up on the host before [`LaunchProfile::of`].
@@ -224,6 +236,8 @@ impl LaunchProfile {
         let mut tpms = host.tpm_devices.clone();
         tpms.push(devices::TPM0);
         Ok(Self {
+            launcher: host.launcher,
+            host_apparmor: host.apparmor,
             process: ProcessProfile::of(process)?,
             namespaces: namespaces(linux, host)?,
             mounts: spec
@@ -241,8 +255,12 @@ impl LaunchProfile {
                 None => "none".to_owned(),
                 Some(seccomp) => digest_of(seccomp)?,
             },
-            masked_paths: path_set(linux.masked_paths())?,
-            readonly_paths: path_set(linux.readonly_paths())?,
+            seccomp_opens: linux
+                .seccomp()
+                .as_ref()
+                .map_or_else(Vec::new, syscalls::opened),
+            masked_paths: sorted(linux.masked_paths()),
+            readonly_paths: sorted(linux.readonly_paths()),
             cgroups_path: match linux.cgroups_path() {
                 None => String::new(),
                 Some(path) => utf8(path)?,
@@ -334,18 +352,26 @@ fn is_bind(mount: &Mount) -> bool {
 
 fn mount_use(mount: &Mount, host: &HostView) -> Result<MountUse, ProfileError> {
     let source = mount.source().clone().unwrap_or_default();
-    let (kind, real_source) = match is_bind(mount) {
+    let (kind, real_source, origins) = match is_bind(mount) {
         true => match host.sources.get(&source) {
-            Some(real) => ("bind".to_owned(), utf8(real)?),
+            Some(real) => {
+                let origins = host.origins.get(real).into_iter().flatten();
+                let origins = origins.map(|o| utf8(o)).collect::<Result<_, _>>()?;
+                ("bind".to_owned(), utf8(real)?, origins)
+            }
             None => return Err(unresolved("source of a bind mount", &source)),
         },
-        false => (mount.typ().clone().unwrap_or_default(), String::new()),
+        false => {
+            let kind = mount.typ().clone().unwrap_or_default();
+            (kind, String::new(), Vec::new())
+        }
     };
     Ok(MountUse {
         destination: utf8(mount.destination())?,
         kind,
         source: utf8(&source)?,
         real_source,
+        origins,
         options: mount.options().clone().unwrap_or_default(),
         program: host.programs.get(&source).map(|program| program.digest),
     })
@@ -399,13 +425,11 @@ fn hook_programs(spec: &Spec, host: &HostView) -> Result<Vec<HookProgram>, Profi
         .collect()
 }
 
-fn path_set(paths: &Option<Vec<String>>) -> Result<PathSet, ProfileError> {
+fn sorted(paths: &Option<Vec<String>>) -> Vec<String> {
     let mut paths = paths.clone().unwrap_or_default();
     paths.sort();
-    Ok(PathSet {
-        count: u64::try_from(paths.len()).unwrap_or(u64::MAX),
-        digest: digest_of(&paths)?,
-    })
+    paths.dedup();
+    paths
 }
 
 fn unresolved(what: &'static str, path: &Path) -> ProfileError {

@@ -1,7 +1,7 @@
 //! Docker: every command that people use on a container.
 
 use super::{SPEAK, TYPED, at_terminal, name, refused_by_us, same, was_interactive};
-use crate::{Module, Test, runtime::Runtime, spawn::Cmd, world::World};
+use crate::{Module, Test, launch::allowing, runtime::Runtime, spawn::Cmd, world::World};
 use anyhow::{Result, ensure};
 use std::fs;
 
@@ -92,6 +92,11 @@ fn life_of_a_container(world: &World, rt: &Runtime) -> Result<()> {
 }
 
 fn options_of_run(world: &World, rt: &Runtime) -> Result<()> {
+    let volume = format!("mount:{}", world.work.join("volume").display());
+    allowing(&["device:/dev/e2e", &volume], || options_work(world, rt))
+}
+
+fn options_work(world: &World, rt: &Runtime) -> Result<()> {
     let demo = &world.images()?.demo.name;
     let script = |options: &[&str], script: &str| {
         run(world, rt)?

@@ -262,7 +262,7 @@ fn a_start_hook_is_listed_and_unchanged(world: &World, rt: &Runtime) -> Result<(
     let mut bundle = demo(world, &[UNLISTED, "hello"])?;
     bundle.set("/hooks", start_hook("/bin/sh", "true"))?;
     let name = start_name(&fs::read("/bin/busybox")?);
-    allowing(&[name], || {
+    allowing(&[name, "mount:*".to_owned()], || {
         any_program()?;
         // what init would find is the mount's file
         let mut behind = bundle.again();

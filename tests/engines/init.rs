@@ -257,6 +257,7 @@ fn a_hidden_init_does_not_run(world: &World, rt: &Runtime) -> Result<()> {
         rt.cmd("delete").args(["--force", &bundle.id]).ok()?;
         Ok(())
     };
-    let names = [name_of(&init)?, "hook-mount:/opt/init".to_owned()];
+    let mut names = vec![name_of(&init)?, "hook-mount:/opt/init".to_owned()];
+    names.push(format!("mount:{}", hiding.display()));
     allowing(&names, || world.with_rootfs(&world.images()?.demo, hidden))
 }

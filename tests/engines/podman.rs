@@ -1,7 +1,9 @@
 //! podman: containers, pods, and Kubernetes' YAML.
 
 use super::{SPEAK, TYPED, at_terminal, name, refused_by_us, same, was_interactive, with_pause};
-use crate::{Module, Test, namespace, runtime::Runtime, spawn::Cmd, world::World};
+use crate::{
+    Module, Test, launch::allowing, namespace, runtime::Runtime, spawn::Cmd, world::World,
+};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 
@@ -91,6 +93,10 @@ fn life_of_a_container(world: &World, rt: &Runtime) -> Result<()> {
 }
 
 fn options_of_run(world: &World, rt: &Runtime) -> Result<()> {
+    allowing(&["device:/dev/e2e"], || options_work(world, rt))
+}
+
+fn options_work(world: &World, rt: &Runtime) -> Result<()> {
     let demo = &world.images()?.demo.name;
     let script = |options: &[&str], script: &str| {
         world

@@ -25,6 +25,7 @@ use std::{
 use verify::{
     digest::{ConfigDigest, DiffId, ImageDigest},
     id::ContainerId,
+    profile::Launcher,
     rootfs::Engine,
 };
 
@@ -143,6 +144,11 @@ pub(super) fn find(
     let what = format!("the image {} ({target})", record.image);
     let mut found = of_candidates(&blobs, &what, name, candidates, signatures)?;
     found.purpose = purpose;
+    found.launcher = match record.cri {
+        Cri::Sandbox => Launcher::CriSandbox,
+        Cri::Container(_) => Launcher::Cri,
+        Cri::None => Launcher::Containerd,
+    };
     found.attached = attached::in_content(&blobs, &found, api);
     Ok(found)
 }
@@ -190,6 +196,7 @@ pub(super) fn of_candidates(
     Ok(Found {
         engine: Engine::Containerd,
         purpose: Purpose::Run,
+        launcher: Launcher::Containerd,
         name,
         config,
         claims,

@@ -22,6 +22,7 @@ use verify::{
     digest::{ConfigDigest, DiffId},
     id::ContainerId,
     image::{Index, Manifest},
+    profile::Launcher,
     rootfs::Engine,
 };
 
@@ -112,10 +113,15 @@ pub(super) fn find(
     } else {
         Purpose::Run
     };
+    let launcher = match purpose {
+        Purpose::Build => Launcher::Buildah,
+        Purpose::Run | Purpose::Sandbox => Launcher::Podman,
+    };
     if container.image.is_empty() {
         return Ok(Located::NoImage(NoImage {
             rootfs: rootfs.to_owned(),
             purpose,
+            launcher,
         }));
     }
     let (store, image) = image(&stores, &container.image)?;
@@ -167,6 +173,7 @@ pub(super) fn find(
     Ok(Located::Image(Box::new(Found {
         engine: Engine::ContainersStorage,
         purpose,
+        launcher,
         name,
         config,
         claims,

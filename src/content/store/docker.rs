@@ -27,6 +27,7 @@ use verify::{
     digest::{ConfigDigest, DiffId, ImageDigest},
     id::ContainerId,
     image::Config,
+    profile::Launcher,
     rootfs::Engine,
 };
 
@@ -166,6 +167,7 @@ pub(super) fn find(
     Ok(Found {
         engine: Engine::Docker,
         purpose: Purpose::Run,
+        launcher: Launcher::Docker,
         name,
         config,
         claims,

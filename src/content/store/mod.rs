@@ -22,7 +22,7 @@ mod rootfs;
 mod umoci;
 
 pub use containerd::{ContainerRecord, Containerd, ContainerdMount, Cri, Snapshot};
-pub use mountinfo::{Mount, MountinfoError, parse as parse_mountinfo};
+pub use mountinfo::{Mount, MountinfoError, origins, parse as parse_mountinfo};
 pub use rootfs::Rootfs;
 
 use crate::{layer::LayerSource, signatures::Store};
@@ -32,6 +32,7 @@ use verify::{
     digest::{ConfigDigest, ImageDigest},
     id::ContainerId,
     image::ClaimedImage,
+    profile::Launcher,
     rootfs::Engine,
     signature::StoredSignature,
 };
@@ -76,6 +77,7 @@ pub enum Located {
 pub struct NoImage {
     pub rootfs: PathBuf,
     pub purpose: Purpose,
+    pub launcher: Launcher,
 }
 
 /// What the engine makes the container for, by its own records.
@@ -94,6 +96,8 @@ pub enum Purpose {
 pub struct Found {
     pub engine: Engine,
     pub purpose: Purpose,
+    /// Whose defaults its launch is judged by.
+    pub launcher: Launcher,
     /// The engine's name for the image: a label that can be moved.
     pub name: String,
     pub config: ConfigDigest,
@@ -162,13 +166,9 @@ pub fn locate(
     connect: &Connect<'_>,
 ) -> Result<Located, LocateError> {
     let mount = query.rootfs.mount()?;
-    locate_on(
-        mount.as_ref(),
-        query,
-        &roots.canonical(),
-        signatures,
-        connect,
-    )
+    let roots = roots.canonical();
+    let located = locate_on(mount.as_ref(), query, &roots, signatures, connect)?;
+    Ok(located.launched_with(query.bundle))
 }
 
 /// `mount`: what the rootfs is the root of.
@@ -300,6 +300,7 @@ fn of_directory(
     Ok(Located::NoImage(NoImage {
         rootfs: rootfs.path().to_owned(),
         purpose: Purpose::Run,
+        launcher: Launcher::Podman,
     }))
 }
 
@@ -309,6 +310,7 @@ fn no_image_of_docker(root: &Path, query: &Query<'_>) -> Result<Located, LocateE
         return Ok(Located::NoImage(NoImage {
             rootfs: query.rootfs.path().to_owned(),
             purpose: Purpose::Build,
+            launcher: Launcher::Docker,
         }));
     }
     Err(inconsistent(format!(
@@ -326,7 +328,43 @@ impl Located {
     fn image(found: Found) -> Self {
         Self::Image(Box::new(found))
     }
+
+    /// Whoever runs a bundle of his own on what an engine mounted is not that engine.
+    fn launched_with(mut self, bundle: &Path) -> Self {
+        let launcher = match &mut self {
+            Self::Image(found) => &mut found.launcher,
+            Self::NoImage(none) => &mut none.launcher,
+        };
+        if !made_bundle(*launcher, bundle) {
+            *launcher = Launcher::Other;
+        }
+        self
+    }
 }
+
+/// Engines' bundles lie where only the engine puts them.
+fn made_bundle(launcher: Launcher, bundle: &Path) -> bool {
+    let mut names = bundle.iter().rev().skip(1);
+    let (parent, task) = (names.next(), names.next());
+    match launcher {
+        // `<root>/overlay-containers/<id>/userdata`
+        Launcher::Podman => {
+            bundle.ends_with("userdata") && task.is_some_and(|name| name == "overlay-containers")
+        }
+        // `<state>/io.containerd.runtime.v2.task/<namespace>/<id>`, or BuildKit's own
+        Launcher::Docker => {
+            task.is_some_and(|name| name == TASKS) && parent.is_some() || is_buildkit(bundle)
+        }
+        _ => true,
+    }
+}
+
+fn is_buildkit(bundle: &Path) -> bool {
+    bundle.iter().any(|name| name == "buildkit")
+}
+
+/// The directory where containerd 1.4 to 2 keep bundles.
+const TASKS: &str = "io.containerd.runtime.v2.task";
 
 /// The namespace that containerd's shim names twice: `--root <dir>/<namespace>` and
 /// `<state>/io.containerd.runtime.v2.task/<namespace>/<id>` as the bundle. `None` for other callers.
@@ -336,7 +374,7 @@ fn containerd_namespace(query: &Query<'_>) -> Result<Option<String>, LocateError
     let (Some(id), Some(namespace), Some(task)) = (id, namespace, task) else {
         return Ok(None);
     };
-    if task != "io.containerd.runtime.v2.task" || id != query.container.as_str() {
+    if task != TASKS || id != query.container.as_str() {
         return Ok(None);
     }
     if query.state_root.file_name() != Some(namespace) {

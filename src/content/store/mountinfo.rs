@@ -25,6 +25,8 @@ pub enum MountinfoError {
 pub struct Mount {
     /// As statx(2) gives it for a descriptor.
     pub id: u64,
+    /// Major and minor number of the file system: `8:1`.
+    pub device: String,
     /// What of the file system is mounted.
     pub root: PathBuf,
     pub mount_point: PathBuf,
@@ -59,6 +61,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let fs_type = String::from_utf8(unescape(fields.get(optional_end + 1)?)?).ok()?;
     Some(Mount {
         id: std::str::from_utf8(fields.first()?).ok()?.parse().ok()?,
+        device: std::str::from_utf8(fields.get(2)?).ok()?.to_owned(),
         root: path(unescape(fields.get(3)?)?),
         mount_point: path(unescape(fields.get(4)?)?),
         fs_type,
@@ -86,6 +89,49 @@ fn unescape(field: &[u8]) -> Option<Vec<u8>> {
 
 fn path(bytes: Vec<u8>) -> PathBuf {
     OsString::from_vec(bytes).into()
+}
+
+/// Where else the directory or file at `path` is: another mount shows as much or more of the file system
+/// that is mounted there. So a bind mount's source is found. `path` is canonical.
+pub fn origins(path: &Path, mounts: &[Mount]) -> Vec<PathBuf> {
+    let covers = |mount: &&Mount| path.starts_with(&mount.mount_point);
+    // of two at the same place the later one is seen, and `max_by_key` gives the last
+    let covering = mounts
+        .iter()
+        .filter(covers)
+        .max_by_key(|mount| mount.mount_point.as_os_str().len());
+    let Some((covering, rest)) =
+        covering.and_then(|mount| Some((mount, path.strip_prefix(&mount.mount_point).ok()?)))
+    else {
+        return Vec::new();
+    };
+    let inside = joined(&covering.root, rest);
+    let others = || {
+        mounts.iter().filter(|mount| {
+            mount.device == covering.device
+                && inside.starts_with(&mount.root)
+                && mount.mount_point != covering.mount_point
+        })
+    };
+    let length = |mount: &Mount| mount.root.as_os_str().len();
+    let Some(widest) = others().map(length).min() else {
+        return Vec::new();
+    };
+    others()
+        .filter(|mount| length(mount) == widest && widest <= length(covering))
+        .filter_map(|mount| {
+            let rest = inside.strip_prefix(&mount.root).ok()?;
+            Some(joined(&mount.mount_point, rest))
+        })
+        .collect()
+}
+
+/// Without a slash at the end.
+fn joined(directory: &Path, rest: &Path) -> PathBuf {
+    match rest.as_os_str().is_empty() {
+        true => directory.to_owned(),
+        false => directory.join(rest),
+    }
 }
 
 impl Mount {
@@ -215,6 +261,36 @@ mod tests {
     use super::*;
 
     const PODMAN: &[u8] = b"132 44 0:108 / /g/overlay/a\\040b/merged rw,relatime shared:1 master:2 - overlay overlay rw,lowerdir=/g/overlay/l/AA:/g/overlay/l/BB,upperdir=/g/overlay/id/diff,workdir=/g/overlay/id/work,volatile\n";
+
+    #[test]
+    fn accept_origins_of_bind_mounts() {
+        let text = b"20 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
+            21 20 0:30 / /run rw - tmpfs tmpfs rw\n\
+            22 20 0:30 /containerd /v/a/_data rw - tmpfs tmpfs rw\n\
+            23 20 0:30 / /v/b/_data rw - tmpfs tmpfs rw\n\
+            24 20 8:1 /etc/x /srv/x rw - ext4 /dev/sda1 rw\n\
+            25 20 8:2 /@home /home rw - btrfs /dev/sda2 rw\n";
+        let mounts = parse(text).unwrap();
+        for (path, found) in [
+            // the whole, and parts of it elsewhere
+            ("/etc/x", &[][..]),
+            ("/run/containerd", &["/v/b/_data/containerd"]),
+            ("/v/a/_data", &["/run/containerd", "/v/b/_data/containerd"]),
+            (
+                "/v/a/_data/s",
+                &["/run/containerd/s", "/v/b/_data/containerd/s"],
+            ),
+            ("/v/b/_data", &["/run"]),
+            ("/srv/x", &["/etc/x"]),
+            ("/srv/x/y", &["/etc/x/y"]),
+            // a part of a file system, of which no more is to be seen
+            ("/home/me", &[]),
+            ("/srv/xy", &[]),
+        ] {
+            let found: Vec<_> = found.iter().map(PathBuf::from).collect();
+            assert_eq!(origins(Path::new(path), &mounts), found, "{path}");
+        }
+    }
 
     #[test]
     fn accept_overlay() {

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use std::path::Path;
 use verify::{
     digest::{BlobDigest, ImageDigest},
+    profile::Launcher,
     rootfs::Engine,
 };
 
@@ -76,6 +77,7 @@ pub(super) fn find(bundle: &Path, signatures: &Store) -> Result<Option<Found>, L
     let name = manifest.to_string();
     let mut found = of_candidates(&blobs, &what, name, candidates, signatures)?;
     (found.engine, found.purpose) = (Engine::Umoci, Purpose::Run);
+    found.launcher = Launcher::Other;
     Ok(Some(found))
 }
 

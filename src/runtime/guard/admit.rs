@@ -38,7 +38,7 @@ use verify::{
         Admission, Enforce, Material, Measure, Policy, Programs, Subject, UpperRule, decide,
         plain_text,
     },
-    profile::LaunchProfile,
+    profile::{LaunchProfile, Launcher},
     rootfs::{MeasuredRootfs, Owners, Stubs},
 };
 
@@ -91,12 +91,12 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
     let joined = inside::joined(&spec)?;
     let root = store::Rootfs::open(&application.rootfs)?;
     let start_hooks = hooks::of_start(&spec, root.as_fd())?;
-    let profile = LaunchProfile::of(&spec, &view::of(&spec, application, &start_hooks, &joined)?)?;
-
     let signatures = Store::open(Path::new(config::SIGNATURES))?;
     let asked = Instant::now();
     let origin = locate(application, config, &root, &signatures)?;
     let identity = asked.elapsed();
+    let host = view::of(&spec, application, &start_hooks, &joined, launcher(&origin))?;
+    let profile = LaunchProfile::of(&spec, &host)?;
     let admission = match &origin {
         Located::Image(found) => decided(application, found, &signatures, &policy, &profile)?,
         Located::NoImage(none) => {
@@ -287,6 +287,13 @@ fn roots(config: &Config) -> Roots {
     }
 }
 
+fn launcher(origin: &Located) -> Launcher {
+    match origin {
+        Located::Image(found) => found.launcher,
+        Located::NoImage(none) => none.launcher,
+    }
+}
+
 /// What the rootfs was mounted from.
 fn locate(
     application: &Application,
@@ -306,6 +313,7 @@ fn locate(
         Err(LocateError::UnknownStore { path, .. }) => Ok(Located::NoImage(NoImage {
             rootfs: path,
             purpose: Purpose::Run,
+            launcher: Launcher::Other,
         })),
         Err(LocateError::Failed(error)) => {
             Err(error.context("cannot find out the container's image"))

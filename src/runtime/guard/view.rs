@@ -4,26 +4,32 @@
 use super::{Application, inside::Joined};
 use crate::{copies, hooks::StartHook};
 use anyhow::{Context, Result};
+use content::store;
 use oci_spec::runtime::Spec;
 use std::{
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
-use verify::profile::{HostProgram, HostView, NamespaceOwner, needs};
+use verify::profile::{HostProgram, HostView, Launcher, NamespaceOwner, needs};
 
 pub fn of(
     spec: &Spec,
     application: &Application,
     start_hooks: &[StartHook],
     joined: &Joined,
+    launcher: Launcher,
 ) -> Result<HostView> {
     let origins = &application.copies;
     let needs = needs(spec);
     let mut view = HostView {
+        launcher,
+        apparmor: apparmor()?,
         tpm_devices: tpm_devices()?,
         ..HostView::default()
     };
+    let mounts = fs::read("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
+    let mounts = store::parse_mountinfo(&mounts).context("/proc/self/mountinfo")?;
     for source in needs.sources {
         // the copy of a program is made once the policy has said yes; whose it is, is said in its place
         let named = origins.get(&source).unwrap_or(&source);
@@ -35,6 +41,8 @@ pub fn of(
             view.programs
                 .insert(source.clone(), HostProgram { path, digest });
         }
+        let places = store::origins(&real, &mounts);
+        view.origins.insert(real.clone(), places);
         view.sources.insert(source, real);
     }
     for hook in needs.hooks {
@@ -58,6 +66,16 @@ pub fn of(
         view.namespaces.insert(namespace, owner);
     }
     Ok(view)
+}
+
+/// Whether the kernel has AppArmor and it is on; a kernel without the module has no such file.
+fn apparmor() -> Result<bool> {
+    const ENABLED: &str = "/sys/module/apparmor/parameters/enabled";
+    match fs::read_to_string(ENABLED) {
+        Ok(text) => Ok(text.starts_with('Y')),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e).with_context(|| format!("cannot read {ENABLED}")),
+    }
 }
 
 /// A namespace is the host's if the first process or this one, which stands for the engine, is in it.

@@ -13,7 +13,7 @@ use crate::evidence::{HostPcrs, Root};
 use crate::imalog::{EncodedPath, Entry, Replay};
 use crate::pcr::{HOST_QUOTED, PcrIndex, QUOTED};
 use crate::profile::{
-    CapabilitySets, How as Namespace, LaunchProfile, NamespaceUse, PathSet, ProcessProfile,
+    CapabilitySets, How as Namespace, LaunchProfile, Launcher, NamespaceUse, ProcessProfile,
     UserProfile,
 };
 use crate::qualify;
@@ -60,6 +60,8 @@ pub(super) fn profile() -> LaunchProfile {
         peer: None,
     };
     LaunchProfile {
+        launcher: Launcher::Cri,
+        host_apparmor: false,
         process: ProcessProfile {
             program: "/usr/bin/app".into(),
             args_digest: ProfileDigest::of(br#"["/usr/bin/app"]"#).to_string(),
@@ -93,14 +95,9 @@ pub(super) fn profile() -> LaunchProfile {
         hooks: vec![],
         rootfs_readonly: true,
         seccomp: ProfileDigest::of(b"seccomp").to_string(),
-        masked_paths: PathSet {
-            count: 0,
-            digest: ProfileDigest::of(b"[]").to_string(),
-        },
-        readonly_paths: PathSet {
-            count: 0,
-            digest: ProfileDigest::of(b"[]").to_string(),
-        },
+        seccomp_opens: vec![],
+        masked_paths: vec![],
+        readonly_paths: vec![],
         cgroups_path: "/x".into(),
     }
 }

@@ -7,11 +7,13 @@ use crate::imalog::{Entry, Template};
 use crate::pcr::{self, PcrIndex};
 use crate::profile::{
     CapabilitySets, DeviceNode, HookAdditions, HookProgram, How as Namespace, LaunchProfile,
-    MountUse, NamespaceUse, PathSet, ProcessProfile, UserProfile,
+    Launcher, MountUse, NamespaceUse, ProcessProfile, UserProfile,
 };
 
 fn profile() -> LaunchProfile {
     LaunchProfile {
+        launcher: Launcher::Podman,
+        host_apparmor: true,
         process: ProcessProfile {
             program: "sh".into(),
             args_digest: digest!(ProfileDigest, 1).to_string(),
@@ -60,6 +62,7 @@ fn profile() -> LaunchProfile {
             kind: "bind".into(),
             source: "/srv/d".into(),
             real_source: "/srv/data".into(),
+            origins: vec!["/disk/data".into()],
             options: vec!["ro".into()],
             program: None,
         }],
@@ -81,14 +84,9 @@ fn profile() -> LaunchProfile {
         }],
         rootfs_readonly: true,
         seccomp: "none".into(),
-        masked_paths: PathSet {
-            count: 2,
-            digest: digest!(ProfileDigest, 5).to_string(),
-        },
-        readonly_paths: PathSet {
-            count: 0,
-            digest: digest!(ProfileDigest, 6).to_string(),
-        },
+        seccomp_opens: vec![],
+        masked_paths: vec!["/proc/acpi".into(), "/proc/kcore".into()],
+        readonly_paths: vec![],
         cgroups_path: "/x".into(),
     }
 }
@@ -97,15 +95,15 @@ const PROFILE: &str = concat!(
     r#"{"cgroups_path":"/x","device_rules":["deny a *:* rwm"],"#,
     r#""devices":[{"host_tpm":false,"major":10,"minor":229,"path":"/dev/fuse","type":"c"}],"#,
     r#""hooks":[{"args_digest":"@4","digest":"@3","env_names":["PATH"],"path":"/usr/bin/hook","stage":"createRuntime"}],"#,
-    r#""masked_paths":{"count":2,"digest":"@5"},"#,
-    r#""mounts":[{"destination":"/data","options":["ro"],"real_source":"/srv/data","source":"/srv/d","type":"bind"}],"#,
+    r#""host_apparmor":true,"launcher":"podman","masked_paths":["/proc/acpi","/proc/kcore"],"#,
+    r#""mounts":[{"destination":"/data","options":["ro"],"origins":["/disk/data"],"real_source":"/srv/data","source":"/srv/d","type":"bind"}],"#,
     r#""namespaces":[{"how":"new","path":"","type":"mount"},{"how":"joined","path":"/run/netns/x","type":"network"},"#,
     r#"{"how":"host","path":"","type":"user"}],"#,
     r#""process":{"apparmor":"","args_digest":"@1","#,
     r#""capabilities":{"ambient":[],"bounding":["CAP_KILL"],"effective":[],"inheritable":[],"permitted":[]},"#,
     r#""cwd":"/","env_digest":"@2","env_names":["PATH"],"no_new_privileges":true,"program":"sh","selinux":"","#,
     r#""terminal":false,"user":{"additional_gids":[4],"gid":100,"uid":1000}},"#,
-    r#""readonly_paths":{"count":0,"digest":"@6"},"rootfs_readonly":true,"seccomp":"none","tpm_by_rule":false}"#,
+    r#""readonly_paths":[],"rootfs_readonly":true,"seccomp":"none","seccomp_opens":[],"tpm_by_rule":false}"#,
 );
 
 /// Every event: PCR, name, buffer.

@@ -508,7 +508,7 @@ fn refuse_launch_profile() {
         .capabilities
         .bounding
         .push("CAP_BPF".into());
-    scene.refused("capability CAP_BPF (allowed only as \"cap:CAP_BPF\")");
+    scene.refused("capability CAP_BPF, which docker does not give by default (allowed only as \"cap:CAP_BPF\")");
     scene.policy = scene
         .policy
         .replace("allow = []", "allow = [\"cap:CAP_BPF\"]");

@@ -1,6 +1,7 @@
 //! Device nodes and the rules of the device cgroup: is a host TPM within reach?
 
-use super::{ProfileError, utf8};
+use super::defaults::usual_device;
+use super::{LaunchProfile, ProfileError, utf8};
 use oci_spec::runtime::{Linux, LinuxDeviceCgroup, LinuxDeviceType};
 use serde::{Deserialize, Serialize};
 
@@ -93,4 +94,34 @@ pub(super) fn reachable(rules: &[LinuxDeviceCgroup], device: (i64, i64)) -> bool
         }
     }
     open
+}
+
+/// Rules, as texts, after the last one that denies everything, that let read or write a device which
+/// is neither every container's nor among the profile's nodes.
+pub(super) fn beyond(profile: &LaunchProfile) -> Vec<&str> {
+    let rules = &profile.device_rules;
+    let denies_all = |rule: &String| rule == "deny a *:* rwm";
+    let start = rules.iter().rposition(denies_all).map_or(0, |at| at + 1);
+    let allowed = rules.iter().skip(start).filter_map(|text| {
+        let mut words = text.strip_prefix("allow ")?.split(' ');
+        let (kind, numbers, access) = (words.next()?, words.next()?, words.next()?);
+        let (major, minor) = numbers.split_once(':')?;
+        let numbers = (major.parse().ok(), minor.parse().ok());
+        access
+            .contains(['r', 'w'])
+            .then_some((text.as_str(), kind, numbers))
+    });
+    let has_node = |kind: &str, (major, minor): (Option<i64>, Option<i64>)| {
+        profile
+            .devices
+            .iter()
+            .any(|node| node.kind == kind && (Some(node.major), Some(node.minor)) == (major, minor))
+    };
+    allowed
+        .filter(|(_, kind, numbers)| {
+            let letter = kind.chars().next().unwrap_or('a');
+            !usual_device(letter, numbers.0, numbers.1) && !has_node(kind, *numbers)
+        })
+        .map(|(text, ..)| text)
+        .collect()
 }

@@ -1,7 +1,11 @@
-//! What a container may not have unless a policy names it: ways to the host TPM, to the engines and
-//! to attestrun's own files, and the powers that would let it forge what is measured.
+//! What a container may not have unless a policy names it: whatever goes beyond its engine's default
+//! profile; and, whatever an engine's defaults are, ways to the host TPM, to the engines and to
+//! attestrun's own files, and the powers that would let it forge what is measured.
 
-use super::{Demands, How, LaunchProfile, MountUse, ProcessProfile};
+use super::defaults::{confined_otherwise, engines_own, stays_read_only, uncovered, usual_place};
+use super::relaxation::{HOSTPID_PTRACE, KINDS, LaunchRules, Relaxation};
+use super::syscalls::denied_by_default;
+use super::{How, LaunchProfile, MountUse, ProcessProfile, devices};
 use crate::canon::NotCanonical;
 use crate::digest::{FileDigest, ProfileDigest};
 use serde::{Deserialize, Serialize};
@@ -36,88 +40,6 @@ impl fmt::Display for Objection {
             Some(name) => write!(f, " (allowed only as \"{name}\")"),
             None => f.write_str(" (never allowed)"),
         }
-    }
-}
-
-/// Text that names no relaxation.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is not the name of a relaxation (known are device:<path>, mount:<path or type>, cap:CAP_<NAME>, hook:sha256:<digest>, start-hook:sha256:<digest>, program:sha256:<digest>, env:<NAME>, hook-mount:<path>, hook-device:<path>, each but program with * for all of its kind, and hostpid-ptrace)"
-)]
-pub struct NotARelaxation(pub String);
-
-/// The name of one thing that is allowed beyond the default rules.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Relaxation(String);
-
-impl Relaxation {
-    pub fn parse(text: &str) -> Result<Self, NotARelaxation> {
-        let known = match text.split_once(':') {
-            None => text == HOSTPID_PTRACE,
-            Some(("device", rest)) => rest == "*" || rest.starts_with('/'),
-            Some(("cap" | "hook" | "start-hook" | "hook-mount" | "hook-device", "*")) => true,
-            Some(("env", rest)) => !rest.is_empty(),
-            Some(("mount", rest)) => !rest.is_empty(),
-            Some(("cap", rest)) => rest.strip_prefix("CAP_").is_some_and(|c| {
-                !c.is_empty() && c.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
-            }),
-            Some(("hook" | "start-hook" | "program", rest)) => rest.parse::<FileDigest>().is_ok(),
-            // "/" would be everything, and nothing that one means by name
-            Some(("hook-mount" | "hook-device", rest)) => rest.len() > 1 && plain(rest) == rest,
-            Some(_) => false,
-        };
-        match known && text.len() <= 4096 {
-            true => Ok(Self(text.to_owned())),
-            false => Err(NotARelaxation(text.chars().take(80).collect())),
-        }
-    }
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Relaxation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-impl TryFrom<String> for Relaxation {
-    type Error = NotARelaxation;
-    fn try_from(text: String) -> Result<Self, NotARelaxation> {
-        Self::parse(&text)
-    }
-}
-impl From<Relaxation> for String {
-    fn from(relaxation: Relaxation) -> String {
-        relaxation.0
-    }
-}
-
-/// The default rules with these relaxations: a policy's `[rule.launch]`, a challenger's `[launch]`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LaunchRules {
-    pub allow: Vec<Relaxation>,
-    /// Left out: nothing beyond the default rules is asked.
-    #[serde(default)]
-    pub demand: Demands,
-}
-
-impl LaunchRules {
-    /// Whether a container may begin with this program of the host.
-    pub fn name_program(&self, program: FileDigest) -> bool {
-        Relaxation::parse(&format!("program:{program}")).is_ok_and(|n| self.allow.contains(&n))
-    }
-
-    /// What allows it: its own name, or `<kind>:*`.
-    fn allowing(&self, wanted: &Relaxation) -> Option<&Relaxation> {
-        let kind = wanted
-            .0
-            .split_once(':')
-            .map(|(kind, _)| format!("{kind}:*"));
-        let allows = |name: &&Relaxation| *name == wanted || kind.as_ref() == Some(&name.0);
-        self.allow.iter().find(allows)
     }
 }
 
@@ -166,9 +88,10 @@ impl JudgedProcess {
     }
 }
 
-const HOSTPID_PTRACE: &str = "hostpid-ptrace";
-/// Loading code into the kernel, programming it, writing its memory or the machine's.
-const FORBIDDEN_CAPABILITIES: [&str; 3] = ["CAP_SYS_MODULE", "CAP_BPF", "CAP_SYS_RAWIO"];
+/// Every container has these of its own…
+const OWN_NAMESPACES: [&str; 4] = ["ipc", "network", "pid", "uts"];
+/// … or shares them with its pod.
+const POD_NAMESPACES: [&str; 3] = ["ipc", "network", "uts"];
 /// File system types of engines' default mounts (docker, podman, containerd), bind mounts apart.
 const USUAL_TYPES: [&str; 8] = [
     "proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs",
@@ -206,13 +129,14 @@ pub fn judge(
     rules: &LaunchRules,
 ) -> Result<JudgedProfile, Vec<Objection>> {
     let mut court = Court::new(rules);
-    court.capabilities(&profile.process, profile);
-    court.environment(&profile.process);
+    court.process(&profile.process, profile);
     court.demands(rules.demand.against(profile));
+    court.filter(profile);
     court.namespaces(profile);
     court.devices(profile);
+    court.covers(profile);
     for mount in &profile.mounts {
-        court.mount(mount);
+        court.mount(mount, profile);
     }
     for hook in &profile.hooks {
         // A name of its own: what may run in a container may not therefore run on the host.
@@ -259,8 +183,7 @@ pub fn judge_process(
     rules: &LaunchRules,
 ) -> Result<JudgedProcess, Vec<Objection>> {
     let mut court = Court::new(rules);
-    court.capabilities(process, launch);
-    court.environment(process);
+    court.process(process, launch);
     court.demands(rules.demand.against_process(process));
     court.close()?;
     Ok(JudgedProcess(process.clone()))
@@ -335,14 +258,14 @@ impl<'a> Court<'a> {
         }
     }
 
-    fn capabilities(&mut self, process: &ProcessProfile, launch: &LaunchProfile) {
-        for name in FORBIDDEN_CAPABILITIES {
-            if process.capabilities.has(name) {
-                self.object(
-                    Area::Caps,
-                    Some(format!("cap:{name}")),
-                    format!("capability {name}"),
+    fn process(&mut self, process: &ProcessProfile, launch: &LaunchProfile) {
+        for name in process.capabilities.all() {
+            if !launch.launcher.gives(name) {
+                let text = format!(
+                    "capability {name}, which {} does not give by default",
+                    launch.launcher
                 );
+                self.object(Area::Caps, Some(format!("cap:{name}")), text);
             }
         }
         if launch.namespace("pid") == How::Host && process.capabilities.has("CAP_SYS_PTRACE") {
@@ -351,6 +274,53 @@ impl<'a> Court<'a> {
                 Some(HOSTPID_PTRACE.to_owned()),
                 "capability CAP_SYS_PTRACE in the host's PID namespace".to_owned(),
             );
+        }
+        if let Some(profile) = confined_otherwise(process, launch) {
+            self.object(
+                Area::Caps,
+                Some(format!("apparmor:{profile}")),
+                format!("AppArmor profile `{profile}` instead of its engine's own"),
+            );
+        }
+        self.environment(process);
+    }
+
+    fn filter(&mut self, profile: &LaunchProfile) {
+        if !profile.launcher.filters() {
+            return;
+        }
+        if profile.seccomp == "none" {
+            self.object(
+                Area::Caps,
+                Some("seccomp:unconfined".to_owned()),
+                format!(
+                    "no seccomp filter, where {} has one by default",
+                    profile.launcher
+                ),
+            );
+        }
+        let has = |capability: &str| profile.process.capabilities.has(capability);
+        for call in &profile.seccomp_opens {
+            if denied_by_default(profile.launcher, call, has) {
+                let text = format!(
+                    "a seccomp filter that lets through {call}, which {}'s own denies",
+                    profile.launcher
+                );
+                self.object(Area::Caps, Some(format!("syscall:{call}")), text);
+            }
+        }
+    }
+
+    /// What of /proc and /sys engines hide or make read-only.
+    fn covers(&mut self, profile: &LaunchProfile) {
+        let (shown, writable) = uncovered(profile);
+        for path in shown {
+            let text = format!("{path} not masked");
+            self.object(Area::Mount, Some(format!("shown:{path}")), text);
+        }
+        for path in writable {
+            let text = format!("{path} neither masked nor read-only");
+            self.object(Area::Mount, Some(format!("writable:{path}")), text);
         }
     }
 
@@ -382,15 +352,25 @@ impl<'a> Court<'a> {
                 );
             }
         }
+        for kind in KINDS {
+            let whose = match profile.namespace(kind) {
+                How::Host if OWN_NAMESPACES.contains(&kind) => "the host's",
+                How::Joined if !POD_NAMESPACES.contains(&kind) => "another container's",
+                _ => continue,
+            };
+            let text = format!("{whose} {kind} namespace");
+            self.object(Area::Ns, Some(format!("namespace:{kind}")), text);
+        }
     }
 
     fn devices(&mut self, profile: &LaunchProfile) {
-        for device in profile.devices.iter().filter(|d| d.host_tpm) {
+        for device in &profile.devices {
+            let host_tpm = if device.host_tpm { ", a host TPM" } else { "" };
             self.object(
                 Area::Dev,
                 Some(format!("device:{}", device.path)),
                 format!(
-                    "device {} ({}:{}), a host TPM",
+                    "device {} ({}:{}){host_tpm}",
                     device.path, device.major, device.minor
                 ),
             );
@@ -406,6 +386,13 @@ impl<'a> Court<'a> {
                 Area::Dev,
                 Some("device:*".to_owned()),
                 "device rules that include a host TPM".to_owned(),
+            );
+        }
+        for rule in devices::beyond(profile) {
+            self.object(
+                Area::Dev,
+                Some("device:*".to_owned()),
+                format!("the device rule `{rule}`, for which there is no device node"),
             );
         }
     }
@@ -434,7 +421,7 @@ impl<'a> Court<'a> {
         }
     }
 
-    fn mount(&mut self, mount: &MountUse) {
+    fn mount(&mut self, mount: &MountUse, profile: &LaunchProfile) {
         let destination = plain(&mount.destination);
         if is_at_or_below(&destination, OWN_MOUNT) {
             self.object(
@@ -446,34 +433,71 @@ impl<'a> Court<'a> {
         if let Some(digest) = mount.program {
             self.program(mount, &destination, digest);
         }
-        if mount.kind != "bind" {
-            if !USUAL_TYPES.contains(&mount.kind.as_str()) {
-                self.object(
-                    Area::Mount,
-                    Some(format!("mount:{}", mount.kind)),
-                    format!("mount of type `{}` at {destination}", mount.kind),
-                );
-            }
-            return;
+        match mount.kind.as_str() {
+            "bind" => self.bind(mount, &destination, profile),
+            kind => self.file_system(mount, kind, &destination, profile),
         }
+    }
+
+    fn file_system(
+        &mut self,
+        mount: &MountUse,
+        kind: &str,
+        destination: &str,
+        profile: &LaunchProfile,
+    ) {
+        if !USUAL_TYPES.contains(&kind) || !usual_place(kind, destination) {
+            self.object(
+                Area::Mount,
+                Some(format!("mount:{kind}")),
+                format!("mount of type `{kind}` at {destination}"),
+            );
+        }
+        let read_only = mount.options.iter().any(|option| option == "ro");
+        if !read_only && stays_read_only(kind, profile) {
+            self.object(
+                Area::Mount,
+                Some(format!("writable:{destination}")),
+                format!("{kind} at {destination}, not read-only"),
+            );
+        }
+    }
+
+    fn bind(&mut self, mount: &MountUse, destination: &str, profile: &LaunchProfile) {
+        // a program's own name is enough
+        let named = mount.program.is_some();
+        let own = |source: &str| named || engines_own(source, destination, profile.launcher);
         let source = plain(&mount.real_source);
+        self.source(&source, destination, own(&source));
+        for origin in &mount.origins {
+            // Who may mount the one may mount the other, unless the one is any volume of the engine's.
+            let origin = plain(origin);
+            self.source(&origin, destination, !own(&source) || own(&origin));
+        }
+    }
+
+    /// `usual`: only what it leads to can speak against it.
+    fn source(&mut self, source: &str, destination: &str, usual: bool) {
         // The TPM's further devices (tpm1, tpmrm1…) stand beside the two that are named.
         let tpm = source.starts_with("/dev/tpm").then_some("a host TPM");
         let protected = PROTECTED
             .iter()
-            .find(|(path, _)| is_at_or_below(&source, path) || is_at_or_below(path, &source));
-        if let Some(what) = tpm.or(protected.map(|(_, what)| *what)) {
-            self.object(
-                Area::Mount,
-                Some(format!("mount:{source}")),
-                format!("mount of {source} at {destination}, which leads to {what}"),
-            );
-        }
+            .find(|(path, _)| is_at_or_below(source, path) || is_at_or_below(path, source));
+        let why = match tpm.or(protected.map(|(_, what)| *what)) {
+            None if usual => return,
+            None => "which is the host's".to_owned(),
+            Some(what) => format!("which leads to {what}"),
+        };
+        self.object(
+            Area::Mount,
+            Some(format!("mount:{source}")),
+            format!("mount of {source} at {destination}, {why}"),
+        );
     }
 }
 
 /// The path without `.`, `..`, repeated slashes, and with `/var/run` spelt `/run` (FHS 3.0, 3.15).
-fn plain(path: &str) -> String {
+pub(super) fn plain(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
         match part {
@@ -490,7 +514,7 @@ fn plain(path: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
-fn is_at_or_below(path: &str, directory: &str) -> bool {
+pub(super) fn is_at_or_below(path: &str, directory: &str) -> bool {
     directory == "/"
         || path
             .strip_prefix(directory)

@@ -32,6 +32,7 @@ fn accept_directories_as_such() {
     let expected = NoImage {
         rootfs: rootfs.clone(),
         purpose: Purpose::Run,
+        launcher: Launcher::Podman,
     };
     let bundle = host.scratch.join("bundle");
     let line = format!("1 2 8:1 / {} rw - ext4 /dev/sda rw\n", rootfs.display());
@@ -156,4 +157,39 @@ fn refuse_umocis_bundle_that_leads_nowhere() {
     std::fs::remove_file(bundle.join("umoci.json")).unwrap();
     std::os::unix::fs::symlink("/dev/zero", bundle.join("umoci.json")).unwrap();
     refuse("a symbolic link stands");
+}
+
+#[test]
+fn accept_as_an_engines_only_what_lies_in_its_bundles() {
+    let of = |launcher: Launcher, bundle: &str| {
+        let located = Located::NoImage(NoImage {
+            rootfs: "/r".into(),
+            purpose: Purpose::Run,
+            launcher,
+        });
+        match located.launched_with(Path::new(bundle)) {
+            Located::NoImage(none) => none.launcher,
+            Located::Image(_) => unreachable!(),
+        }
+    };
+    for (launcher, own) in [
+        (Launcher::Podman, "/s/overlay-containers/1/userdata"),
+        (
+            Launcher::Docker,
+            "/run/c/io.containerd.runtime.v2.task/moby/1",
+        ),
+        (Launcher::Docker, "/var/lib/docker/buildkit/executor/1"),
+        (Launcher::Containerd, "/anywhere"),
+    ] {
+        assert_eq!(of(launcher, own), launcher, "{own}");
+    }
+    for (launcher, other) in [
+        (Launcher::Podman, "/s/overlay-containers/1"),
+        (Launcher::Podman, "/s/overlay-containers/userdata"),
+        (Launcher::Podman, "/root/userdata"),
+        (Launcher::Docker, "/root/bundle"),
+        (Launcher::Docker, "/io.containerd.runtime.v2.task/x"),
+    ] {
+        assert_eq!(of(launcher, other), Launcher::Other, "{other}");
+    }
 }

@@ -88,6 +88,7 @@ fn bound(rule: MountsRule, events: &[Event]) -> Scene {
     let mut scene = Scene::new();
     scene.relaunch(|profile| {
         profile.mounts.push(MountUse {
+            origins: vec![],
             destination: "/data".into(),
             kind: "bind".into(),
             source: "/srv/data".into(),

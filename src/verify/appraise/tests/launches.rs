@@ -49,6 +49,7 @@ fn refuse_launches_by_their_check() {
     let mut scene = Scene::new();
     scene.relaunch(|profile| {
         profile.mounts.push(MountUse {
+            origins: vec![],
             destination: "/run/docker.sock".into(),
             kind: "bind".into(),
             source: "/run/docker.sock".into(),
@@ -147,6 +148,7 @@ fn begun_by_an_init() -> Scene {
     let mut scene = Scene::new();
     scene.relaunch(|profile| {
         profile.mounts.push(MountUse {
+            origins: vec![],
             destination: "/sbin/docker-init".into(),
             kind: "bind".into(),
             source: "/var/lib/attestrun/programs/x".into(),

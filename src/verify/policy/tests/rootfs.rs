@@ -42,6 +42,7 @@ fn admission(edit: impl FnOnce(&mut Draft, &mut LaunchProfile)) -> Admission {
 fn mount(profile: &mut LaunchProfile, destination: &str) {
     let mut mount = profile.mounts[0].clone();
     mount.destination = destination.into();
+    mount.kind = "tmpfs".into();
     profile.mounts.push(mount);
 }
 

@@ -93,6 +93,7 @@ fn refuse_what_a_rule_does_not_demand() {
     }
     let mut bare = profile.clone();
     bare.seccomp = "none".into();
+    bare.launcher = Launcher::Other;
     assert!(judge(&bare, &rules("seccomp = \"filtered\"")).is_err());
     assert!(judge(&bare, &rules("seccomp = \"any\"")).is_ok());
     bare.namespaces[0].how = How::Host;
