@@ -36,9 +36,10 @@ pub const MODULE: Module = Module {
         ),
         // before podman keeps a good signature with the image, which counts too
         Test::Once(
-            "each_engine_asks_for_both_formats",
-            crate::matrix::each_engine_asks_for_both_formats,
+            "each_engine_asks_for_every_kind",
+            crate::matrix::each_engine_asks_for_every_kind,
         ),
+        Test::Once("the_matrix", crate::matrix::the_matrix),
         Test::Once(
             "what_engines_keep_is_imported",
             what_engines_keep_is_imported,
@@ -47,7 +48,6 @@ pub const MODULE: Module = Module {
             "the_verifier_of_containerd_imports_and_allows",
             the_verifier_of_containerd_imports_and_allows,
         ),
-        Test::Once("the_matrix", crate::matrix::the_matrix),
     ],
 };
 

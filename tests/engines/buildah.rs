@@ -2,7 +2,14 @@
 //! entry says so.
 
 use super::{name, refused_by_us, same, wait_until, with_entry};
-use crate::{Module, Test, attestation::WAIVERS, runtime::Runtime, spawn::Cmd, world::World};
+use crate::{
+    Module, Test,
+    attestation::WAIVERS,
+    host::POLICY,
+    runtime::Runtime,
+    spawn::{Cmd, Output},
+    world::World,
+};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::fs;
@@ -48,6 +55,20 @@ fn working(world: &World, rt: &Runtime, body: impl FnOnce(&str) -> Result<()>) -
     let done = body(&name);
     buildah(world)?.args(["rm", &name]).ok()?;
     done
+}
+
+/// A step on the demo image under `policy`, and under the same with an entry for builds.
+pub fn steps(world: &World, rt: &Runtime, policy: &str) -> Result<(Output, Output)> {
+    let mut outputs = Vec::new();
+    working(world, rt, |name| {
+        for text in [policy.to_owned(), format!("{policy}\n{ENTRY}")] {
+            fs::write(POLICY, text)?;
+            outputs.push(on(world, rt, "run")?.args([name, "/bin/true"]).output()?);
+        }
+        Ok(())
+    })?;
+    let (under, without) = (outputs.pop(), outputs.pop());
+    without.zip(under).context("two steps")
 }
 
 fn no_step_runs_by_default(world: &World, rt: &Runtime) -> Result<()> {

@@ -222,6 +222,51 @@ fn pod_config(world: &World, rt: &Runtime) -> Result<PodSandboxConfig> {
     })
 }
 
+/// A pod in which images are started, one after the other.
+pub struct Pod<'w> {
+    world: &'w World,
+    kubelet: Kubelet,
+    config: PodSandboxConfig,
+    id: String,
+}
+
+impl<'w> Pod<'w> {
+    pub fn make(world: &'w World, rt: &Runtime) -> Result<Self> {
+        let mut kubelet = Kubelet::connect(world)?;
+        let config = pod_config(world, rt)?;
+        let mut id = String::new();
+        with_pause(world, || {
+            id = kubelet.pod(rt, &config)?;
+            Ok(())
+        })?;
+        world.note(&id);
+        Ok(Self {
+            world,
+            kubelet,
+            config,
+            id,
+        })
+    }
+    /// What containerd says against it, if it does not start.
+    pub fn start(&mut self, image: &str) -> Result<std::result::Result<(), String>> {
+        let (pod, config) = (self.id.clone(), self.config.clone());
+        let container = self
+            .kubelet
+            .container(&pod, &config, image, "exec sleep 1000")?;
+        self.world.note(&container);
+        let started = self.kubelet.start(&container).map_err(|e| e.to_string());
+        match started {
+            Ok(()) => self.kubelet.stop_and_remove(&container)?,
+            Err(_) => self.kubelet.remove(&container)?,
+        }
+        Ok(started)
+    }
+    pub fn end(mut self) -> Result<()> {
+        let id = self.id.clone();
+        self.kubelet.end_pod(&id)
+    }
+}
+
 fn life_of_a_pod(world: &World, rt: &Runtime) -> Result<()> {
     with_pause(world, || pod_lives(world, rt))
 }
