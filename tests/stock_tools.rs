@@ -225,7 +225,7 @@ fn log_of(id: &str) -> Result<PathBuf> {
         let run = run?.path();
         let state = fs::read_to_string(run.join("state.json")).unwrap_or_default();
         if state.contains(id) {
-            return Ok(run.join("event.log"));
+            return Ok(run.join("bounded/event.log"));
         }
     }
     anyhow::bail!("no container {id} runs")
