@@ -118,7 +118,8 @@ fn comes_up(world: &World) -> Result<()> {
 fn old_items_are_refused(world: &World, fresh: &Kept, old: &Value, id: &str) -> Result<()> {
     let again = fresh.judge(world, &fresh.evidence)?;
     ensure!(again.code() == 0, "this boot's own evidence: {again}");
-    let takes: [(_, fn(&str) -> bool, _); 3] = [
+    type Says = fn(&str) -> bool;
+    let takes: [(_, Says, _); 3] = [
         ("all of it", |_| true, "Q-QD"),
         (
             "all but the host's quote",

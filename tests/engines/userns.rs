@@ -202,8 +202,8 @@ fn other_owners_are_no_image(world: &World, rt: &Runtime) -> Result<()> {
 /// The layers' file, with another owner, in the container's own layer.
 fn copied_up(lower: &str, to: &Path, owner: u32) -> Result<()> {
     let layers = lower.trim().split(':');
-    let from = layers.map(|layer| Path::new(layer).join("etc/passwd"));
-    let from = from.filter(|file| file.is_file()).next_back();
+    let mut from = layers.map(|layer| Path::new(layer).join("etc/passwd"));
+    let from = from.rfind(|file| file.is_file());
     let Some((from, parent)) = from.zip(to.parent()) else {
         anyhow::bail!("no layer has /etc/passwd: {lower}");
     };

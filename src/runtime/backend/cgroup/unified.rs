@@ -17,7 +17,7 @@ pub fn forget_zeros(resources: &mut LinuxResources) {
             .set_swap(swap)
             .set_reservation(reservation);
     }
-    if resources.pids().as_ref().is_some_and(|p| no_limit(p)) {
+    if resources.pids().as_ref().is_some_and(no_limit) {
         resources.set_pids(None);
     }
 }
@@ -107,7 +107,7 @@ mod tests {
         .unwrap();
         forget_zeros(&mut resources);
         assert!(resources.pids().is_none());
-        let memory = resources.memory().clone().unwrap();
+        let memory = resources.memory().unwrap();
         assert_eq!((memory.limit(), memory.swap()), (None, None));
         assert_eq!(memory.reservation(), Some(4096));
         let unlimited = r#"{"memory":{"limit":-1},"pids":{"limit":-1}}"#;
