@@ -5,7 +5,7 @@ use super::*;
 use crate::digest::{FileDigest, RootfsDigest};
 use crate::event::{Event, FilesDone, Measure, MountContent, MountsRule};
 use crate::imalog::{EncodedPath, Entry};
-use crate::profile::MountUse;
+use crate::profile::{MountUse, Relaxation};
 
 fn file(path: &str, content: &[u8]) -> Entry {
     let path = EncodedPath::of(path.as_bytes()).unwrap();
@@ -86,6 +86,8 @@ fn mount(destination: &str, content: &[u8]) -> Event {
 /// A scene with a bind mount at /data, under this rule, and these events before its start.
 fn bound(rule: MountsRule, events: &[Event]) -> Scene {
     let mut scene = Scene::new();
+    let data = Relaxation::parse("mount:/srv/data").unwrap();
+    scene.expect.launch.allow.push(data);
     scene.relaunch(|profile| {
         profile.mounts.push(MountUse {
             origins: vec![],

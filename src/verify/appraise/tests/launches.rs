@@ -78,6 +78,8 @@ fn refuse_launches_by_their_check() {
 fn joined_namespaces_need_peers() {
     let join = |kind: &str, path: &str| {
         let mut scene = Scene::new();
+        let named = Relaxation::parse("namespace:pid").unwrap();
+        scene.expect.launch.allow.push(named);
         let (kind, path) = (kind.to_owned(), path.to_owned());
         scene.relaunch(|profile| {
             profile.namespaces.retain(|n| n.kind != kind);
