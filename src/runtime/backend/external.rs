@@ -237,15 +237,25 @@ fn call(
     }
     let text = fs::read_to_string(&log).unwrap_or_default();
     match last_error(&text) {
-        Some(message) if streams == spawn::Streams::Ours => Err(Said(message).into()),
-        Some(message) => bail!("{message}"),
+        Some((message, Told::InWhole)) if streams == spawn::Streams::Ours => {
+            Err(Said(message).into())
+        }
+        Some((message, _)) => bail!("{message}"),
         None => bail!("the backend {} ended with {status}", runc.display()),
     }
 }
 
+/// How much of its last error runc writes to standard error when it has a log.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    InWhole,
+    /// What its C part said stands in the log alone.
+    InPart,
+}
+
 /// The last error of runc's log, without its own "runc create failed: "; what its C part said before
 /// (level fatal) is the reason of the reason.
-fn last_error(log: &str) -> Option<String> {
+fn last_error(log: &str) -> Option<(String, Told)> {
     let lines = serde_json::Deserializer::from_str(log).into_iter::<serde_json::Value>();
     let lines: Vec<_> = lines.map_while(Result::ok).collect();
     let last = |level: &str| {
@@ -258,8 +268,8 @@ fn last_error(log: &str) -> Option<String> {
         .and_then(|m| m.split_once(" failed: "))
         .map_or(message, |(_, cause)| cause);
     Some(match last("fatal") {
-        Some(fatal) => format!("{cause}: {fatal}"),
-        None => cause.to_owned(),
+        Some(fatal) => (format!("{cause}: {fatal}"), Told::InPart),
+        None => (cause.to_owned(), Told::InWhole),
     })
 }
 
@@ -273,18 +283,22 @@ mod tests {
 {"level":"error","msg":"runc create failed: unable to start container process: exec: \"x\": not found","time":"t"}
 "#;
         assert_eq!(
-            last_error(log).unwrap(),
+            last_error(log).unwrap().0,
             "unable to start container process: exec: \"x\": not found"
         );
         assert_eq!(
             last_error(r#"{"level":"error","msg":"container does not exist"}"#).unwrap(),
-            "container does not exist"
+            ("container does not exist".to_owned(), Told::InWhole)
         );
         let log = r#"{"level":"fatal","msg":"nsexec[7]: failed to update oom_score_adj"}
 {"level":"error","msg":"runc create failed: can't get final child's PID from pipe: EOF"}"#;
         assert_eq!(
             last_error(log).unwrap(),
-            "can't get final child's PID from pipe: EOF: nsexec[7]: failed to update oom_score_adj"
+            (
+                "can't get final child's PID from pipe: EOF: nsexec[7]: failed to update oom_score_adj"
+                    .to_owned(),
+                Told::InPart
+            )
         );
         assert_eq!(last_error(""), None);
         assert_eq!(last_error("no json"), None);
