@@ -389,6 +389,13 @@ fn bundles_policy(judges: &Path) -> Result<String> {
         name("hook", Path::new("/bin/sh"))?,
         name("start-hook", &judges.join("busybox/bin/busybox"))?,
         name("start-hook", &judges.join("debian/usr/bin/dash"))?,
+        // the tests are about these
+        "cap:*".into(),
+        "device:*".into(),
+        "mount:*".into(),
+        "namespace:*".into(),
+        "shown:*".into(),
+        "writable:*".into(),
     ];
     Ok(format!(
         "version = 1\nmode = \"enforce\"\n\n[[bundle]]\nname = \"runc-tests\"\nrootfs = \"/tmp\"\n\
