@@ -41,6 +41,7 @@ mod sharing; // a cgroup with somebody in it
 mod signatures; // image signatures of every kind and from every source
 mod sigstore; // a Sigstore instance of the tests' own
 mod spawn; // starting processes
+mod statements; // what must have been stated about an image
 mod stock_tools; // other people's tools on manifests and logs
 mod surface; // what a process sees and may do, compared with runc
 mod systemd; // a host whose first process is systemd
@@ -108,6 +109,7 @@ const MODULES: &[Module] = &[
     signatures::MODULE,
     attestation::MODULE,
     policy::MODULE,
+    statements::MODULE,
     rootfs::MODULE,
     overlay::MODULE,
     stock_tools::MODULE,

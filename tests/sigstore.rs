@@ -45,12 +45,17 @@ const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
 
 /// An in-toto statement about an image (`sha256:…`).
 pub fn statement(image: &str, predicate_type: &str) -> Vec<u8> {
+    stating(image, predicate_type, &json!({}))
+}
+
+/// The same that states something.
+pub fn stating(image: &str, predicate_type: &str, predicate: &Value) -> Vec<u8> {
     let hex = image.trim_start_matches("sha256:");
     let statement = json!({
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [{ "digest": { "sha256": hex } }],
         "predicateType": predicate_type,
-        "predicate": {},
+        "predicate": predicate,
     });
     statement.to_string().into_bytes()
 }
@@ -153,6 +158,14 @@ impl Instance {
             .push(CustomExtension::from_oid_content(&SCTS, list));
         let der = self.sign_leaf(&seen, &key);
         Leaf { der, key }
+    }
+
+    /// A leaf of somebody else.
+    pub fn stranger(&self) -> Leaf {
+        self.leaf_with(|params| {
+            let name = "https://ci.example/somebody/else".try_into().unwrap();
+            params.subject_alt_names = vec![SanType::URI(name)];
+        })
     }
 
     /// A leaf that no certificate log has seen.
@@ -269,6 +282,18 @@ impl Instance {
         })
         .to_string()
     }
+}
+
+/// A bundle v0.3: `statement` signed by `key`, which stands in no log.
+pub fn key_bundle(key: &KeyPair, statement: &[u8]) -> Value {
+    let signature = BASE64.encode(key.sign(&pae(statement)).unwrap());
+    json!({
+        "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
+        "verificationMaterial": { "publicKey": {
+            "hint": BASE64.encode(key.subject_public_key_info()),
+        } },
+        "dsseEnvelope": envelope(statement, &signature),
+    })
 }
 
 fn leaf_params(edit: impl FnOnce(&mut CertificateParams)) -> (CertificateParams, KeyPair) {

@@ -220,7 +220,7 @@ fn an_images_manifest_is_what_was_measured(world: &World) -> Result<()> {
 }
 
 /// The event log of the only container that runs now.
-fn log_of(id: &str) -> Result<PathBuf> {
+pub fn log_of(id: &str) -> Result<PathBuf> {
     for run in fs::read_dir("/run/attestrun/containers")? {
         let run = run?.path();
         let state = fs::read_to_string(run.join("state.json")).unwrap_or_default();
@@ -231,7 +231,7 @@ fn log_of(id: &str) -> Result<PathBuf> {
     anyhow::bail!("no container {id} runs")
 }
 
-fn shown(world: &World, log: &Path) -> Result<Vec<Value>> {
+pub fn shown(world: &World, log: &Path) -> Result<Vec<Value>> {
     let said = world.ctl()?.args(["--json", "log", "show"]).arg(log).ok()?;
     let json: Value = serde_json::from_str(&said.stdout)?;
     json["events"].as_array().cloned().context("events")

@@ -3,11 +3,13 @@
 use super::{Case, Format, NAME, SCAN, Signer};
 use crate::{
     image::digest,
-    sigstore::{ISSUER, Instance, LOGGED, Leaf, SIGN, SUBJECT, Simple, pae, payload, statement},
+    sigstore::{
+        ISSUER, Instance, LOGGED, Leaf, SIGN, SUBJECT, Simple, key_bundle, payload, statement,
+    },
 };
 use anyhow::{Context, Result};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use rcgen::{KeyPair, PublicKeyData as _, SanType, SigningKey as _};
+use rcgen::{KeyPair, SigningKey as _};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -28,16 +30,12 @@ pub struct Cast {
 impl Cast {
     pub fn new() -> Result<Self> {
         let (instance, other_instance) = (Instance::new(), Instance::new());
-        let stranger = instance.leaf_with(|params| {
-            let name = "https://ci.example/somebody/else";
-            params.subject_alt_names = name.try_into().map(SanType::URI).into_iter().collect();
-        });
         Ok(Self {
             key: KeyPair::generate()?,
             other_key: KeyPair::generate()?,
             leaf: instance.leaf(),
             other_leaf: other_instance.leaf(),
-            stranger,
+            stranger: instance.stranger(),
             instance,
             other_instance,
         })
@@ -85,17 +83,7 @@ impl Cast {
                 let signature = BASE64.encode(key.sign(&content)?);
                 Made::Simple((content, signature, Default::default()))
             }
-            Format::Bundle => Made::Bundle(json!({
-                "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
-                "verificationMaterial": { "publicKey": {
-                    "hint": BASE64.encode(key.subject_public_key_info()),
-                } },
-                "dsseEnvelope": {
-                    "payload": BASE64.encode(&content),
-                    "payloadType": "application/vnd.in-toto+json",
-                    "signatures": [{ "sig": BASE64.encode(key.sign(&pae(&content))?) }],
-                },
-            })),
+            Format::Bundle => Made::Bundle(key_bundle(key, &content)),
         })
     }
 
