@@ -3,6 +3,7 @@
 
 use crate::{cmd, image::digest, world::World};
 use anyhow::{Context, Result, ensure};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -30,6 +31,45 @@ pub fn start(world: &World) -> Result<()> {
     world.start("docker-registry", registry, || {
         Ok(TcpStream::connect(ADDRESS).is_ok())
     })
+}
+
+/// The same files behind TLS and a password, under a name of its own.
+pub const GUARDED: &str = "registry.example:5443";
+pub const USER: &str = "reader";
+pub const PASSWORD: &str = "secret";
+/// htpasswd(1): the password by bcrypt, the only kind that the registry takes.
+const HTPASSWD: &str = "reader:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
+
+/// Starts it; the certificate of its CA, which nobody trusts yet.
+pub fn start_guarded(world: &World) -> Result<String> {
+    let files = world.work.join("registry");
+    let at = |name: &str| world.work.join(format!("guarded.{name}"));
+    let name = GUARDED.trim_end_matches(":5443");
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+    let key = KeyPair::generate()?;
+    let leaf = CertificateParams::new([name.to_owned()])?.signed_by(&key, &authority)?;
+    fs::write(at("pem"), leaf.pem())?;
+    fs::write(at("key"), key.serialize_pem())?;
+    fs::write(at("htpasswd"), HTPASSWD)?;
+    let config = json!({
+        "version": "0.1",
+        "storage": { "filesystem": { "rootdirectory": files } },
+        "auth": { "htpasswd": { "realm": "guarded", "path": at("htpasswd") } },
+        "http": {
+            "addr": "127.0.0.1:5443",
+            "tls": { "certificate": at("pem"), "key": at("key") },
+        },
+    });
+    fs::write(at("yml"), config.to_string())?; // JSON is YAML
+    let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
+    fs::write("/etc/hosts", format!("{hosts}\n127.0.0.1 {name}\n"))?;
+    let registry = cmd!("docker-registry", "serve", at("yml"));
+    world.start("guarded registry", registry, || {
+        Ok(TcpStream::connect("127.0.0.1:5443").is_ok())
+    })?;
+    Ok(authority.pem())
 }
 
 /// Pushes every blob of `layout` to `repository`.

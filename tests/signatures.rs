@@ -59,7 +59,7 @@ pub fn fresh(world: &World, name: &str) -> Result<PathBuf> {
     Ok(dir)
 }
 
-fn owner(world: &World) -> Result<&Publisher> {
+pub fn owner(world: &World) -> Result<&Publisher> {
     Ok(&world.open_for_business()?.owner)
 }
 
@@ -69,7 +69,7 @@ pub fn verify(world: &World, store: &Path, image: &str, demand: &[&str]) -> Resu
     ctl.arg("--store").arg(store).args(demand).output()
 }
 
-fn accepted(output: &Output) -> Result<()> {
+pub fn accepted(output: &Output) -> Result<()> {
     ensure!(output.code() == 0, "this should be accepted: {output}");
     Ok(())
 }
@@ -183,7 +183,7 @@ fn cosign(world: &World, suite: &str) -> Result<()> {
 }
 
 /// Puts the image of `layout`, and what `store` has about it, into a registry, as cosign finds it there.
-fn publish(store: &Path, layout: &Path, repository: &str) -> Result<()> {
+pub fn publish(store: &Path, layout: &Path, repository: &str) -> Result<()> {
     registry::push_blobs(layout, repository)?;
     registry::push_blobs(store, repository)?;
     let index: Value = serde_json::from_slice(&fs::read(store.join("index.json"))?)?;
@@ -215,7 +215,7 @@ fn publish(store: &Path, layout: &Path, repository: &str) -> Result<()> {
 // --- sources ---
 
 /// Both formats about one image, signed by the owner.
-fn signed_twice(world: &World, store: &Path, image: &Image) -> Result<()> {
+pub fn signed_twice(world: &World, store: &Path, image: &Image) -> Result<()> {
     for form in [
         &["--reference", image.repository()][..],
         &["--new-bundle-format"],

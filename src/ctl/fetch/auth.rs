@@ -7,6 +7,9 @@ use oci_client::{Reference, secrets::RegistryAuth};
 use serde::Deserialize;
 use std::{collections::BTreeMap, path::Path};
 
+/// Under which name `docker login` keeps Docker Hub.
+const DOCKER_HUB: &str = "index.docker.io";
+
 #[derive(Deserialize)]
 struct AuthFile {
     #[serde(default)]
@@ -36,23 +39,45 @@ fn find(file: &AuthFile, repository: &str) -> anyhow::Result<RegistryAuth> {
     let mut name = repository;
     loop {
         if let Some(found) = file.auths.get(name) {
-            let Some(auth) = &found.auth else {
-                bail!(
-                    "`{name}` has no `auth`: credential helpers are not asked, log in with --authfile"
-                );
-            };
-            let decoded = BASE64
-                .decode(auth)
-                .ok()
-                .and_then(|b| String::from_utf8(b).ok());
-            return match decoded.as_deref().and_then(|text| text.split_once(':')) {
-                Some((user, password)) => Ok(RegistryAuth::Basic(user.into(), password.into())),
-                None => bail!("`{name}`: `auth` is not user:password in base64"),
-            };
+            return found.decoded(name);
         }
         match name.rsplit_once('/') {
             Some((above, _)) => name = above,
-            None => return Ok(RegistryAuth::Anonymous),
+            None => break,
+        }
+    }
+    // `docker login` has written addresses: https://index.docker.io/v1/
+    let whole = |key: &str| key.contains("://") || !key.contains('/');
+    let mut addresses = file.auths.iter();
+    match addresses.find(|(key, _)| whole(key) && host(key) == host(name)) {
+        Some((key, found)) => found.decoded(key),
+        None => Ok(RegistryAuth::Anonymous),
+    }
+}
+
+/// The registry that an address, or one of Docker Hub's names, means.
+fn host(name: &str) -> &str {
+    let name = name.split_once("://").map_or(name, |(_, rest)| rest);
+    match name.split('/').next().unwrap_or(name) {
+        "docker.io" | "registry-1.docker.io" => DOCKER_HUB,
+        host => host,
+    }
+}
+
+impl Auth {
+    fn decoded(&self, name: &str) -> anyhow::Result<RegistryAuth> {
+        let Some(auth) = &self.auth else {
+            bail!(
+                "`{name}` has no `auth`: credential helpers are not asked, log in with --authfile"
+            );
+        };
+        let decoded = BASE64
+            .decode(auth)
+            .ok()
+            .and_then(|b| String::from_utf8(b).ok());
+        match decoded.as_deref().and_then(|text| text.split_once(':')) {
+            Some((user, password)) => Ok(RegistryAuth::Basic(user.into(), password.into())),
+            None => bail!("`{name}`: `auth` is not user:password in base64"),
         }
     }
 }
@@ -72,5 +97,18 @@ mod tests {
         assert!(find(&file, "other.example/x").unwrap() == RegistryAuth::Anonymous);
         assert!(find(&file, "h.example/x").is_err());
         assert!(find(&file, "bad.example/x").is_err());
+    }
+
+    #[test]
+    fn addresses_that_docker_login_writes() {
+        let text = br#"{"auths": {"https://index.docker.io/v1/": {"auth": "YTpi"},
+            "https://r.example:5000/v1/": {"auth": "Yzpk"}, "s.example/x": {"auth": "ZTpm"}}}"#;
+        let file: AuthFile = serde_json::from_slice(text).unwrap();
+        let basic = |u: &str, p: &str| RegistryAuth::Basic(u.into(), p.into());
+        assert!(find(&file, "docker.io/library/x").unwrap() == basic("a", "b"));
+        assert!(find(&file, "r.example:5000/x").unwrap() == basic("c", "d"));
+        // Another port is another registry, and a repository's credentials are its own.
+        assert!(find(&file, "r.example/x").unwrap() == RegistryAuth::Anonymous);
+        assert!(find(&file, "s.example/y").unwrap() == RegistryAuth::Anonymous);
     }
 }

@@ -60,7 +60,9 @@ impl Registry {
         let content = match pulled.await {
             Ok((content, _)) => content,
             Err(error) if is_absence(&error) => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("asking for {image}")),
+            Err(error) => {
+                return Err(advised(error)).with_context(|| format!("asking for {image}"));
+            }
         };
         ensure!(
             content.len() <= MAX_MANIFEST,
@@ -98,6 +100,7 @@ impl Registry {
             .client
             .pull_blob_stream(image, &asked)
             .await
+            .map_err(advised)
             .with_context(context)?;
         let mut content = Vec::new();
         while let Some(part) = stream.stream.next().await {
@@ -132,8 +135,9 @@ impl Registry {
             Reference::with_digest(host.to_owned(), repository.to_owned(), digest.to_string());
         // Without this nothing has asked for credentials yet on registries that want them.
         let referrers = self.client.pull_referrers(&subject, None).await;
-        let referrers =
-            referrers.with_context(|| format!("asking for what refers to {subject}"))?;
+        let referrers = referrers
+            .map_err(advised)
+            .with_context(|| format!("asking for what refers to {subject}"))?;
         let mut names: Vec<_> = referrers.manifests.into_iter().map(|m| m.digest).collect();
         // The client takes every failure here for "none"; a failure is none of ours.
         if let Some(index) = self.manifest(&tagged("")).await? {
@@ -174,19 +178,67 @@ fn is_absence(error: &OciDistributionError) -> bool {
     match error {
         OciDistributionError::ImageManifestNotFoundError(_)
         | OciDistributionError::ServerError { code: 404, .. } => true,
-        OciDistributionError::RegistryError { envelope, .. } => envelope.errors.iter().all(|e| {
-            matches!(
-                e.code,
-                OciErrorCode::ManifestUnknown | OciErrorCode::NotFound
-            )
-        }),
+        // An answer that names no error does not say that there is nothing.
+        OciDistributionError::RegistryError { envelope, .. } => {
+            !envelope.errors.is_empty()
+                && envelope.errors.iter().all(|e| {
+                    matches!(
+                        e.code,
+                        OciErrorCode::ManifestUnknown | OciErrorCode::NotFound
+                    )
+                })
+        }
         _ => false,
+    }
+}
+
+/// With what to do, where that is known.
+fn advised(error: OciDistributionError) -> anyhow::Error {
+    let unauthorized = matches!(
+        error,
+        OciDistributionError::UnauthorizedError { .. }
+            | OciDistributionError::AuthenticationFailure(_)
+    );
+    let error = anyhow::Error::from(error);
+    if unauthorized {
+        return error.context(
+            "the registry does not take these credentials, or wants some: name a file that has them with \
+             --authfile (`podman login --authfile FILE` writes one)",
+        );
+    }
+    // rustls tells it in its own words, far down.
+    match error
+        .chain()
+        .any(|e| e.to_string().ends_with("UnknownIssuer"))
+    {
+        true => error.context(
+            "no CA that this host trusts vouches for the registry's certificate: \
+             install its CA with update-ca-certificates",
+        ),
+        false => error,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_named_error_is_absence() {
+        let answer = |errors: &str| {
+            let envelope = serde_json::from_str(&format!(r#"{{"errors": [{errors}]}}"#)).unwrap();
+            OciDistributionError::RegistryError {
+                envelope,
+                url: String::new(),
+            }
+        };
+        let unknown = r#"{"code": "MANIFEST_UNKNOWN"}"#;
+        assert!(is_absence(&answer(unknown)));
+        assert!(!is_absence(&answer(&format!(
+            r#"{unknown}, {{"code": "DENIED"}}"#
+        ))));
+        assert!(!is_absence(&answer("")));
+    }
 
     #[test]
     fn only_loopback_goes_without_tls() {
