@@ -181,7 +181,7 @@ fn killed(
 }
 
 /// Starts `command` and kills it alone (not its children) after `delay`; whether it was done before.
-fn kill_after(command: &crate::spawn::Cmd, delay: Duration) -> Result<bool> {
+pub fn kill_after(command: &crate::spawn::Cmd, delay: Duration) -> Result<bool> {
     let mut running = command.start()?;
     std::thread::sleep(delay);
     let done = !running.is_running()?;

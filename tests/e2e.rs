@@ -18,7 +18,7 @@ mod devices; // which devices a container may open
 mod drop_in; // the verbs on the runtime itself: what runc does, and in runc's words
 mod engines; // docker, podman, containerd (ctr and CRI)
 mod enter; // ways into a running container
-mod fills; // the signature store filled: past TLS and passwords
+mod fills; // the signature store filled: past TLS and passwords, and killed
 mod flags; // pidfds, keyrings, real-time signals
 mod host; // the attested host, and its challenger
 mod identity; // which image it is

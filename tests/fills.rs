@@ -1,18 +1,21 @@
-//! The signature store filled: from a registry behind TLS and a password.
+//! The signature store filled: from a registry behind TLS and a password; by somebody who is killed.
 
 use crate::{
     Module, Test,
-    registry::{self, GUARDED, PASSWORD, USER},
+    deaths::kill_after,
+    image::digest,
+    registry::{self, ADDRESS, GUARDED, PASSWORD, USER},
     signatures::{accepted, fresh, owner, publish, signed_twice, verify},
     spawn::Cmd,
     world::World,
 };
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Value, json};
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 pub const MODULE: Module = Module {
@@ -22,10 +25,18 @@ pub const MODULE: Module = Module {
         world.images()?;
         registry::start(world)
     },
-    tests: &[Test::Once(
-        "a_registry_behind_tls_and_a_password",
-        a_registry_behind_tls_and_a_password,
-    )],
+    tests: &[
+        Test::Once(
+            "a_registry_behind_tls_and_a_password",
+            a_registry_behind_tls_and_a_password,
+        ),
+        Test::Once("import_killed_at_any_moment", |world| {
+            killed_at_any_moment(world, "import")
+        }),
+        Test::Once("fetch_killed_at_any_moment", |world| {
+            killed_at_any_moment(world, "fetch")
+        }),
+    ],
 };
 
 /// What the host trusts (update-ca-certificates(8)).
@@ -106,16 +117,88 @@ fn credentials(dir: &Path, name: &str, password: &str) -> Result<PathBuf> {
 
 /// The store is as empty as before, and nothing lies beside it.
 fn nothing_came(dir: &Path) -> Result<()> {
-    let names = |dir: &Path| -> Result<Vec<String>> {
-        let entries = fs::read_dir(dir)?;
-        entries
-            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-            .collect()
-    };
     let blobs = names(&dir.join("store/blobs/sha256"))?;
     ensure!(blobs.is_empty(), "half a fetch: {blobs:?}");
-    let beside = names(dir)?;
-    let stray = beside.iter().find(|name| name.contains(".fetch-"));
-    ensure!(stray.is_none(), "{stray:?} beside the store");
+    ensure!(strays(dir)?.is_empty(), "{:?}", strays(dir)?);
+    Ok(())
+}
+
+fn names(dir: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(dir).with_context(|| dir.display().to_string())?;
+    entries
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect()
+}
+
+/// What nobody would ever read again: in the store, and beside it.
+fn strays(dir: &Path) -> Result<Vec<String>> {
+    let mut found = names(dir)?;
+    found.retain(|name| name.contains(".fetch-"));
+    for part in ["store", "store/blobs/sha256"] {
+        let part = dir.join(part);
+        if part.exists() {
+            let hidden = names(&part)?.into_iter();
+            found.extend(hidden.filter(|name| name.starts_with('.')));
+        }
+    }
+    Ok(found)
+}
+
+/// Kills that are spread over the time that the verb takes.
+const KILLS: u32 = 30;
+
+/// After each kill the store is read by what judges, nothing in it is half-written, and the same verb,
+/// called again, brings everything and cleans up.
+fn killed_at_any_moment(world: &World, verb: &str) -> Result<()> {
+    let dir = fresh(world, &format!("killed-{verb}"))?;
+    let demo = &world.images()?.demo;
+    signed_twice(world, &dir.join("owner"), demo)?;
+    let repository = format!("killed/{verb}");
+    publish(&dir.join("owner"), &demo.layout, &repository)?;
+    let source = match verb {
+        "fetch" => format!("{ADDRESS}/{repository}:v1").into(),
+        _ => dir.join("owner").into_os_string(),
+    };
+    let store = dir.join("store");
+    let fill = world.ctl()?.args(["--json", verb, "--store"]);
+    let fill = fill.arg(&store).arg(source);
+    let key = owner(world)?.at("image.pub").display().to_string();
+    let judged = || verify(world, &store, &demo.manifest, &["--key", &key]);
+
+    let since = Instant::now();
+    fill.ok()?;
+    let whole = since.elapsed();
+    let (mut killed, mut left) = (0, 0);
+    for n in 0..KILLS {
+        fs::remove_dir_all(&store)?;
+        killed += u32::from(!kill_after(&fill, whole * n / KILLS)?);
+        left += strays(&dir)?.len();
+        if store.join("index.json").exists() && store.join("oci-layout").exists() {
+            let code = judged()?.code();
+            ensure!(code <= 1, "{verb} killed at {n}/{KILLS}: unreadable");
+            whole_blobs(&store)?;
+        }
+        let again: Value = serde_json::from_str(&fill.ok()?.stdout)?;
+        ensure!(again["signatures"] == json!(2), "{n}/{KILLS}: {again}");
+        let after = judged()?;
+        accepted(&after)?;
+        ensure!(after.stdout.matches("signed by").count() == 2, "{after}");
+        ensure!(strays(&dir)?.is_empty(), "{n}: {:?}", strays(&dir)?);
+    }
+    ensure!(killed >= KILLS / 4, "{killed} of {KILLS} were killed");
+    ensure!(left > 0, "no kill hit {verb} in the middle of its work");
+    Ok(())
+}
+
+/// Each blob is what its name says.
+fn whole_blobs(store: &Path) -> Result<()> {
+    let blobs = store.join("blobs/sha256");
+    for name in names(&blobs)? {
+        let found = digest(&fs::read(blobs.join(&name))?);
+        ensure!(
+            name.starts_with('.') || found == format!("sha256:{name}"),
+            "{name} is half-written"
+        );
+    }
     Ok(())
 }

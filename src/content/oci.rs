@@ -216,6 +216,7 @@ impl Directory {
             shown: path.display().to_string(),
         };
         let _lock = directory.lock()?;
+        directory.sweep()?;
         let empty = IndexFile {
             schema_version: 2,
             media_type: Some(INDEX.into()),
@@ -378,9 +379,39 @@ impl Directory {
             })
     }
 
+    /// Removes what writers that were killed have left half-written; for the lock's holder, who alone
+    /// writes.
+    fn sweep(&self) -> Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        for part in [".", BLOBS] {
+            let context = || format!("clean {}", self.named(part));
+            let fd = beneath::openat2(&self.fd, part.as_bytes(), flags).with_context(context)?;
+            for entry in fs::Dir::read_from(&fd).with_context(context)? {
+                let entry = entry.with_context(context)?;
+                if is_temporary(entry.file_name().to_bytes()) {
+                    fs::unlinkat(&fd, entry.file_name(), AtFlags::empty()).with_context(context)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn named(&self, name: &str) -> String {
         format!("{}/{name}", self.shown)
     }
+}
+
+/// A name that `replace` writes under: `.NAME.PID.NUMBER`.
+fn is_temporary(name: &[u8]) -> bool {
+    let number = |part: Option<&[u8]>| {
+        part.is_some_and(|part| !part.is_empty() && part.iter().all(u8::is_ascii_digit))
+    };
+    let mut parts = name.rsplitn(3, |byte| *byte == b'.');
+    number(parts.next())
+        && number(parts.next())
+        && parts
+            .next()
+            .is_some_and(|rest| rest.len() > 1 && rest.starts_with(b"."))
 }
 
 fn blob_name(digest: BlobDigest) -> String {

@@ -429,3 +429,25 @@ fn accept_writers_at_once() {
             .all(|file| !file.file_name().to_string_lossy().starts_with('.'))
     );
 }
+
+#[test]
+fn accept_a_store_whose_writer_was_killed() {
+    let scratch = Scratch::new();
+    let path = scratch.join("store");
+    drop(filled(&path));
+    let left = [
+        ".index.json.77.3".to_owned(),
+        format!("blobs/sha256/.{}.77.0", "a".repeat(64)),
+    ];
+    let others = [".note", ".77.3", "blobs/sha256/.x.77"];
+    for name in left.iter().map(String::as_str).chain(others) {
+        std::fs::write(path.join(name), "half").unwrap();
+    }
+    // Whoever reads changes nothing.
+    Store::open(&path).unwrap();
+    assert!(left.iter().all(|name| path.join(name).exists()));
+    let store = Store::create(&path).unwrap();
+    assert!(left.iter().all(|name| !path.join(name).exists()));
+    assert!(others.iter().all(|name| path.join(name).exists()));
+    assert_eq!(store.directory.index().unwrap().manifests.len(), 2);
+}
