@@ -35,8 +35,8 @@ pub const MODULE: Module = Module {
             who_cannot_end_alone_is_alone,
         ),
         Test::Ours(
-            "nobody_changes_anothers_devices",
-            nobody_changes_anothers_devices,
+            "nobody_changes_anothers_device_rules",
+            nobody_changes_anothers_device_rules,
         ),
     ],
 };
@@ -196,7 +196,7 @@ fn one_without_its_own(world: &World, rt: &Runtime) -> Result<()> {
     rt.down(&one)
 }
 
-fn nobody_changes_anothers_devices(world: &World, rt: &Runtime) -> Result<()> {
+fn nobody_changes_anothers_device_rules(world: &World, rt: &Runtime) -> Result<()> {
     allowing(&["mount:*", "namespace:*", "device:*"], || {
         one_with_other_devices(world, rt)
     })

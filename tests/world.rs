@@ -473,7 +473,6 @@ disabled_plugins = [
   address = "/run/containerd/containerd.sock"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "localhost/e2e/pause:v1"
-  disable_apparmor = true
   restrict_oom_score_adj = true # without CAP_SYS_RESOURCE
 [plugins."io.containerd.grpc.v1.cri".containerd]
   default_runtime_name = "e2e-runc"

@@ -1,7 +1,10 @@
 //! The way of one container from its bundle to a waiting init; whatever fails undoes all of it.
 
 use crate::{
-    backend::{Backend, Options, cgroup::Cgroup},
+    backend::{
+        Backend, Options,
+        cgroup::{Cgroup, scope},
+    },
     bundle::{Bundle, SealedBundle},
     cli::{Create, Globals},
     config::Config,
@@ -61,9 +64,14 @@ pub fn create(
         state.systemd_cgroup,
     )?;
     state.cgroups_path = sealed.cgroups_path();
-    if !state.systemd_cgroup && state.cgroups_path.is_absolute() {
-        let planned = Cgroup::at(&state.cgroups_path)?;
+    let place = match state.systemd_cgroup {
+        true => Some(scope::path(&state.cgroups_path)?),
+        false => Some(state.cgroups_path.clone()).filter(|path| path.is_absolute()),
+    };
+    if let Some(place) = place {
+        let planned = Cgroup::at(&place)?;
         match sharing::others_in(&planned, state, &sealed)? {
+            0 if state.systemd_cgroup => {} // systemd makes it
             // ours from here on: whoever deletes the container may kill what is in it
             0 => state.cgroup = planned,
             others => globals.report.warning(&format!(

@@ -4,6 +4,7 @@
 //! v1, v2 and hybrids (cgroups(7)).
 
 mod limits;
+pub mod scope;
 mod unified;
 mod visit;
 
