@@ -1,6 +1,7 @@
 //! Which image it is: by the mount and the engines' own stores, whatever names, annotations and files in
 //! reach of others say. Each attack stands beside the same thing done honestly, which runs.
 
+mod kept; // signatures that engines keep; images without layers
 mod stores; // roots that did not come the usual way
 
 use crate::{
@@ -26,7 +27,8 @@ pub const MODULE: Module = Module {
     prepare: |world| {
         world.open_for_business()?;
         world.rootfs(0)?;
-        crate::engines::warm(world)
+        crate::engines::warm(world)?;
+        crate::registry::start(world)
     },
     tests: &[
         Test::Once("annotations_change_nothing", annotations_change_nothing),
@@ -42,6 +44,8 @@ pub const MODULE: Module = Module {
             each_engines_layers_are_compared,
         ),
         Test::Once("ninety_layers_and_one", ninety_layers_and_one),
+        Test::Once("what_engines_keep_counts", kept::what_engines_keep_counts),
+        Test::Once("images_without_layers", kept::images_without_layers),
         Test::Once(
             "relative_layers_of_another_directory",
             stores::relative_layers_of_another_directory,

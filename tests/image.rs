@@ -84,6 +84,11 @@ impl Image {
         Self::of_layers(dir, name, &layers, |_| ())
     }
 
+    /// No layer at all: all such images have the same root, which is empty.
+    pub fn of_nothing(dir: &Path, name: &str, author: &str) -> Result<Self> {
+        Self::of_layers(dir, name, &[], |config| config["author"] = json!(author))
+    }
+
     /// What pods are held together with: one program, [`PAUSE`], that waits.
     pub fn pause(dir: &Path, name: &str) -> Result<Self> {
         let (source, built) = (dir.join("pause.c"), dir.join("pause"));

@@ -32,6 +32,8 @@ const STAYS: &[&str] = &[
     // what the host service keeps for as long as the machine runs: one binding log per boot and reset
     "/run/attestrun-host/host.log",
     "/var/lib/attestrun/host/binding-*",
+    // of a guard that died while it wrote: one at most, which the next writer writes over
+    "/var/lib/attestrun/host/.serials.new",
     // copies of hooks and inits, by digest
     "/var/lib/attestrun/hooks",
     "/var/lib/attestrun/hooks/*",
