@@ -13,6 +13,7 @@ mod bad_trees; // root file systems that cannot be read
 mod bench; // B1, B2, B13
 mod bench_rootfs; // B3 and B4: the rootfs read for the first time, and again
 mod conformance; // runc's own tests, and a driver on go-runc
+mod containers_policy; // /etc/containers/policy.json
 mod deaths; // whoever dies at whatever moment
 mod devices; // which devices a container may open
 mod drop_in; // the verbs on the runtime itself: what runc does, and in runc's words
@@ -111,6 +112,7 @@ const MODULES: &[Module] = &[
     fills::MODULE,
     attestation::MODULE,
     policy::MODULE,
+    containers_policy::MODULE,
     statements::MODULE,
     rootfs::MODULE,
     overlay::MODULE,

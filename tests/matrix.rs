@@ -6,6 +6,7 @@ mod engines;
 mod made;
 
 pub use engines::each_engine_asks_for_every_kind;
+pub use made::Made;
 
 use crate::{
     admission::restoring,

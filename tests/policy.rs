@@ -34,10 +34,6 @@ pub const MODULE: Module = Module {
             audit_lets_through_and_says_what,
         ),
         Test::Once(
-            "policy_json_decides_where_a_rule_says_so",
-            policy_json_decides_where_a_rule_says_so,
-        ),
-        Test::Once(
             "explain_says_what_the_host_would",
             explain_says_what_the_host_would,
         ),
@@ -67,7 +63,7 @@ fn ours(world: &World) -> Result<Runtime> {
 }
 
 /// `body` under this policy; afterwards the old one is back.
-fn under(text: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
+pub fn under(text: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
     let kept = fs::read(POLICY)?;
     fs::write(POLICY, text)?;
     let done = body();
@@ -81,7 +77,7 @@ fn demo(world: &World, args: &[&str]) -> Result<Bundle> {
     Bundle::make(&world.work, &rootfs, args)
 }
 
-fn refused(output: &Output) -> Result<()> {
+pub fn refused(output: &Output) -> Result<()> {
     ensure!(!output.status.success(), "{output}");
     output
         .says("refused: ")?
@@ -91,7 +87,7 @@ fn refused(output: &Output) -> Result<()> {
 }
 
 /// The answer to a challenge, and the names of the checks that it refuses.
-fn asked(
+pub fn asked(
     world: &World,
     id: &str,
     waive: &[&str],
@@ -115,7 +111,7 @@ fn asked(
     Ok((answer, named))
 }
 
-fn names(names: &[&str]) -> BTreeSet<String> {
+pub fn names(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
@@ -238,79 +234,6 @@ fn audit_lets_through_and_says_what(world: &World) -> Result<()> {
         );
         rt.down(&bundle)
     })
-}
-
-const CONTAINERS: &str = "/etc/containers/policy.json";
-
-fn policy_json_decides_where_a_rule_says_so(world: &World) -> Result<()> {
-    let rt = ours(world)?;
-    let text = policy("enforce");
-    let keys = text
-        .lines()
-        .find(|l| l.starts_with("keys ="))
-        .context("keys")?;
-    let theirs = text.replace(keys, "containers_policy = true");
-    let both = text.replace(keys, &format!("{keys}\ncontainers_policy = true"));
-    let key = keys.split('"').nth(1).context("a key")?;
-    let kept = fs::read(CONTAINERS).ok();
-    let done = (|| -> Result<()> {
-        let bundle = demo(world, &["/bin/sleep", "1000"])?;
-        let signed = |identity: &str| {
-            format!(
-                r#"{{"default": [{{"type": "reject"}}], "transports": {{"docker": {{"localhost/e2e": [{{"type": "sigstoreSigned",
-                    "keyPath": "{key}", "signedIdentity": {{"type": "{identity}"}}}}]}}}}}}"#
-            )
-        };
-        for (content, why) in [
-            (
-                r#"{"default": [{"type": "reject"}]}"#.to_owned(),
-                "rejects this image",
-            ),
-            (
-                r#"{"default": [{"type": "insecureAcceptAnything"}], "extra": 1}"#.to_owned(),
-                "`extra`",
-            ),
-            (
-                r#"{"default": [{"type": "signedBy", "keyPath": "/k"}]}"#.to_owned(),
-                "signedBy",
-            ),
-            (signed("matchExact"), "signedIdentity"),
-        ] {
-            fs::write(CONTAINERS, &content)?;
-            for text in [&theirs, &both] {
-                under(text, || {
-                    let output = rt.run(&bundle)?;
-                    refused(&output)?;
-                    output.says(why)?.says(CONTAINERS)?;
-                    Ok(())
-                })?;
-            }
-        }
-        fs::write(CONTAINERS, signed("matchRepository"))?;
-        under(&theirs, || {
-            rt.up(&bundle)?;
-            let (answer, _) = asked(world, &bundle.id, &[], &[])?;
-            ensure!(answer["outcome"] == "accepted", "{answer:#}");
-            rt.down(&bundle)
-        })?;
-        fs::write(
-            CONTAINERS,
-            r#"{"default": [{"type": "insecureAcceptAnything"}]}"#,
-        )?;
-        under(&theirs, || {
-            rt.up(&bundle)?;
-            let (_, checks) = asked(world, &bundle.id, &[], &[])?;
-            ensure!(checks == names(&["P-ORIGIN"]), "{checks:?}");
-            let (answer, _) = asked(world, &bundle.id, &["unsigned-image"], &[])?;
-            ensure!(answer["outcome"] == "accepted", "{answer:#}");
-            rt.down(&bundle)
-        })
-    })();
-    match kept {
-        Some(kept) => fs::write(CONTAINERS, kept)?,
-        None => fs::remove_file(CONTAINERS)?,
-    }
-    done
 }
 
 fn explain_says_what_the_host_would(world: &World) -> Result<()> {

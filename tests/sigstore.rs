@@ -268,6 +268,15 @@ impl Instance {
         (payload, signature_b64, annotations.into())
     }
 
+    /// `payload` signed by `key` as a simple signature, logged at `time`.
+    pub fn key_simple(&self, key: &KeyPair, payload: Vec<u8>, time: i64) -> Simple {
+        let (payload, signature_b64, mut annotations) = key_simple(key, payload);
+        let body = record_body(&payload, &signature_b64, &key.public_key_pem());
+        let entry = self.annotation(&body, time);
+        annotations.insert("dev.sigstore.cosign/bundle".to_owned(), entry);
+        (payload, signature_b64, annotations)
+    }
+
     /// cosign's annotation of a log entry.
     pub fn annotation(&self, body: &Value, time: i64) -> String {
         let entry = self.entry(body, time);
@@ -282,6 +291,12 @@ impl Instance {
         })
         .to_string()
     }
+}
+
+/// `payload` signed by `key` as a simple signature, which stands in no log.
+pub fn key_simple(key: &KeyPair, payload: Vec<u8>) -> Simple {
+    let signature_b64 = BASE64.encode(key.sign(&payload).unwrap());
+    (payload, signature_b64, BTreeMap::new())
 }
 
 /// A bundle v0.3: `statement` signed by `key`, which stands in no log.

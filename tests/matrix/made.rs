@@ -4,12 +4,13 @@ use super::{Case, Format, NAME, SCAN, Signer};
 use crate::{
     image::digest,
     sigstore::{
-        ISSUER, Instance, LOGGED, Leaf, SIGN, SUBJECT, Simple, key_bundle, payload, statement,
+        ISSUER, Instance, LOGGED, Leaf, SIGN, SUBJECT, Simple, key_bundle, key_simple, payload,
+        statement,
     },
 };
 use anyhow::{Context, Result};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use rcgen::{KeyPair, SigningKey as _};
+use rcgen::KeyPair;
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -64,7 +65,7 @@ impl Cast {
             (Format::Bundle, _) => statement(&about, SIGN),
         };
         let made = match signer {
-            Signer::Key => self.by_key(format, case, content)?,
+            Signer::Key => self.by_key(format, case, content),
             Signer::Keyless => self.keyless(format, case, content),
         };
         Ok(match case {
@@ -73,18 +74,15 @@ impl Cast {
         })
     }
 
-    fn by_key(&self, format: Format, case: Case, content: Vec<u8>) -> Result<Made> {
+    fn by_key(&self, format: Format, case: Case, content: Vec<u8>) -> Made {
         let key = match case {
             Case::WrongKey => &self.other_key,
             _ => &self.key,
         };
-        Ok(match format {
-            Format::Simple => {
-                let signature = BASE64.encode(key.sign(&content)?);
-                Made::Simple((content, signature, Default::default()))
-            }
+        match format {
+            Format::Simple => Made::Simple(key_simple(key, content)),
             Format::Bundle => Made::Bundle(key_bundle(key, &content)),
-        })
+        }
     }
 
     fn keyless(&self, format: Format, case: Case, content: Vec<u8>) -> Made {
