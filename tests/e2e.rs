@@ -16,6 +16,7 @@ mod conformance; // runc's own tests, and a driver on go-runc
 mod containers_policy; // /etc/containers/policy.json
 mod deaths; // whoever dies at whatever moment
 mod devices; // which devices a container may open
+mod doctor; // what a host lacks to attest
 mod drop_in; // the verbs on the runtime itself: what runc does, and in runc's words
 mod engines; // docker, podman, containerd (ctr and CRI)
 mod enter; // ways into a running container
@@ -107,6 +108,7 @@ const MODULES: &[Module] = &[
     engines::userns::MODULE,
     admission::MODULE,
     lists::MODULE,
+    doctor::MODULE,
     identity::MODULE,
     signatures::MODULE,
     fills::MODULE,

@@ -8,6 +8,7 @@ mod bundle;
 mod cli;
 mod config;
 mod copies;
+mod doctor;
 mod ending;
 mod executables;
 mod guard;
@@ -39,6 +40,7 @@ pub fn runtime() -> ExitCode {
         Some("keeper") => verbs::own("attestrun keeper", keeper::run),
         Some("host") => verbs::own("attestrun host", || host::become_service(&words(2))),
         Some("setup") => verbs::own("attestrun setup", setup::run),
+        Some("doctor") => doctor::main(&words(2)),
         _ => verbs::main(),
     }
 }

@@ -84,6 +84,11 @@ pub fn set_up(enrolled: bool) -> Result<()> {
     Store::of_host().set_up(enrolled)
 }
 
+/// For `attestrun doctor`: the record is there and whole.
+pub fn readable() -> Result<()> {
+    Store::of_host().read().map(drop)
+}
+
 struct Store {
     directory: PathBuf,
 }

@@ -63,19 +63,21 @@ pub fn main() -> ExitCode {
 
 /// One of attestrun's own verbs: what it needs comes by standard input, and nothing else is inherited.
 pub fn own(name: &str, run: impl FnOnce() -> Result<()>) -> ExitCode {
-    sys::clear_environment(&[]);
-    let sealed_off = sys::close_from(3).context("cannot close inherited descriptors");
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    match sealed_off
-        .and_then(|()| ensure_host_root())
-        .and_then(|()| run())
-    {
+    match seal_off().and_then(|()| run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{name}: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Nothing of the caller is left in this process, and it is the host's root.
+pub fn seal_off() -> Result<()> {
+    sys::clear_environment(&[]);
+    let sealed_off = sys::close_from(3).context("cannot close inherited descriptors");
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    sealed_off.and_then(|()| ensure_host_root())
 }
 
 /// Before anything is opened: no descriptor, variable or mask of the caller reaches what we start,
