@@ -1,5 +1,8 @@
 //! The connection to a vTPM: one command, one answer, in turn.
 //!
+//! The guard and its container share it, command by command: the guard's come first, so it waits for one
+//! command of the container's at most.
+//!
 //! Answers are bounded in size and time; after the first one that is not understood, or late,
 //! nothing more is sent, because command and answer could no longer be told to belong together.
 
@@ -7,13 +10,15 @@ use crate::rc::Rc;
 use crate::wire::{Code, Command, HEADER, MAX_MESSAGE, Malformed, Reader, Response};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 /// A command of the vTPM takes well under 10 ms (only ECC keys are made); a stopped swtpm must not
 /// hold up a container for ever.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// A command that the TPM asks to resend is sent this often in all; the pauses add up to half a second.
-const ATTEMPTS: u32 = 12;
+pub const ATTEMPTS: u32 = 12;
 
 /// What went wrong, in which command.
 #[derive(Debug, thiserror::Error)]
@@ -40,9 +45,55 @@ pub enum Error {
 
 /// Our end of the socket pair.
 #[derive(Debug)]
-pub struct Channel {
+struct Connection {
     stream: UnixStream,
     broken: bool,
+}
+
+/// The connection, and who waits for it.
+#[derive(Debug)]
+pub struct Line {
+    connection: Mutex<Connection>,
+    /// The guard wants it: the container's next command is not sent before the guard's answer has come.
+    urgent: AtomicUsize,
+    free: Condvar,
+}
+
+/// The guard's way to its vTPM.
+#[derive(Debug)]
+pub struct Channel {
+    line: Arc<Line>,
+}
+
+impl Line {
+    /// Sends `bytes` when the guard wants nothing; the answer is whole, and otherwise as it came.
+    pub fn containers_turn(&self, bytes: &[u8]) -> Result<Vec<u8>, Error> {
+        let command = Code::CONTAINERS;
+        let poisoned = || Error::Broken { command };
+        let mut connection = self.connection.lock().map_err(|_| poisoned())?;
+        while self.urgent.load(Ordering::SeqCst) > 0 {
+            connection = self.free.wait(connection).map_err(|_| poisoned())?;
+        }
+        connection.transmit(command, bytes)
+    }
+
+    fn guards_turn(&self, command: Code, bytes: &[u8]) -> Result<Vec<u8>, Error> {
+        self.urgent.fetch_add(1, Ordering::SeqCst);
+        let answer = match self.connection.lock() {
+            Ok(mut connection) => connection.transmit(command, bytes),
+            Err(_) => Err(Error::Broken { command }),
+        };
+        self.urgent.fetch_sub(1, Ordering::SeqCst);
+        self.free.notify_all();
+        answer
+    }
+
+    /// Nothing more is sent, by anybody.
+    pub fn give_up(&self) {
+        if let Ok(mut connection) = self.connection.lock() {
+            connection.broken = true;
+        }
+    }
 }
 
 impl Channel {
@@ -52,10 +103,22 @@ impl Channel {
             .set_nonblocking(false)
             .and_then(|()| stream.set_read_timeout(Some(PATIENCE)))
             .and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
-        Self {
+        let connection = Connection {
             stream,
             broken: limited.is_err(),
+        };
+        Self {
+            line: Arc::new(Line {
+                connection: Mutex::new(connection),
+                urgent: AtomicUsize::new(0),
+                free: Condvar::new(),
+            }),
         }
+    }
+
+    /// For the container's commands.
+    pub fn line(&self) -> Arc<Line> {
+        Arc::clone(&self.line)
     }
 
     /// A command whose response parameters `parse` uses up.
@@ -78,7 +141,7 @@ impl Channel {
         let bytes = command.encode();
         let mut attempt = 1;
         loop {
-            let answer = self.transmit(code, &bytes)?;
+            let answer = self.line.guards_turn(code, &bytes)?;
             match command
                 .decode(&answer)
                 .map_err(|what| self.malformed(code, what))?
@@ -94,6 +157,14 @@ impl Channel {
         }
     }
 
+    /// The answer cannot be believed, nor any after it.
+    pub fn malformed(&mut self, command: Code, what: Malformed) -> Error {
+        self.line.give_up();
+        Error::Malformed { command, what }
+    }
+}
+
+impl Connection {
     /// One command in one write, one response.
     fn transmit(&mut self, command: Code, bytes: &[u8]) -> Result<Vec<u8>, Error> {
         if self.broken {
@@ -144,12 +215,6 @@ impl Channel {
             }
         }
     }
-
-    /// The answer cannot be believed, nor any after it.
-    pub fn malformed(&mut self, command: Code, what: Malformed) -> Error {
-        self.broken = true;
-        Error::Malformed { command, what }
-    }
 }
 
 /// The size field of a response header.
@@ -172,7 +237,7 @@ fn io_error(command: Code, source: io::Error) -> Error {
 }
 
 /// None before the second attempt, then 1, 2, 4 … 64 ms.
-fn pause(attempt: u32) -> Duration {
+pub fn pause(attempt: u32) -> Duration {
     match attempt {
         1 => Duration::ZERO,
         n => Duration::from_millis(1 << (n - 2).min(6)),

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod channel; // one command and one answer at a time
+pub mod filter; // what a container may say to its vTPM
 #[cfg(feature = "host")]
 pub mod host; // the machine's TPM: AIK, binding PCR, quotes
 mod random; // random bytes of the operating system

@@ -6,6 +6,7 @@
 pub use crate::channel::Error;
 
 use crate::channel::Channel;
+use crate::filter::Broker;
 use crate::wire::{
     CAP_TPM_PROPERTIES, Code, Command, Malformed, PT_PERMANENT, PT_STARTUP_CLEAR, RH_ENDORSEMENT,
     RH_LOCKOUT, RH_OWNER, RH_PLATFORM, Writer, pcr_selection,
@@ -45,6 +46,11 @@ impl Vtpm {
         Self {
             channel: Channel::new(stream),
         }
+    }
+
+    /// The container's way to this vTPM.
+    pub fn lend(&self) -> Broker {
+        Broker::new(self.channel.line())
     }
 
     /// Takes from everybody, ourselves included, what could rewrite the vTPM's past: TPM2_Clear

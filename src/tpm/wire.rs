@@ -11,16 +11,18 @@ pub const MAX_MESSAGE: usize = 4096;
 /// Tag, size, code.
 pub const HEADER: usize = 10;
 
-const ST_NO_SESSIONS: u16 = 0x8001;
-const ST_SESSIONS: u16 = 0x8002;
+pub const ST_NO_SESSIONS: u16 = 0x8001;
+pub const ST_SESSIONS: u16 = 0x8002;
 /// The password "session" (Part 1, 19.4).
-const RS_PW: u32 = 0x4000_0009;
+pub const RS_PW: u32 = 0x4000_0009;
 
 pub const RH_OWNER: u32 = 0x4000_0001;
+pub const RH_NULL: u32 = 0x4000_0007;
 pub const RH_LOCKOUT: u32 = 0x4000_000A;
 pub const RH_ENDORSEMENT: u32 = 0x4000_000B;
 pub const RH_PLATFORM: u32 = 0x4000_000C;
 
+pub const CAP_HANDLES: u32 = 1;
 pub const CAP_TPM_PROPERTIES: u32 = 6;
 /// TPMA_PERMANENT; the property after it is TPMA_STARTUP_CLEAR (Part 2, 6.13).
 pub const PT_PERMANENT: u32 = 0x200;
@@ -42,6 +44,8 @@ impl Code {
     pub const PCR_ALLOCATE: Self = Self::new(0x12B, "TPM2_PCR_Allocate");
     pub const CREATE_PRIMARY: Self = Self::with_handle(0x131, "TPM2_CreatePrimary");
     pub const PCR_RESET: Self = Self::new(0x13D, "TPM2_PCR_Reset");
+    /// Any command of a container's.
+    pub const CONTAINERS: Self = Self::new(0, "a container's command");
     pub const STARTUP: Self = Self::new(0x144, "TPM2_Startup");
     pub const QUOTE: Self = Self::new(0x158, "TPM2_Quote");
     pub const FLUSH_CONTEXT: Self = Self::new(0x165, "TPM2_FlushContext");
@@ -152,6 +156,9 @@ impl<'a> Reader<'a> {
     pub fn sized(&mut self) -> Result<&'a [u8], Malformed> {
         let length = self.u16()?;
         self.take(usize::from(length))
+    }
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
     pub fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.0)

@@ -2,6 +2,7 @@
 
 mod attacks; // what the holder of a vTPM's data channel can and cannot do
 mod checkquote; // tpm2_checkquote
+mod filter; // what a container may say, and what it cannot reach
 #[cfg(feature = "host")]
 mod host; // the host TPM, played by an swtpm over loopback TCP: a software root
 mod peer; // a vTPM that does not keep to the rules
