@@ -5,6 +5,7 @@ use crate::{
     Module, Test,
     admission::{demo_bundle, layer_with, ours, restoring, runs},
     cmd,
+    deaths::new_processes,
     host::{POLICY, policy},
     runtime::{Bundle, Runtime},
     spawn::Output,
@@ -33,6 +34,7 @@ pub const MODULE: Module = Module {
             "ten_thousand_directories_deep",
             ten_thousand_directories_deep,
         ),
+        Test::Once("many_files", many_files),
         Test::Once("a_file_that_never_rests", a_file_that_never_rests),
         Test::Once(
             "what_is_no_file_is_never_opened",
@@ -137,6 +139,58 @@ fn ten_thousand_directories_deep(world: &World) -> Result<()> {
         cmd!("rm", "-rf", &deep).ok()?;
         done
     })
+}
+
+/// Time and the guard's memory are linear in the number of files; a million take `tests/bench B16`.
+fn many_files(world: &World) -> Result<()> {
+    const FEW: usize = 10_000;
+    const MANY: usize = 60_000;
+    with_directory(world, |directory| {
+        let place = directory.root.join("etc/many");
+        let mut made = 0;
+        let mut costs = Vec::new();
+        for files in [FEW, MANY] {
+            while made < files {
+                let parent = place.join((made / 1000).to_string());
+                fs::create_dir_all(&parent)?;
+                for name in 0..1000 {
+                    fs::File::create(parent.join(name.to_string()))?;
+                }
+                made += 1000;
+            }
+            costs.push(create_costs(&directory.rt, &directory.bundle)?);
+        }
+        fs::remove_dir_all(&place)?;
+        let [(few, few_kib), (many, many_kib)] = costs[..] else {
+            unreachable!("two counts")
+        };
+        println!("{FEW} files: {few:?}, {few_kib} KiB; {MANY} files: {many:?}, {many_kib} KiB");
+        // a file's path, attributes and digest, several times over while they are compared
+        let per_file = (many_kib.saturating_sub(few_kib) << 10) / (MANY - FEW);
+        ensure!(per_file < 1500, "{per_file} bytes of memory per file");
+        let most = few.mul_f64(2.0 * MANY as f64 / FEW as f64);
+        ensure!(many < most, "{MANY} files took {many:?}, {FEW} {few:?}");
+        Ok(())
+    })
+}
+
+/// How long `create` takes, and the most memory that the guard had (KiB).
+pub fn create_costs(rt: &Runtime, bundle: &Bundle) -> Result<(Duration, usize)> {
+    let mut took = Duration::ZERO;
+    let guards = new_processes("guard", || {
+        took = rt.create(bundle).timed()?;
+        Ok(())
+    })?;
+    let peak = guards.first().context("no guard").and_then(|guard| {
+        let status = fs::read_to_string(format!("/proc/{guard}/status"))?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .context("VmHWM")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
+    });
+    rt.on("delete", bundle).arg("--force").ok()?;
+    Ok((took, peak?))
 }
 
 fn a_file_that_never_rests(world: &World) -> Result<()> {

@@ -128,8 +128,16 @@ impl Random {
             return Ok(());
         }
         let device = |kind, number| mknod(&path, kind, Mode::from_bits_truncate(0o600), number);
-        match self.below(8) {
+        match self.below(9) {
             0 | 1 => fs::write(&path, [self.below(256) as u8; 3])?,
+            8 => {
+                // another name of the file beside it, which another layer may take away
+                let beside = path.with_file_name(self.name());
+                match fs::symlink_metadata(&beside).is_ok_and(|found| found.is_file()) {
+                    true => fs::hard_link(beside, &path)?,
+                    false => fs::File::create(&path)?.set_len(1 << 16)?,
+                }
+            }
             2 => symlink(self.name(), &path)?,
             3 => device(SFlag::S_IFIFO, 0)?,
             4 => device(SFlag::S_IFCHR, nix::sys::stat::makedev(1, 3))?,

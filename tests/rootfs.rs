@@ -4,11 +4,15 @@
 use crate::{
     Module, Test,
     admission::{demo_bundle, layer_with, ours, refusal, restoring, runs},
+    deaths::new_processes,
     host::{POLICY, policy},
+    image::{Image, Plan},
+    publisher::STORE,
     runtime::{Bundle, Runtime},
     world::World,
 };
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 pub const MODULE: Module = Module {
@@ -30,6 +34,11 @@ pub const MODULE: Module = Module {
         Test::Once(
             "a_damaged_cache_is_only_slower",
             a_damaged_cache_is_only_slower,
+        ),
+        Test::Once("full_reads_each_file_once", full_reads_each_file_once),
+        Test::Once(
+            "stat_compares_all_but_content",
+            stat_compares_all_but_content,
         ),
         Test::Ours(
             "what_was_measured_at_create_is_what_starts",
@@ -148,6 +157,92 @@ fn a_change_is_never_taken_for_none(world: &World, rt: &Runtime) -> Result<()> {
             &|| Ok(fs::rename(&away, &file)?),
         )?;
         runs(rt, &bundle)
+    })
+}
+
+/// The first create, which does not know the layers either, and the next one.
+fn full_reads_each_file_once(world: &World) -> Result<()> {
+    const SIZE: usize = 1 << 20;
+    const FILES: usize = 24;
+    let plan = Plan {
+        name: "localhost/e2e/demo:read-once",
+        text: "read once\n",
+    };
+    let dir = world.work.join("read-once");
+    let image = Image::with_bulk(&dir, &plan, FILES, SIZE)?;
+    let rt = ours(world)?;
+    let done = restoring(STORE, || {
+        world.open_for_business()?.owner.publish(&image, 1)?;
+        world.with_rootfs(&image, |rootfs| {
+            let bundle = Bundle::make(&world.work, rootfs, &["/bin/true"])?;
+            std::thread::sleep(SETTLED);
+            for which in ["first", "second"] {
+                let read = read_by_create(&rt, &bundle)?;
+                let all = FILES * SIZE;
+                ensure!(
+                    read >= all && read < all * 3 / 2,
+                    "the {which} create read {read} bytes, the image has {all}"
+                );
+            }
+            Ok(())
+        })
+    });
+    fs::remove_dir_all(dir)?;
+    done
+}
+
+/// How many bytes the guard has read when `create` is done.
+fn read_by_create(rt: &Runtime, bundle: &Bundle) -> Result<usize> {
+    let guards = new_processes("guard", || rt.create(bundle).ok().map(drop))?;
+    let read = guards.first().context("no guard").and_then(|guard| {
+        let io = fs::read_to_string(format!("/proc/{guard}/io"))?;
+        let line = io.lines().find_map(|line| line.strip_prefix("rchar: "));
+        Ok(line.context("rchar")?.parse()?)
+    });
+    rt.on("delete", bundle).arg("--force").ok()?;
+    read
+}
+
+/// Where directories cannot be sealed, as with a user namespace; all else is compared.
+fn stat_compares_all_but_content(world: &World) -> Result<()> {
+    let rt = ours(world)?;
+    let mut bundle = demo_bundle(world, &["/bin/true"])?;
+    let spec: serde_json::Value =
+        serde_json::from_slice(&fs::read(bundle.dir.join("config.json"))?)?;
+    let mut linux = spec["linux"].clone();
+    let namespaces = linux["namespaces"].as_array_mut();
+    namespaces
+        .context("namespaces")?
+        .push(json!({ "type": "user" }));
+    for maps in ["uidMappings", "gidMappings"] {
+        linux[maps] = json!([{ "containerID": 0, "hostID": 0, "size": 65_536 }]);
+    }
+    bundle.set("/linux", linux)?;
+    let file = layer_with(&world.rootfs(0)?, "etc/layer2")?;
+    let original = fs::read(&file)?;
+    let mut other = original.clone();
+    other[0] ^= 1;
+    let done = with_mode("stat", || {
+        let check = check_of(&rt, &bundle)?;
+        ensure!(check == "stat", "checked `{check}`");
+        fs::write(&file, &other)?;
+        let check = check_of(&rt, &bundle).context("another content of the same size")?;
+        ensure!(check == "stat", "checked `{check}`");
+        fs::write(&file, [&other[..], b"more"].concat())?;
+        refusal(&rt.run(&bundle)?, "etc/layer2").context("another size")?;
+        fs::write(&file, &original)?;
+        let mode = fs::metadata(&file)?.permissions();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o4755))?;
+        let setuid = rt.run(&bundle);
+        fs::set_permissions(&file, mode)?;
+        refusal(&setuid?, "etc/layer2").context("a setuid bit")
+    });
+    fs::write(&file, &original)?;
+    done?;
+    with_mode("boot", || {
+        let check = check_of(&rt, &bundle)?;
+        ensure!(check == "full", "a rule that wants `boot` got `{check}`");
+        Ok(())
     })
 }
 

@@ -13,6 +13,7 @@
 
 mod beneath; // opening and reading files below a directory descriptor
 pub mod cache; // layers that were read before in this boot
+mod inode; // one file, directory, device
 pub mod layer; // a layer's archive, or its recording and directory, to what it holds
 pub mod layout; // OCI image layouts and docker archives, for publishers
 mod oci; // an OCI image layout's files

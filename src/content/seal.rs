@@ -20,7 +20,8 @@
 
 use crate::{
     beneath,
-    tree::{MAX_DEPTH, WalkError, failed, list},
+    inode::failed,
+    tree::{MAX_DEPTH, WalkError, list},
 };
 use rayon::prelude::*;
 use rustix::fs::{self, AtFlags, FileType, OFlags, Stat};

@@ -5,26 +5,27 @@
 //! never follows a link and never enters another mount. What cannot be read, or changes while it is
 //! read, is an error that names the path.
 
-use crate::{beneath, once::FilesRead, sys};
+use crate::{
+    beneath,
+    inode::{Reading, entry, failed, hash, is_opaque, special, stamp, xattrs},
+    once::FilesRead,
+};
 use rayon::prelude::*;
 use rustix::{
-    fs::{self, AtFlags, FileType, OFlags, RawDir, Stat},
+    fs::{self, AtFlags, FileType, OFlags, RawDir},
     io::Errno,
 };
-use sha2::{Digest as _, Sha256};
 use std::{
-    collections::BTreeMap,
     fs::File,
-    io::Read as _,
     mem::MaybeUninit,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{BorrowedFd, OwnedFd},
     sync::Arc,
 };
 use verify::{
     digest::FileDigest,
     rootfs::{
         Entry, Kind, Layer, LayerBuilder, LayerEntry, LayerError, MAX_ENTRIES, PathError,
-        RootfsPath, SYMLINK_MODE, Tree, TreeError, xattr_counts,
+        RootfsPath, Tree, TreeError,
     },
 };
 
@@ -36,8 +37,6 @@ const BATCH: usize = 256;
 /// Below this many bytes, starting threads costs more than it saves.
 const WORTH_THREADS: u64 = 8 << 20;
 const BUFFER: usize = 256 << 10;
-/// What the kernel reads ahead without being told.
-const READ_AHEAD: i64 = 128 << 10;
 
 /// Why there is no tree.
 #[derive(Debug, thiserror::Error)]
@@ -90,8 +89,22 @@ impl Bounds<'_> {
 
 /// Everything below `root`, which is not trusted to be small.
 pub fn walk_within(root: BorrowedFd<'_>, bounds: &Bounds<'_>) -> Result<Tree, WalkError> {
+    mounted(root, Contents::Read, bounds)
+}
+
+/// Everything below `root`, and the root itself; but a file that has the size of the one that is
+/// `expected` at its path is taken to have that one's content, and is not read. All else is looked at.
+pub fn walk_unread(root: BorrowedFd<'_>, expected: &Tree) -> Result<Tree, WalkError> {
+    mounted(root, Contents::Expected(expected), &Bounds::IMAGE)
+}
+
+fn mounted(
+    root: BorrowedFd<'_>,
+    contents: Contents<'_>,
+    bounds: &Bounds<'_>,
+) -> Result<Tree, WalkError> {
     let nothing = FilesRead::default();
-    let walk = Walk::of(root, View::Mounted, &nothing, bounds)?;
+    let walk = Walk::of(root, View::Mounted, &nothing, contents, bounds)?;
     Ok(Tree::new(walk.found)?)
 }
 
@@ -112,9 +125,7 @@ pub fn single(at: BorrowedFd<'_>, opened: Option<File>, bytes: u64) -> Result<En
         quiet: false,
         view: View::Mounted,
     };
-    let (size, digest) = hash(&mut reading, &mut vec![0; BUFFER]).map_err(|error| {
-        failed("read", &path)(Errno::from_io_error(&error).unwrap_or(Errno::IO))
-    })?;
+    let (size, digest) = hash(&mut reading, &mut vec![0; BUFFER], &path)?;
     reading.end(&path, size, digest)
 }
 
@@ -135,7 +146,7 @@ pub struct Unpacked {
 /// directories are opaque (Documentation/filesystems/overlayfs.rst). What was `read` already is not
 /// read again.
 pub fn unpacked(root: BorrowedFd<'_>, read: &FilesRead) -> Result<Unpacked, WalkError> {
-    let walk = Walk::of(root, View::Unpacked, read, &Bounds::IMAGE)?;
+    let walk = Walk::of(root, View::Unpacked, read, Contents::Read, &Bounds::IMAGE)?;
     let mut layer = LayerBuilder::default();
     let mut found = walk.found;
     // Directories before what they hold.
@@ -161,9 +172,18 @@ pub(crate) enum View {
     Unpacked,
 }
 
+/// Whether files are read.
+#[derive(Clone, Copy)]
+enum Contents<'r> {
+    Read,
+    /// Not those that have the size of what stands there at the same path.
+    Expected(&'r Tree),
+}
+
 struct Walk<'r> {
     view: View,
     read: &'r FilesRead,
+    contents: Contents<'r>,
     bounds: &'r Bounds<'r>,
     /// Of the files that were hashed here.
     bytes: u64,
@@ -185,6 +205,7 @@ impl<'r> Walk<'r> {
         root: BorrowedFd<'_>,
         view: View,
         read: &'r FilesRead,
+        contents: Contents<'r>,
         bounds: &'r Bounds<'r>,
     ) -> Result<Self, WalkError> {
         let path = RootfsPath::root();
@@ -194,6 +215,7 @@ impl<'r> Walk<'r> {
         let mut walk = Self {
             view,
             read,
+            contents,
             bounds,
             bytes: 0,
             found: Vec::new(),
@@ -301,7 +323,7 @@ impl<'r> Walk<'r> {
         if waiting.len() < 16 && ahead < WORTH_THREADS {
             let mut buffer = vec![0; BUFFER];
             for file in waiting {
-                let (entry, quiet) = regular(&file, &mut buffer, self.view)?;
+                let (entry, quiet) = regular(&file, &mut buffer, self.view, self.contents)?;
                 self.quiet &= quiet;
                 self.found.push((file.path, entry));
             }
@@ -312,11 +334,11 @@ impl<'r> Walk<'r> {
             let pool = rayon::ThreadPoolBuilder::new().build();
             self.pool = Some(pool.map_err(|e| WalkError::Threads(e.to_string()))?);
         }
-        let view = self.view;
+        let (view, contents) = (self.view, self.contents);
         let hash = || {
             let hashed = waiting.into_par_iter().map_init(
                 || vec![0; BUFFER],
-                |buffer, file| regular(&file, buffer, view).map(|read| (file.path, read)),
+                |buffer, file| regular(&file, buffer, view, contents).map(|read| (file.path, read)),
             );
             hashed.collect::<Result<Vec<_>, _>>()
         };
@@ -364,221 +386,33 @@ pub(crate) fn list(directory: &OwnedFd) -> rustix::io::Result<Vec<(Vec<u8>, File
 }
 
 /// The file's entry, and whether nobody was writing to it when it was opened.
-fn regular(file: &Waiting, buffer: &mut [u8], view: View) -> Result<(Entry, bool), WalkError> {
+fn regular(
+    file: &Waiting,
+    buffer: &mut [u8],
+    view: View,
+    contents: Contents<'_>,
+) -> Result<(Entry, bool), WalkError> {
     let path = &file.path;
     let mut reading =
         Reading::begin(&file.directory, path.name(), view).map_err(failed("open", path))?;
-    let (size, digest) = hash(&mut reading, buffer)
-        .map_err(|error| failed("read", path)(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+    let (size, digest) = match contents {
+        Contents::Expected(tree) => match taken(tree.get(path), &reading) {
+            Some(taken) => taken,
+            None => hash(&mut reading, buffer, path)?,
+        },
+        Contents::Read => hash(&mut reading, buffer, path)?,
+    };
     let entry = reading.end(path, size, digest)?;
     Ok((entry, reading.quiet))
 }
 
-/// A regular file between its opening and the proof that nobody changed it meanwhile.
-pub(crate) struct Reading {
-    pub file: File,
-    pub before: Stat,
-    /// Nobody had it open for writing, nor mapped.
-    pub quiet: bool,
-    view: View,
-}
-
-impl Reading {
-    /// `name` may be several components, below `directory`.
-    pub fn begin(directory: impl AsFd, name: &[u8], view: View) -> rustix::io::Result<Self> {
-        let file = beneath::open_file(directory, name)?;
-        let quiet = view == View::Unpacked && sys::has_no_writer(&file);
-        let before = fs::fstat(&file)?;
-        if before.st_size > READ_AHEAD {
-            // Only a hint. Cold, with three readers: 0.42 of the time that large files take without it;
-            // O_DIRECT 0.58, and the container would read them again; WILLNEED and DONTNEED are slower.
-            fs::fadvise(&file, 0, None, fs::Advice::Sequential).ok();
+/// What is said of a file that has this size.
+fn taken(expected: Option<&Entry>, reading: &Reading) -> Option<(u64, FileDigest)> {
+    match expected?.kind {
+        Kind::File { size, digest } if u64::try_from(reading.before.st_size) == Ok(size) => {
+            Some((size, digest))
         }
-        Ok(Self {
-            before,
-            file,
-            quiet,
-            view,
-        })
-    }
-
-    /// The file's entry, if `size` is all of it.
-    pub fn end(
-        &self,
-        path: &RootfsPath,
-        size: u64,
-        digest: FileDigest,
-    ) -> Result<Entry, WalkError> {
-        let read = xattrs(&self.file);
-        let (xattrs, marks) = read.map_err(failed("read extended attributes of", path))?;
-        if self.view == View::Unpacked {
-            only_bookkeeping(path, &marks)?;
-        }
-        let after = fs::fstat(&self.file).map_err(failed("stat", path))?;
-        if stamp(&self.before) != stamp(&after) || u64::try_from(after.st_size) != Ok(size) {
-            return Err(WalkError::Changed(path.clone()));
-        }
-        Ok(entry(&after, Kind::File { size, digest }, xattrs))
-    }
-}
-
-/// Reads to the end; beyond what the file had at first no more than shows that it grew.
-fn hash(reading: &mut Reading, buffer: &mut [u8]) -> std::io::Result<(u64, FileDigest)> {
-    let mut hasher = Sha256::new();
-    let mut size = 0;
-    let most = u64::try_from(reading.before.st_size).unwrap_or(0);
-    while size <= most {
-        match reading.file.read(buffer) {
-            Ok(0) => break,
-            Ok(n) => {
-                hasher.update(&buffer[..n]);
-                size += n as u64;
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok((size, FileDigest::from_bytes(hasher.finalize().into())))
-}
-
-/// A symbolic link, device, FIFO or socket: looked at, never opened. Extended attributes of these
-/// mean nothing to the kernel.
-fn special(directory: impl AsFd, name: &[u8]) -> rustix::io::Result<Entry> {
-    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
-    let stat = fs::statat(&directory, name, flags)?;
-    let (major, minor) = (fs::major(stat.st_rdev), fs::minor(stat.st_rdev));
-    let kind = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Symlink => {
-            let target = fs::readlinkat(directory, name, Vec::new())?.into_bytes();
-            Kind::Symlink { target }
-        }
-        FileType::CharacterDevice => Kind::CharDevice { major, minor },
-        FileType::BlockDevice => Kind::BlockDevice { major, minor },
-        FileType::Fifo => Kind::Fifo,
-        FileType::Socket => Kind::Socket,
-        // It was something else when it was listed.
-        _ => return Err(Errno::STALE),
-    };
-    Ok(entry(&stat, kind, BTreeMap::new()))
-}
-
-fn entry(stat: &Stat, kind: Kind, xattrs: BTreeMap<Vec<u8>, Vec<u8>>) -> Entry {
-    let mode = match kind {
-        Kind::Symlink { .. } => SYMLINK_MODE,
-        _ => (stat.st_mode & 0o7777) as u16,
-    };
-    Entry {
-        kind,
-        mode,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        xattrs,
-    }
-}
-
-/// Equal before and after: nobody wrote meanwhile, as far as the file system tells.
-fn stamp(stat: &Stat) -> impl PartialEq + use<> {
-    let inode = (
-        stat.st_dev,
-        stat.st_ino,
-        stat.st_mode,
-        stat.st_uid,
-        stat.st_gid,
-        stat.st_size,
-    );
-    (
-        inode,
-        stat.st_mtime,
-        stat.st_mtime_nsec,
-        stat.st_ctime,
-        stat.st_ctime_nsec,
-    )
-}
-
-/// Extended attributes by name.
-type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
-
-/// What the overlay file system keeps on the files of its directories; a mount does not show it.
-const MARKS: &[u8] = b"trusted.overlay.";
-const OPAQUE: &[u8] = b"trusted.overlay.opaque";
-/// Where a copy came from, and what it is: nothing of what is shown depends on it.
-const BOOKKEEPING: [&[u8]; 5] = [
-    b"trusted.overlay.origin",
-    b"trusted.overlay.impure",
-    b"trusted.overlay.nlink",
-    b"trusted.overlay.upper",
-    b"trusted.overlay.uuid",
-];
-
-/// `redirect` and `metacopy` lead to other files: such a directory is read through its mount.
-fn only_bookkeeping(path: &RootfsPath, marks: &Xattrs) -> Result<(), WalkError> {
-    match marks
-        .keys()
-        .find(|mark| !BOOKKEEPING.contains(&mark.as_slice()))
-    {
-        None => Ok(()),
-        Some(mark) => Err(WalkError::Marked {
-            path: path.clone(),
-            mark: verify::rootfs::encode(mark),
-        }),
-    }
-}
-
-fn is_opaque(path: &RootfsPath, marks: &Xattrs) -> Result<bool, WalkError> {
-    let mut marks = marks.clone();
-    let opaque = marks.remove(OPAQUE);
-    only_bookkeeping(path, &marks)?;
-    match opaque.as_deref() {
-        None => Ok(false),
-        Some(b"y") => Ok(true),
-        Some(_) => Err(WalkError::Marked {
-            path: path.clone(),
-            mark: verify::rootfs::encode(OPAQUE),
-        }),
-    }
-}
-
-/// Those that are part of a tree, and the overlay file system's marks.
-fn xattrs(file: impl AsFd) -> rustix::io::Result<(Xattrs, Xattrs)> {
-    const MAX: usize = 64 << 10; // XATTR_LIST_MAX and XATTR_SIZE_MAX (xattr(7))
-    let mut found = (Xattrs::new(), Xattrs::new());
-    let mut small = [0; 1024];
-    let mut large = Vec::new();
-    let names: &[u8] = match fs::flistxattr(&file, &mut small[..]) {
-        Ok(length) => &small[..length],
-        Err(Errno::OPNOTSUPP) => return Ok(found),
-        Err(Errno::RANGE) => {
-            large.resize(MAX, 0);
-            let length = fs::flistxattr(&file, &mut large[..])?;
-            &large[..length]
-        }
-        Err(errno) => return Err(errno),
-    };
-    for name in names.split(|byte| *byte == 0) {
-        let into = match name {
-            name if xattr_counts(name) => &mut found.0,
-            name if name.starts_with(MARKS) => &mut found.1,
-            _ => continue,
-        };
-        let mut value = vec![0; MAX];
-        let length = fs::fgetxattr(&file, name, &mut value[..])?;
-        value.truncate(length);
-        into.insert(name.to_vec(), value);
-    }
-    Ok(found)
-}
-
-pub(crate) fn failed<'a>(
-    action: &'static str,
-    path: &'a RootfsPath,
-) -> impl Fn(Errno) -> WalkError + 'a {
-    move |errno| match errno {
-        Errno::XDEV => WalkError::MountPoint(path.clone()),
-        errno => WalkError::Io {
-            action,
-            path: path.clone(),
-            errno,
-        },
+        _ => None,
     }
 }
 

@@ -1,11 +1,7 @@
 //! Files of a layer's directory, read ahead of their turn in the archive: by several threads, in pieces
 //! whose number is bounded, each file hashed for itself on the way.
 
-use crate::{
-    once::FilesRead,
-    seal::Moment,
-    tree::{Reading, View},
-};
+use crate::{inode::Reading, once::FilesRead, seal::Moment, tree::View};
 use sha2::{Digest as _, Sha256};
 use std::{
     io::{self, Read as _},

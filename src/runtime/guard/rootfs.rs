@@ -1,10 +1,11 @@
 //! Is the rootfs what the signed layers hold, at `create` and still at `start`?
 //!
-//! `full`: every file is read through the mount. `boot`: the directories of the mount are read, the
-//! image's layers only if they were not read in this boot or are not the same any more (why a seal says
-//! so: `content::seal`), the container's own each time. What cannot be checked by its directories —
-//! another mount than a plain overlay, a store on a file system whose stamps mean nothing — is checked
-//! as in `full`, and evidence says which way it was.
+//! `full`: every file is read, in the directories of the mount: what is read there to know the layers
+//! needs no second reading. `boot`: the image's layers only if they were not read in this boot or are not
+//! the same any more (why a seal says so: `content::seal`), the container's own directories each time.
+//! What cannot be checked by its directories — another mount than a plain overlay, a store on a file
+//! system whose stamps mean nothing, a container with a user namespace — is read through its mount;
+//! with `stat` all but the files' content is looked at there. Evidence says which way it was.
 
 use crate::{ipc::Refused, sys};
 use anyhow::{Context, Result, bail};
@@ -18,7 +19,7 @@ use content::{
     tree::{self, WalkError},
 };
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 use verify::{
@@ -97,6 +98,31 @@ struct Watched {
     wanted: Vec<DiffId>,
     /// The mount's directories and their state; `None`: it is read through its mount again.
     layers: Option<(Stack, Key)>,
+    reading: Reading,
+}
+
+/// How a rootfs is read through its mount.
+#[derive(Clone, Copy)]
+enum Reading {
+    Everything,
+    /// All but the content of files that have the size of the image's.
+    Attributes,
+}
+
+impl Reading {
+    fn of(self, root: BorrowedFd<'_>, path: &Path, expected: &RootfsManifest) -> Result<Tree> {
+        let found = match self {
+            Self::Everything => tree::walk(root),
+            Self::Attributes => tree::walk_unread(root, expected.tree()),
+        };
+        found.with_context(|| format!("rootfs {}", path.display()))
+    }
+    fn check(self) -> RootfsCheck {
+        match self {
+            Self::Everything => RootfsCheck::Full,
+            Self::Attributes => RootfsCheck::Stat,
+        }
+    }
 }
 
 impl Question<'_> {
@@ -110,11 +136,14 @@ impl Question<'_> {
             Some(_) => None,
             None => self.stack()?,
         };
-        let by_directories = match (&stack, self.laxest) {
-            (Some(stack), RootfsCheck::Boot | RootfsCheck::Stat) => {
-                self.by_directories(stack, &stubs, &cache)?
-            }
-            _ => None,
+        let by_directories = match &stack {
+            Some(stack) => self.by_directories(stack, &stubs, &cache)?,
+            None => None,
+        };
+        // what differs by its directories is read, to be named
+        let reading = match (&stack, self.laxest) {
+            (None, RootfsCheck::Stat) => Reading::Attributes,
+            _ => Reading::Everything,
         };
         let (outcome, manifest, key) = match by_directories {
             Some((outcome, manifest, key)) => (outcome, manifest, Some(key)),
@@ -122,8 +151,9 @@ impl Question<'_> {
                 let seal = |stack| Ok::<_, anyhow::Error>(seal(stack)?.key(self.image.diff_ids()));
                 let key = stack.as_ref().map(seal).transpose()?;
                 let (expected, _) = self.expected(&cache)?;
-                match same(&expected, walk(self.root)?, &stubs, self.owners) {
-                    Ok(checked) => (Outcome::Checked(checked, RootfsCheck::Full), expected, key),
+                let found = reading.of(self.root.as_fd(), self.root.path(), &expected)?;
+                match same(&expected, found, &stubs, self.owners) {
+                    Ok(checked) => (Outcome::Checked(checked, reading.check()), expected, key),
                     Err(differences) => return Ok(Answer::Differs(expected, differences)),
                 }
             }
@@ -137,6 +167,7 @@ impl Question<'_> {
             owners: self.owners.cloned(),
             wanted: self.image.diff_ids().to_vec(),
             layers: stack.zip(key),
+            reading,
         };
         sys::give_back_memory();
         Ok(Answer::Same(Box::new(Rootfs {
@@ -171,7 +202,11 @@ impl Question<'_> {
         let began = Moment::now();
         let seals = seal(stack)?;
         let key = seals.key(self.image.diff_ids());
-        let (layers, check) = match cache.checked(&key) {
+        let known = match self.laxest {
+            RootfsCheck::Full | RootfsCheck::Measured => None,
+            RootfsCheck::Boot | RootfsCheck::Stat => cache.checked(&key),
+        };
+        let (layers, check) = match known {
             Some(known) => (known, RootfsCheck::Boot),
             None => match self.read(stack, cache, seals.settled(began), key)? {
                 Some(read) => (read, RootfsCheck::Full),
@@ -366,8 +401,8 @@ impl Watched {
     }
 
     fn through_the_mount(&self) -> Result<Result<(), Vec<Difference>>> {
-        let found = tree::walk(self.root.as_fd());
-        let found = found.with_context(|| format!("rootfs {}", self.path.display()))?;
+        let root = self.root.as_fd();
+        let found = self.reading.of(root, &self.path, &self.manifest)?;
         let owners = self.owners.as_ref();
         Ok(same(&self.manifest, found, &self.stubs, owners).map(drop))
     }
