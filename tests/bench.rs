@@ -1,11 +1,11 @@
 //! Benchmarks B1 and B2: an attested start beside plain runc's, interleaved in one run; B13: how long it
-//! takes to know an image and decide about it. B3, B4 and B14 are next door.
+//! takes to know an image and decide about it. B3, B4, B14 and B15 are next door.
 //!
 //! `bench [B1 B2 …] [--json FILE] [--runs N]`; no id means all. Times are wall clock; absolute ones
 //! are printed and never judged, since machines differ: the goals are about ratios and differences.
 
 use crate::{
-    bench_rootfs, cmd,
+    bench_list, bench_rootfs, cmd,
     runtime::{Backend, Bundle, Runtime},
     world::World,
 };
@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-const IDS: [&str; 6] = ["B1", "B2", "B3", "B4", "B13", "B14"];
+const IDS: [&str; 7] = ["B1", "B2", "B3", "B4", "B13", "B14", "B15"];
 const RUNS: usize = 40;
 const WARM_UP: usize = 3;
 const STEPS: [&str; 4] = ["create", "start", "exit", "delete"];
@@ -79,6 +79,9 @@ pub fn run(world: &World, args: &[String]) -> Result<()> {
     }
     if wanted.has("B4") {
         results.push(bench_rootfs::b4(world, wanted.runs)?);
+    }
+    if wanted.has("B15") {
+        results.push(bench_list::b15(world, wanted.runs)?);
     }
     report(&results, wanted.json)
 }

@@ -11,6 +11,7 @@ mod backends; // who makes the container where nobody says
 mod bad_input; // what is missing, corrupt or dies
 mod bad_trees; // root file systems that cannot be read
 mod bench; // B1, B2, B13
+mod bench_list; // B15: a list of a million files
 mod bench_rootfs; // B3 and B4: the rootfs read for the first time, and again
 mod conformance; // runc's own tests, and a driver on go-runc
 mod containers_policy; // /etc/containers/policy.json

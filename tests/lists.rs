@@ -3,6 +3,7 @@
 
 mod cosign; // real cosign signs lists
 mod kernel; // the kernel's keyrings
+pub mod large; // a million files
 mod wrong; // each list that is refused, and why
 
 use crate::{
@@ -67,6 +68,10 @@ pub const MODULE: Module = Module {
         Test::Once(
             "other_tools_read_and_write_lists",
             other_tools_read_and_write_lists,
+        ),
+        Test::Once(
+            "a_million_files_are_judged_and_kept",
+            large::a_million_files_are_judged_and_kept,
         ),
         Test::Once("state_names_the_owner", state_names_the_owner),
         Test::Once(

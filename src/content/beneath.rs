@@ -77,10 +77,17 @@ pub(crate) fn openat2_within(
 
 /// The content of the file at `name` below `directory`; `None` when there is none.
 pub(crate) fn read_optional(directory: impl AsFd, name: &str, max: u64) -> Result<Option<Vec<u8>>> {
+    let Some(file) = open_optional(directory, name)? else {
+        return Ok(None);
+    };
+    let content = read_at_most(file, max).with_context(|| format!("read {name}"))?;
+    Ok(Some(content))
+}
+
+/// The file at `name` below `directory`; `None` when there is none.
+pub(crate) fn open_optional(directory: impl AsFd, name: &str) -> Result<Option<File>> {
     match open_file(directory, name.as_bytes()) {
-        Ok(file) => read_at_most(file, max)
-            .with_context(|| format!("read {name}"))
-            .map(Some),
+        Ok(file) => Ok(Some(file)),
         Err(Errno::NOENT) => Ok(None),
         Err(errno) => Err(errno).with_context(|| format!("open {name} (regular files only)")),
     }

@@ -319,6 +319,12 @@ impl Directory {
         Ok(Some(content))
     }
 
+    /// The blob's file, which is not read here; `None` when the layout does not have it.
+    pub fn blob_file(&self, digest: BlobDigest) -> Result<Option<File>> {
+        let name = blob_name(digest);
+        beneath::open_optional(&self.fd, &name).with_context(|| self.shown.clone())
+    }
+
     /// The same for a blob that must be there.
     pub fn required(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
         let content = self.blob(descriptor.digest, MAX_DOCUMENT)?;

@@ -138,11 +138,10 @@ fn show(args: &Show) -> anyhow::Result<Report> {
     for image in list.images() {
         text.push_str(&format!("\n  image {image}"));
     }
-    let starts = |path: &[u8]| diff::starts(&list, path);
     let mut files = serde_json::Map::new();
-    for (path, digests) in list.files() {
+    for (path, digests) in list.files().iter() {
         let shown = encode_path(path);
-        let mark = if starts(path) {
+        let mark = if list.starts(path) {
             ""
         } else {
             "  (not to be started)"
@@ -152,7 +151,7 @@ fn show(args: &Show) -> anyhow::Result<Report> {
         }
         files.insert(
             shown,
-            json!({ "digests": digests, "program": starts(path) }),
+            json!({ "digests": digests, "program": list.starts(path) }),
         );
     }
     Ok(Report::done(

@@ -13,8 +13,9 @@ use std::{
 use verify::id::RunId;
 
 const SLICE: &str = "attestrun.slice";
-/// For keeper, guard and swtpm together; an swtpm needs about 6 MiB, a guard as much and its log.
-const MEMORY_MAX_BYTES: u64 = 256 << 20;
+/// For keeper, guard and swtpm together; an swtpm needs about 6 MiB, a guard as much and its log; and while
+/// it judges a list of a million files some 250 MiB, of which 100 stay.
+const MEMORY_MAX_BYTES: u64 = 512 << 20;
 /// Among the last that the kernel ends when memory runs out: their end is the container's end.
 const OOM_SCORE_ADJ: &str = "-900";
 

@@ -167,6 +167,34 @@ pub fn verify_detached(
     now: UnixTime,
     revocation: &Revocation,
 ) -> Result<VerifiedSigner, CmsRefusal> {
+    verify_content(&Content::of(content), signature, roots, now, revocation)
+}
+
+/// Bytes that were hashed once: a list may be long.
+pub(crate) struct Content<'a> {
+    bytes: &'a [u8],
+    digest: [u8; 32],
+}
+
+impl<'a> Content<'a> {
+    pub(crate) fn of(bytes: &'a [u8]) -> Self {
+        let digest = Sha256::digest(bytes).into();
+        Self { bytes, digest }
+    }
+    /// SHA-256.
+    pub(crate) fn digest(&self) -> &[u8; 32] {
+        &self.digest
+    }
+}
+
+/// As [`verify_detached`].
+pub(crate) fn verify_content(
+    content: &Content<'_>,
+    signature: &[u8],
+    roots: &[Vec<u8>],
+    now: UnixTime,
+    revocation: &Revocation,
+) -> Result<VerifiedSigner, CmsRefusal> {
     let signed = match dsse::is_bundle(signature) {
         true => dsse::open(content, signature)?,
         false => {
@@ -195,13 +223,12 @@ fn sha256(bytes: &[u8]) -> Vec<u8> {
     Sha256::digest(bytes).to_vec()
 }
 
-fn same_content(signed: &[u8], content: &[u8]) -> Result<(), CmsRefusal> {
-    let actual = sha256(content);
-    match signed == actual {
+fn same_content(signed: &[u8], content: &Content<'_>) -> Result<(), CmsRefusal> {
+    match signed == content.digest {
         true => Ok(()),
         false => Err(CmsRefusal::AlteredContent {
             signed: hex::encode(signed),
-            actual: hex::encode(actual),
+            actual: hex::encode(content.digest),
         }),
     }
 }

@@ -28,6 +28,10 @@ macro_rules! digests {
             pub const fn as_bytes(&self) -> &[u8; 32] {
                 &self.0
             }
+            /// From 64 lower-case hex digits, without the algorithm.
+            pub fn from_hex(digits: &str) -> Option<Self> {
+                from_hex(digits).map(Self)
+            }
             /// 64 lower-case hex digits, without the algorithm.
             pub fn hex(&self) -> String {
                 hex::encode(self.0)
@@ -145,13 +149,29 @@ const NONE: &str = "none";
 
 fn parse(text: &str) -> Result<[u8; 32], NotADigest> {
     let refuse = || NotADigest(text.chars().take(80).collect());
-    let hex_digits = text.strip_prefix("sha256:").ok_or_else(refuse)?;
-    if hex_digits.bytes().any(|b| b.is_ascii_uppercase()) {
-        return Err(refuse());
-    }
+    let digits = text.strip_prefix("sha256:").ok_or_else(refuse)?;
+    from_hex(digits).ok_or_else(refuse)
+}
+
+/// Without an allocation: lists have a million of them.
+fn from_hex(digits: &str) -> Option<[u8; 32]> {
     let mut bytes = [0u8; 32];
-    hex::decode_to_slice(hex_digits, &mut bytes).map_err(|_| refuse())?;
-    Ok(bytes)
+    let (pairs, rest) = digits.as_bytes().as_chunks();
+    if pairs.len() != bytes.len() || !rest.is_empty() {
+        return None;
+    }
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        *byte = nibble(*high)? << 4 | nibble(*low)?;
+    }
+    Some(bytes)
+}
+
+const fn nibble(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -189,6 +209,19 @@ mod tests {
             &format!(" {d}"),
         ] {
             assert!(bad.parse::<FileDigest>().is_err(), "{bad}");
+        }
+        assert_eq!(FileDigest::from_hex(&d.hex()), Some(d));
+        let (short, long) = (&d.hex()[..63], format!("{}0", d.hex()));
+        let other = d.hex().replace('a', "g");
+        for bad in [
+            "",
+            short,
+            &long,
+            &d.hex().to_uppercase(),
+            &other,
+            &d.to_string(),
+        ] {
+            assert_eq!(FileDigest::from_hex(bad), None, "{bad}");
         }
     }
 }

@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 mod cel;
 mod path;
 pub use cel::cel_json;
+pub(crate) use path::decode_into;
 pub use path::{EncodedPath, MAX_PATH, PathError, decode_path, encode_path};
 
 /// Longest log that is read; a guard caps its container's log far below.

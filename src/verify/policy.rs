@@ -15,6 +15,7 @@ pub use crate::event::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 mod admission;
 mod authority;
@@ -131,7 +132,8 @@ pub enum SignedIdentity {
 /// bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredList {
-    pub statement: Vec<u8>,
+    /// Shared: it may be long.
+    pub statement: Arc<Vec<u8>>,
     pub signature: Vec<u8>,
 }
 

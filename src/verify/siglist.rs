@@ -6,14 +6,16 @@
 use crate::cms::{self, CmsRefusal, Revocation, VerifiedSigner};
 use crate::digest::{FileDigest, ImageDigest, ListDigest};
 use crate::id::UnixTime;
-use crate::imalog::{EncodedPath, PathError, encode_path};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::imalog::{PathError, encode_path};
+use std::collections::BTreeSet;
 
 mod draft;
 mod statement;
+mod table;
 pub use draft::Draft;
 use statement::Statement;
 pub(crate) use statement::is_name;
+pub use table::Files;
 
 /// in-toto attestation framework v1, `spec/v1/statement.md`.
 pub const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
@@ -23,8 +25,8 @@ const STATEMENT_TYPE_V0_1: &str = "https://in-toto.io/Statement/v0.1";
 pub const PREDICATE_TYPE: &str = "tag:attestrun,2026:signature-list/v1";
 /// Files in one list: ten times a large image.
 pub const MAX_ENTRIES: usize = 1_048_576;
-/// Room for that many entries of usual length.
-pub const MAX_STATEMENT: usize = 256 * 1024 * 1024;
+/// Room for that many, with paths of some eighty bytes.
+pub const MAX_STATEMENT: usize = 160 << 20;
 /// Digests of one path (a list may cover neighbouring versions of an image).
 const MAX_DIGESTS: usize = 64;
 /// Images that one list is about.
@@ -112,18 +114,23 @@ pub struct List {
     issued_at: UnixTime,
     expires_at: UnixTime,
     images: Vec<ImageDigest>,
-    files: BTreeMap<Vec<u8>, BTreeSet<FileDigest>>,
-    programs: Programs,
+    files: Files,
+    /// For each of the files whether it may be started; without: all.
+    starts: Option<Vec<bool>>,
 }
 
 impl List {
     pub fn parse(bytes: &[u8]) -> Result<Self, ListError> {
+        Self::parse_hashed(bytes, ListDigest::of(bytes))
+    }
+    /// `digest`: that of the bytes.
+    fn parse_hashed(bytes: &[u8], digest: ListDigest) -> Result<Self, ListError> {
         if bytes.len() > MAX_STATEMENT {
             return Err(ListError::TooLong(bytes.len()));
         }
-        let statement: Statement =
+        let statement: Statement<table::Read, table::Allowed> =
             serde_json::from_slice(bytes).map_err(|e| ListError::Malformed(e.to_string()))?;
-        statement.judge(ListDigest::of(bytes))
+        statement.judge(digest)
     }
     /// SHA-256 of the statement's bytes.
     pub fn digest(&self) -> ListDigest {
@@ -145,17 +152,24 @@ impl List {
     pub fn images(&self) -> &[ImageDigest] {
         &self.images
     }
-    /// Absolute paths (as the file system spells them) and the contents that each may have.
-    pub fn files(&self) -> &BTreeMap<Vec<u8>, BTreeSet<FileDigest>> {
+    pub fn files(&self) -> &Files {
         &self.files
     }
-    pub fn programs(&self) -> &Programs {
-        &self.programs
+    /// The listed files that may be started.
+    pub fn programs(&self) -> impl Iterator<Item = &[u8]> {
+        let files = 0..self.files.len();
+        let programs = files.filter(|index| self.starts_at(*index));
+        programs.map(|index| self.files.path_at(index))
     }
-    fn is_program(&self, path: &[u8]) -> bool {
-        match &self.programs {
-            Programs::AllFiles => true,
-            Programs::Only(allowed) => allowed.contains(path),
+    /// May the file at `path` be started?
+    pub fn starts(&self, path: &[u8]) -> bool {
+        let place = self.files.place(path);
+        place.is_some_and(|index| self.starts_at(index))
+    }
+    fn starts_at(&self, index: usize) -> bool {
+        match &self.starts {
+            None => true,
+            Some(starts) => starts.get(index).copied().unwrap_or(false),
         }
     }
 }
@@ -176,8 +190,8 @@ pub struct ListRule<'a> {
 pub struct VerifiedList {
     list: List,
     signer: VerifiedSigner,
-    /// Digests of programs, for questions without a path.
-    by_digest: BTreeMap<FileDigest, Vec<u8>>,
+    /// For questions without a path: the beginning of each program's digest, and where it is listed.
+    by_digest: Vec<(u64, u32)>,
 }
 
 /// Verifies `statement` and its detached signature: whose it is, that it is about one of `images`
@@ -208,7 +222,8 @@ impl Authentic {
         images: &[ImageDigest],
         at: UnixTime,
     ) -> Result<Self, ListRefusal> {
-        let signer = cms::verify_detached(statement, signature, rule.roots, at, rule.revocation)?;
+        let content = cms::Content::of(statement);
+        let signer = cms::verify_content(&content, signature, rule.roots, at, rule.revocation)?;
         // Only now is the statement read.
         if signer.tenant() != rule.tenant {
             return Err(ListRefusal::OtherTenant {
@@ -216,7 +231,8 @@ impl Authentic {
                 found: signer.tenant().to_owned(),
             });
         }
-        let list = List::parse(statement)?;
+        let digest = ListDigest::from_bytes(*content.digest());
+        let list = List::parse_hashed(statement, digest)?;
         if list.name != rule.name {
             return Err(ListRefusal::OtherName {
                 expected: rule.name.to_owned(),
@@ -257,18 +273,29 @@ impl Authentic {
         if now >= list.expires_at {
             return Err(ListRefusal::Expired(list.expires_at));
         }
-        let mut by_digest = BTreeMap::new();
-        for (path, digests) in list.files.iter().filter(|(path, _)| list.is_program(path)) {
-            for digest in digests {
-                by_digest.entry(*digest).or_insert_with(|| path.clone());
-            }
-        }
+        let by_digest = index(&list);
         Ok(VerifiedList {
             list,
             signer,
             by_digest,
         })
     }
+}
+
+fn index(list: &List) -> Vec<(u64, u32)> {
+    let mut index = Vec::with_capacity(list.files.len());
+    // there are fewer than MAX_ENTRIES
+    for place in (0..list.files.len()).filter(|place| list.starts_at(*place)) {
+        let digests = list.files.digests_at(place).iter();
+        index.extend(digests.map(|digest| (beginning(digest), place as u32)));
+    }
+    index.sort_unstable();
+    index
+}
+
+fn beginning(digest: &FileDigest) -> u64 {
+    let beginning = digest.as_bytes().first_chunk();
+    u64::from_be_bytes(*beginning.unwrap_or(&[0; 8]))
 }
 
 /// A program that the list names.
@@ -339,7 +366,7 @@ impl VerifiedList {
                 digest: *digest,
                 list: self.title(),
             }),
-            Some(_) if !self.list.is_program(path) => Err(NotListed::NotAProgram {
+            Some(_) if !self.list.starts(path) => Err(NotListed::NotAProgram {
                 path: shown(),
                 list: self.title(),
             }),
@@ -351,9 +378,15 @@ impl VerifiedList {
     }
     /// A program with this content may be started, wherever it lies.
     pub fn allows_digest(&self, digest: &FileDigest) -> Result<Listed, NotListed> {
-        match self.by_digest.get(digest) {
-            Some(path) => Ok(Listed {
-                path: path.clone(),
+        let start = self
+            .by_digest
+            .partition_point(|(known, _)| *known < beginning(digest));
+        let alike = self.by_digest.iter().skip(start);
+        let mut alike = alike.take_while(|(known, _)| *known == beginning(digest));
+        let files = &self.list.files;
+        match alike.find(|(_, place)| files.digests_at(*place as usize).contains(digest)) {
+            Some((_, place)) => Ok(Listed {
+                path: files.path_at(*place as usize).to_vec(),
                 digest: *digest,
             }),
             None => Err(NotListed::Digest {
@@ -364,16 +397,6 @@ impl VerifiedList {
     }
     fn title(&self) -> String {
         format!("{} (serial {})", self.list.name, self.list.serial)
-    }
-}
-
-/// The one spelling of a listed path; see [`EncodedPath`]. Newlines are refused although they could
-/// be encoded: a path is shown to people in lines.
-fn path_from(text: &str) -> Result<Vec<u8>, ListError> {
-    let path = EncodedPath::parse(text)?.decode();
-    match path.contains(&b'\n') {
-        true => Err(ListError::Newline(text.to_owned())),
-        false => Ok(path),
     }
 }
 

@@ -20,13 +20,15 @@ use lookup::Entries;
 use put::PREDICATE;
 use std::{
     collections::BTreeMap,
+    fs::File,
     path::Path,
     sync::{Mutex, PoisonError},
 };
 use verify::{
-    digest::{BlobDigest, ConfigDigest, ImageDigest},
+    digest::{BlobDigest, ConfigDigest, ImageDigest, ListDigest},
     image::{Config, Index, Manifest},
     policy::{StoredList, StoredSignature},
+    siglist::MAX_STATEMENT,
     signature::SIGN_PREDICATE,
 };
 
@@ -53,8 +55,8 @@ pub const LIST_SIGNATURE: &str = "application/pkcs7-signature";
 const SUBJECT: &str = "dev.attestrun.subject";
 const IMAGE_CONFIG: &str = "dev.attestrun.config";
 
-/// A list of a hundred thousand programs has about 20 MB.
-const MAX_LIST: u64 = 64 << 20;
+/// A list of a million programs has some 100 MB.
+const MAX_LIST: u64 = MAX_STATEMENT as u64;
 
 /// The store's directory.
 #[derive(Debug)]
@@ -155,6 +157,12 @@ impl Store {
             Ok(())
         })?;
         Ok(found)
+    }
+
+    /// The file of a list's statement, opened and not read again; `None` if the store does not have it.
+    pub fn list_file(&self, list: &ListDigest) -> Result<Option<File>> {
+        let digest = BlobDigest::from_bytes(*list.as_bytes());
+        self.directory.blob_file(digest)
     }
 
     /// The manifests that name this image configuration.
@@ -338,7 +346,7 @@ fn list(directory: &Directory, manifest: &ManifestFile) -> Result<StoredList> {
         }
     };
     Ok(StoredList {
-        statement: layer(&[LIST_STATEMENT])?,
+        statement: layer(&[LIST_STATEMENT])?.into(),
         signature: layer(&[LIST_SIGNATURE, BUNDLE])?,
     })
 }

@@ -267,7 +267,7 @@ fn accept_lists_of_their_subjects() {
     store.put_list(&[one.digest()], b"newer", b"cms2").unwrap();
     store.put_list(&[one.digest()], b"newer", b"cms2").unwrap();
     let list = |statement: &[u8], cms: &[u8]| StoredList {
-        statement: statement.into(),
+        statement: statement.to_vec().into(),
         signature: cms.into(),
     };
     let lists = store.lists(&one.digest()).unwrap();

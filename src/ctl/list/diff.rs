@@ -2,10 +2,7 @@
 
 use super::read;
 use crate::report::Report;
-use ::verify::{
-    imalog::encode_path,
-    siglist::{List, Programs},
-};
+use ::verify::{imalog::encode_path, siglist::List};
 use clap::Args;
 use serde_json::json;
 use std::{collections::BTreeSet, fmt::Display, path::PathBuf};
@@ -80,7 +77,8 @@ struct Files {
 impl Files {
     fn between(old: &List, new: &List) -> Self {
         let mut found = Self::default();
-        let all: BTreeSet<&Vec<u8>> = old.files().keys().chain(new.files().keys()).collect();
+        let paths = |list| List::files(list).iter().map(|(path, _)| path);
+        let all: BTreeSet<&[u8]> = paths(old).chain(paths(new)).collect();
         for path in all {
             let shown = || encode_path(path);
             match (old.files().get(path), new.files().get(path)) {
@@ -90,20 +88,12 @@ impl Files {
                     if before != after {
                         found.changed.push(shown());
                     }
-                    if starts(old, path) != starts(new, path) {
+                    if old.starts(path) != new.starts(path) {
                         found.startable.push(shown());
                     }
                 }
             }
         }
         found
-    }
-}
-
-/// May the listed file at `path` be started?
-pub fn starts(list: &List, path: &[u8]) -> bool {
-    match list.programs() {
-        Programs::AllFiles => true,
-        Programs::Only(paths) => paths.contains(path),
     }
 }

@@ -114,7 +114,7 @@ fn one_each(list: &List) -> anyhow::Result<Vec<(&[u8], String)>> {
     list.files()
         .iter()
         .map(|(path, digests)| match digests.first() {
-            Some(one) if digests.len() == 1 => Ok((path.as_slice(), one.hex())),
+            Some(one) if digests.len() == 1 => Ok((path, one.hex())),
             _ => bail!(Usage(format!(
                 "{} may have {} contents, and this format knows one; use --keylime",
                 encode_path(path),

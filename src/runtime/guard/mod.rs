@@ -11,6 +11,7 @@ mod enter;
 mod entry;
 mod inside;
 mod journal;
+pub mod list_text;
 mod measure;
 mod mounts;
 mod rootfs;
@@ -22,7 +23,7 @@ mod view;
 pub use inside::joined;
 pub use swtpm::VtpmUid;
 
-use self::journal::Journal;
+use self::{journal::Journal, list_text::ListText};
 use crate::{
     config::Config,
     ending::{Holdings, Means},
@@ -129,7 +130,8 @@ pub enum FromHost {
     Quote { qualifying_data: [u8; 32] },
 }
 
-/// The container's half of an evidence; bytes in base64 (RFC 4648, section 4).
+/// The container's half of an evidence; bytes in base64 (RFC 4648, section 4). Descriptor: the signature
+/// list, if there is one ([`list_text::read`]).
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ContainerEvidence {
     pub attest: String,
@@ -137,7 +139,6 @@ pub struct ContainerEvidence {
     pub ak: String,
     pub ek: String,
     pub log: String,
-    pub siglist: String,
     pub siglist_signature: String,
 }
 
@@ -239,6 +240,7 @@ struct Guarded {
     swtpm: Child,
     claim: Claim,
     record: Option<String>,
+    list: Option<ListText>,
 }
 
 impl Guarded {
@@ -247,7 +249,7 @@ impl Guarded {
         let admitted = admit::admit(&application, &config);
         let identified = vtpm.finish(run_dir);
         // when both failed, the refusal is what the user can act upon
-        let admitted = admitted?;
+        let mut admitted = admitted?;
         let (swtpm, vtpm, identity) = identified?;
         let mut journal = Journal::new(
             vtpm,
@@ -255,6 +257,7 @@ impl Guarded {
             config.vtpm.log_max_bytes,
         )?;
         let claim = measure::measure(&mut journal, &application, &admitted, &identity, &config)?;
+        let list = admitted.admission.take_list().map(ListText::keep);
         let decision = serde_json::json!({
             "admitted": admitted.admission.made().to_string(),
             "rule": admitted.admission.rule(),
@@ -274,6 +277,7 @@ impl Guarded {
             swtpm,
             claim,
             record: None,
+            list: list.transpose()?,
         })
     }
 

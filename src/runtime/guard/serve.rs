@@ -1,7 +1,9 @@
 //! The guard at work: a verb asks whether to start or to enter, the host service asks for a quote, and
 //! the end of the container, of the keeper or of the vTPM ends the rest.
 
-use super::{ContainerEvidence, FromHost, FromVerb, Guarded, Kept, SOCKET, swtpm};
+use super::{
+    ContainerEvidence, FromHost, FromVerb, Guarded, Kept, SOCKET, list_text::ListText, swtpm,
+};
 use crate::{
     ending::{Holdings, has_ended},
     host,
@@ -22,7 +24,6 @@ use verify::{
     event::{Event, Fault},
     id::RunId,
     pcr::QUOTED,
-    policy::Programs,
 };
 
 /// A verb says what it wants at once, or loses its turn.
@@ -189,7 +190,13 @@ impl Service {
         let request = host.set_timeout(VERB_PATIENCE).and_then(|()| host.recv());
         let result = match request {
             Ok(Some((FromHost::Quote { qualifying_data }, _))) => {
-                host.send(&Answer::of(self.guarded.quote(&qualifying_data)), &[])
+                let answer = Answer::of(self.guarded.quote(&qualifying_data));
+                let list = self
+                    .guarded
+                    .list
+                    .as_ref()
+                    .map(|list| list.statement().as_fd());
+                host.send(&answer, list.as_slice())
             }
             Ok(None) => Err(anyhow::anyhow!("the host service is gone")),
             Err(error) => Err(error),
@@ -231,18 +238,14 @@ impl Guarded {
             .vtpm()
             .quote(&self.identity.aik, qualifying_data, &QUOTED)
             .context("the vTPM does not quote")?;
-        let (statement, signature): (&[u8], &[u8]) = match self.admitted.admission.programs() {
-            Programs::Listed(listed) => (&listed.stored().statement, &listed.stored().signature),
-            // the record says `none`, and so does the event in PCR 7
-            Programs::Named(_) | Programs::Args(_) | Programs::Any => (&[], &[]),
-        };
+        // without a list the record says `none`, and so does the event in PCR 7
+        let signature = self.list.as_ref().map_or(&[][..], ListText::signature);
         Ok(ContainerEvidence {
             attest: BASE64.encode(quote.attest),
             signature: BASE64.encode(quote.signature),
             ak: BASE64.encode(self.identity.aik_public()?),
             ek: BASE64.encode(self.identity.ek_public()?),
             log: BASE64.encode(self.journal.log()),
-            siglist: BASE64.encode(statement),
             siglist_signature: BASE64.encode(signature),
         })
     }

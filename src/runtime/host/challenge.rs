@@ -67,7 +67,7 @@ fn answer(core: &Core, challenge: &Challenge) -> Result<Vec<u8>, Failure> {
     })?;
     let evidence = || -> Result<Vec<u8>> {
         let binding = challenge.channel_binding.as_bytes();
-        let theirs = bound
+        let (theirs, siglist) = bound
             .quote(qualify::vtpm(&challenge.nonce, container, binding))
             .context("the container's guard")?;
         let bytes = |text: &str| {
@@ -93,7 +93,7 @@ fn answer(core: &Core, challenge: &Challenge) -> Result<Vec<u8>, Failure> {
             binding: bound.record.canonical()?,
             binding_log: ours.binding_log,
             container_log: bytes(&theirs.log)?,
-            siglist: bytes(&theirs.siglist)?,
+            siglist,
             siglist_sig: bytes(&theirs.siglist_signature)?,
         };
         Ok(evidence.encode())

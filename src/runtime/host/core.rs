@@ -15,7 +15,7 @@ use crate::{
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::{
     collections::{HashMap, HashSet},
-    fs,
+    fs::{self, File},
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::fs::MetadataExt,
@@ -350,10 +350,15 @@ impl Bound {
         Ok((!has_ended(init)).then_some(found))
     }
 
-    pub fn quote(&self, qualifying_data: [u8; 32]) -> Result<guard::ContainerEvidence> {
+    /// The guard's evidence, and the bytes of the signature list.
+    pub fn quote(&self, qualifying_data: [u8; 32]) -> Result<(guard::ContainerEvidence, Vec<u8>)> {
         let guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
-        let answer: Answer<_> = guard.ask(&guard::FromHost::Quote { qualifying_data }, &[])?;
-        answer.into_result()
+        guard.send(&guard::FromHost::Quote { qualifying_data }, &[])?;
+        let (answer, fds): (Answer<_>, _) = guard.expect()?;
+        let evidence = answer.into_result()?;
+        let list = fds.into_iter().next().map(File::from);
+        let list = guard::list_text::read(list.as_ref(), &self.record.claim.siglist)?;
+        Ok((evidence, list))
     }
 }
 

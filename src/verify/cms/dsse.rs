@@ -4,7 +4,7 @@
 //! What else a bundle may carry (log entries, timestamps) is not looked at: the user CA decides.
 
 use super::envelope::{Certificates, MAX_CERTIFICATES, Signed};
-use super::{BuildError, CmsRefusal, MAX_SIGNATURE};
+use super::{BuildError, CmsRefusal, Content, MAX_SIGNATURE};
 use crate::canon::canonical;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
@@ -72,7 +72,7 @@ pub(super) fn is_bundle(signature: &[u8]) -> bool {
 
 /// A signature by the first certificate of the bundle over exactly `content`; who that is has still to
 /// be asked.
-pub(super) fn open(content: &[u8], bytes: &[u8]) -> Result<Signed, CmsRefusal> {
+pub(super) fn open(content: &Content<'_>, bytes: &[u8]) -> Result<Signed, CmsRefusal> {
     if bytes.len() > MAX_SIGNATURE {
         return Err(CmsRefusal::TooLong(bytes.len()));
     }
@@ -95,7 +95,7 @@ pub(super) fn open(content: &[u8], bytes: &[u8]) -> Result<Signed, CmsRefusal> {
         others => return Err(CmsRefusal::Signers(others.len())),
     };
     let certificates = certificates(&bundle.verification_material)?;
-    let message = pae(PAYLOAD_TYPE, content);
+    let message = pae(PAYLOAD_TYPE, content.bytes);
     certificates.verify_any(&message, &signature)?;
     Ok(Signed {
         certificates,

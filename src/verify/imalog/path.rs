@@ -39,10 +39,7 @@ impl EncodedPath {
     }
     /// From its encoded form, which must be the canonical one.
     pub fn parse(text: &str) -> Result<Self, PathError> {
-        if text.len() > MAX_PATH {
-            return Err(PathError::TooLong(text.len()));
-        }
-        check_path(&decode_path(text)?)?;
+        decode_into(text, &mut Vec::new())?;
         Ok(Self(text.to_owned()))
     }
     pub fn as_str(&self) -> &str {
@@ -75,6 +72,24 @@ pub fn encode_path(path: &[u8]) -> String {
         }
     }
     text
+}
+
+/// Appends to `out` the path that `text`, an [`EncodedPath`], spells.
+pub(crate) fn decode_into(text: &str, out: &mut Vec<u8>) -> Result<(), PathError> {
+    if text.len() > MAX_PATH {
+        return Err(PathError::TooLong(text.len()));
+    }
+    // most paths are spelt as they are
+    let plain = |b: &u8| b.is_ascii_graphic() && *b != b'%';
+    if text.as_bytes().iter().all(plain) {
+        check_path(text.as_bytes())?;
+        out.extend_from_slice(text.as_bytes());
+        return Ok(());
+    }
+    let path = decode_path(text)?;
+    check_path(&path)?;
+    out.extend_from_slice(&path);
+    Ok(())
 }
 
 /// The inverse of [`encode_path`]; refuses every spelling but the canonical one.

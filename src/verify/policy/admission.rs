@@ -16,7 +16,7 @@ use crate::image::Image;
 use crate::imalog::encode_path;
 use crate::profile::{LaunchProfile, LaunchRules, Relaxation};
 use crate::rootfs::{RootfsManifest, RootfsPath};
-use crate::siglist::{self, VerifiedList};
+use crate::siglist::VerifiedList;
 use crate::signature::Signed;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -125,23 +125,20 @@ pub enum Programs {
     Any,
 }
 
-/// A verified list, and its bytes for evidence.
+/// A verified list, and until somebody takes them its bytes for evidence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
     list: VerifiedList,
-    stored: StoredList,
+    stored: Option<StoredList>,
 }
 
 impl Listed {
     pub(super) fn new(list: VerifiedList, stored: StoredList) -> Self {
+        let stored = Some(stored);
         Self { list, stored }
     }
     pub fn list(&self) -> &VerifiedList {
         &self.list
-    }
-    /// The bytes of the list and of its signature.
-    pub fn stored(&self) -> &StoredList {
-        &self.stored
     }
     pub fn signer(&self) -> &VerifiedSigner {
         self.list.signer()
@@ -253,6 +250,13 @@ impl Admission {
     pub fn programs(&self) -> &Programs {
         &self.programs
     }
+    /// The bytes of the list and of its signature, once: nothing here needs them any more.
+    pub fn take_list(&mut self) -> Option<StoredList> {
+        match &mut self.programs {
+            Programs::Listed(listed) => listed.stored.take(),
+            Programs::Named(_) | Programs::Args(_) | Programs::Any => None,
+        }
+    }
     pub fn profile(&self) -> &LaunchProfile {
         &self.profile
     }
@@ -310,10 +314,16 @@ impl Admission {
 
     /// A refusal of this container for what came out later.
     pub fn refusal(&self, reasons: Vec<String>, hint: String) -> Refusal {
+        let mut some = Reasons::default();
+        reasons.into_iter().for_each(|reason| some.add(|| reason));
+        self.refused(some, hint)
+    }
+
+    fn refused(&self, reasons: Reasons, hint: String) -> Refusal {
         Refusal {
             subject: self.made.to_string(),
             rule: Some(self.terms.name.as_str().into()),
-            reasons: shortened(reasons),
+            reasons: reasons.told(),
             hint,
         }
     }
@@ -321,19 +331,23 @@ impl Admission {
     /// The rootfs agrees with the list: each listed file is there with a content that the list names,
     /// and no mount hides a listed program. All disagreements are reported.
     pub fn check_rootfs(&self, rootfs: &RootfsManifest) -> Result<CheckedPrograms, Refusal> {
-        let mut reasons = Vec::new();
+        let mut reasons = Reasons::default();
         if let Programs::Listed(listed) = &self.programs {
-            for (path, digests) in listed.list.list().files() {
+            for (path, digests) in listed.list.list().files().iter() {
                 match rootfs.file(path) {
                     Some(digest) if digests.contains(&digest) => {}
-                    Some(digest) => reasons.push(format!(
-                        "{} has content {digest} in the image, which the list does not name",
-                        encode_path(path)
-                    )),
-                    None => reasons.push(format!(
-                        "{} is in the list, but no regular file of the image",
-                        encode_path(path)
-                    )),
+                    Some(digest) => reasons.add(|| {
+                        format!(
+                            "{} has content {digest} in the image, which the list does not name",
+                            encode_path(path)
+                        )
+                    }),
+                    None => reasons.add(|| {
+                        format!(
+                            "{} is in the list, but no regular file of the image",
+                            encode_path(path)
+                        )
+                    }),
                 }
             }
         }
@@ -341,10 +355,12 @@ impl Admission {
         for mount in &self.profile.mounts {
             match rootfs.resolve(mount.destination.as_bytes()) {
                 Some(place) => mounts.push(place),
-                None => reasons.push(format!(
-                    "the mount at {} leads into a loop of symbolic links",
-                    mount.destination
-                )),
+                None => reasons.add(|| {
+                    format!(
+                        "the mount at {} leads into a loop of symbolic links",
+                        mount.destination
+                    )
+                }),
             }
         }
         for path in self.protected() {
@@ -352,16 +368,18 @@ impl Admission {
                 .ok()
                 .and_then(|place| covering(&mounts, &place).cloned());
             if let Some(mount) = hidden {
-                reasons.push(format!(
-                    "the mount at {} hides the listed program {}",
-                    encode_path(&mount.absolute()),
-                    encode_path(path)
-                ));
+                reasons.add(|| {
+                    format!(
+                        "the mount at {} hides the listed program {}",
+                        encode_path(&mount.absolute()),
+                        encode_path(path)
+                    )
+                });
             }
         }
         match reasons.is_empty() {
             true => Ok(CheckedPrograms { mounts }),
-            false => Err(self.refusal(
+            false => Err(self.refused(
                 reasons,
                 match &self.programs {
                     Programs::Listed(listed) => format!(
@@ -397,29 +415,35 @@ impl Admission {
             return Vec::new();
         }
         match &self.programs {
-            Programs::Listed(listed) => match listed.list.list().programs() {
-                siglist::Programs::AllFiles => listed
-                    .list
-                    .list()
-                    .files()
-                    .keys()
-                    .map(Vec::as_slice)
-                    .collect(),
-                siglist::Programs::Only(paths) => paths.iter().map(Vec::as_slice).collect(),
-            },
+            Programs::Listed(listed) => listed.list.list().programs().collect(),
             Programs::Args(args) => args.first().map(String::as_bytes).into_iter().collect(),
             Programs::Named(_) | Programs::Any => Vec::new(),
         }
     }
 }
 
-/// A list of another image would fill pages.
-fn shortened(mut reasons: Vec<String>) -> Vec<String> {
-    const MAX_REASONS: usize = 8;
-    let more = reasons.len().saturating_sub(MAX_REASONS);
-    reasons.truncate(MAX_REASONS);
-    if more > 0 {
-        reasons.push(format!("and {more} more"));
+/// What speaks against it. A list of another image would fill pages, so most of it is only counted.
+#[derive(Default)]
+struct Reasons {
+    some: Vec<String>,
+    more: usize,
+}
+
+impl Reasons {
+    fn add(&mut self, reason: impl FnOnce() -> String) {
+        const MAX_REASONS: usize = 8;
+        match self.some.len() < MAX_REASONS {
+            true => self.some.push(reason()),
+            false => self.more += 1,
+        }
     }
-    reasons
+    fn is_empty(&self) -> bool {
+        self.some.is_empty()
+    }
+    fn told(mut self) -> Vec<String> {
+        if self.more > 0 {
+            self.some.push(format!("and {} more", self.more));
+        }
+        self.some
+    }
 }

@@ -117,7 +117,7 @@ impl Scene {
         let statement = draft.statement_bytes().unwrap();
         self.lists.push(StoredList {
             signature: self.user.sign(&statement),
-            statement,
+            statement: statement.into(),
         });
     }
     fn decide(&self) -> Result<Admission, Refusal> {
@@ -169,7 +169,7 @@ fn listed(admission: &Admission) -> &Listed {
 #[test]
 fn accept_signed_image() {
     let scene = scene();
-    let admission = scene.decide().unwrap();
+    let mut admission = scene.decide().unwrap();
     assert_eq!(admission.rule(), "demo");
     assert_eq!(admission.mode(), Enforce::Enforce);
     assert_eq!(admission.enter(), EnterMode::Listed);
@@ -188,9 +188,10 @@ fn accept_signed_image() {
     );
     assert_eq!(listed(&admission).signer().tenant(), TENANT);
     assert_eq!(listed(&admission).list().serial(), 7);
-    assert_eq!(listed(&admission).stored(), &scene.lists[0]);
     assert_eq!(admission.profile(), &scene.profile);
     assert_eq!(admission.decided_at(), NOW);
+    assert_eq!(admission.take_list().as_ref(), scene.lists.first());
+    assert_eq!(admission.take_list(), None);
 }
 
 #[test]

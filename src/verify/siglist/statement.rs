@@ -1,31 +1,30 @@
 //! The list as JSON: what is read, strictly, and what is written.
 
 use super::{
-    Draft, List, ListError, MAX_DIGESTS, MAX_ENTRIES, MAX_SERIAL, MAX_SUBJECTS, PREDICATE_TYPE,
-    Programs, STATEMENT_TYPE, STATEMENT_TYPE_V0_1, path_from,
+    Draft, List, ListError, MAX_SERIAL, MAX_SUBJECTS, PREDICATE_TYPE, Programs, STATEMENT_TYPE,
+    STATEMENT_TYPE_V0_1, table,
 };
 use crate::digest::{FileDigest, ImageDigest, ListDigest};
 use crate::id::UnixTime;
 use crate::imalog::EncodedPath;
-use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::de::IgnoredAny;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 const HASH_ALG: &str = "sha256";
 /// [`EncodedPath`], version 1.
 const PATH_ENCODING: &str = "pct-v1";
 
+/// `F`: its files; `A`: which of them may be started.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Statement {
+pub(super) struct Statement<F, A> {
     #[serde(rename = "_type")]
     kind: String,
     subject: Vec<Subject>,
     #[serde(rename = "predicateType")]
     predicate_type: String,
-    predicate: Predicate,
+    predicate: Predicate<F, A>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -43,24 +42,24 @@ struct SubjectDigest {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Predicate {
+struct Predicate<F, A> {
     name: String,
     hash_alg: String,
     path_encoding: String,
     serial: u64,
     issued_at: UnixTime,
     expires_at: UnixTime,
-    files: Files,
+    files: F,
     #[serde(skip_serializing_if = "Option::is_none")]
-    exec: Option<Exec>,
+    exec: Option<Exec<A>>,
     #[serde(default)]
     excludes: Vec<Exclude>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Exec {
-    allow: Vec<String>,
+struct Exec<A> {
+    allow: A,
 }
 
 /// Nothing may be excluded yet; the field is kept for lists that will.
@@ -73,52 +72,20 @@ impl<'de> Deserialize<'de> for Exclude {
     }
 }
 
-/// The members of the JSON object in their order, repeated names included: a map type would keep
-/// one of two equal names without a word.
-struct Files {
-    members: Vec<(String, Vec<String>)>,
-    /// How many there were; only the first [`MAX_ENTRIES`] are kept.
-    count: usize,
-}
+/// `files` of a statement that is being made.
+pub(super) struct Members(Vec<(String, Vec<String>)>);
 
-impl Serialize for Files {
+impl Serialize for Members {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.members.len()))?;
-        for (path, digests) in &self.members {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (path, digests) in &self.0 {
             map.serialize_entry(path, digests)?;
         }
         map.end()
     }
 }
 
-impl<'de> Deserialize<'de> for Files {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
-            type Value = Files;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of paths with their digests")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Files, A::Error> {
-                let (mut members, mut count) = (Vec::new(), 0);
-                while count < MAX_ENTRIES {
-                    match map.next_entry()? {
-                        Some(member) => members.push(member),
-                        None => return Ok(Files { members, count }),
-                    }
-                    count += 1;
-                }
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
-                    count += 1;
-                }
-                Ok(Files { members, count })
-            }
-        }
-        deserializer.deserialize_map(Members)
-    }
-}
-
-impl Statement {
+impl Statement<table::Read, table::Allowed> {
     pub(super) fn judge(self, digest: ListDigest) -> Result<List, ListError> {
         if ![STATEMENT_TYPE, STATEMENT_TYPE_V0_1].contains(&self.kind.as_str()) {
             return Err(ListError::StatementType(clip(&self.kind)));
@@ -153,8 +120,9 @@ impl Statement {
         if !predicate.excludes.is_empty() {
             return Err(ListError::Excludes);
         }
-        let files = files(predicate.files)?;
-        let programs = programs(predicate.exec, &files)?;
+        let files = predicate.files.judge()?;
+        let exec = predicate.exec;
+        let starts = exec.map(|exec| exec.allow.judge(&files)).transpose()?;
         Ok(List {
             digest,
             name: predicate.name,
@@ -163,10 +131,12 @@ impl Statement {
             expires_at: predicate.expires_at,
             images: images(&self.subject)?,
             files,
-            programs,
+            starts,
         })
     }
+}
 
+impl Statement<Members, Vec<String>> {
     pub(super) fn of(draft: &Draft) -> Result<Self, ListError> {
         let encode = |path: &Vec<u8>| -> Result<String, ListError> {
             Ok(EncodedPath::of(path)?.as_str().to_owned())
@@ -205,10 +175,7 @@ impl Statement {
                 serial: draft.serial,
                 issued_at: draft.issued_at,
                 expires_at: draft.expires_at,
-                files: Files {
-                    count: members.len(),
-                    members,
-                },
+                files: Members(members),
                 exec,
                 excludes: Vec::new(),
             },
@@ -223,69 +190,12 @@ fn images(subjects: &[Subject]) -> Result<Vec<ImageDigest>, ListError> {
     subjects
         .iter()
         .map(|subject| {
-            format!("sha256:{}", subject.digest.sha256)
-                .parse()
-                .map_err(|_| ListError::Digest {
-                    path: format!("subject {}", clip(&subject.name)),
-                    found: clip(&subject.digest.sha256),
-                })
+            ImageDigest::from_hex(&subject.digest.sha256).ok_or_else(|| ListError::Digest {
+                path: format!("subject {}", clip(&subject.name)),
+                found: clip(&subject.digest.sha256),
+            })
         })
         .collect()
-}
-
-fn files(files: Files) -> Result<BTreeMap<Vec<u8>, BTreeSet<FileDigest>>, ListError> {
-    if files.count == 0 || files.count > MAX_ENTRIES {
-        return Err(ListError::Entries(files.count));
-    }
-    let mut map = BTreeMap::new();
-    for (text, digests) in files.members {
-        let path = path_from(&text)?;
-        if digests.is_empty() || digests.len() > MAX_DIGESTS {
-            return Err(ListError::Digests {
-                path: text,
-                count: digests.len(),
-            });
-        }
-        let mut set = BTreeSet::new();
-        for hex in digests {
-            let digest = match format!("sha256:{hex}").parse() {
-                Ok(digest) => digest,
-                Err(_) => {
-                    return Err(ListError::Digest {
-                        path: text,
-                        found: clip(&hex),
-                    });
-                }
-            };
-            if !set.insert(digest) {
-                return Err(ListError::DuplicateDigest { path: text, digest });
-            }
-        }
-        if map.insert(path, set).is_some() {
-            return Err(ListError::DuplicatePath(text));
-        }
-    }
-    Ok(map)
-}
-
-fn programs(
-    exec: Option<Exec>,
-    files: &BTreeMap<Vec<u8>, BTreeSet<FileDigest>>,
-) -> Result<Programs, ListError> {
-    let Some(exec) = exec else {
-        return Ok(Programs::AllFiles);
-    };
-    let mut allowed = BTreeSet::new();
-    for text in exec.allow {
-        let path = path_from(&text)?;
-        if !files.contains_key(&path) {
-            return Err(ListError::UnknownProgram(text));
-        }
-        if !allowed.insert(path) {
-            return Err(ListError::DuplicatePath(text));
-        }
-    }
-    Ok(Programs::Only(allowed))
 }
 
 /// A list's name: it shows in policies, logs and messages.
@@ -296,6 +206,6 @@ pub(crate) fn is_name(name: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
-fn clip(text: &str) -> String {
+pub(super) fn clip(text: &str) -> String {
     text.chars().take(80).collect()
 }

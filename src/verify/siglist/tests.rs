@@ -53,8 +53,17 @@ fn accept_draft() {
     assert_eq!(list.digest(), ListDigest::of(&bytes));
     assert_eq!((list.name(), list.serial()), ("demo", 7));
     assert_eq!(list.images(), [image()]);
-    assert_eq!(list.files(), &draft.files);
-    assert_eq!(list.programs(), &draft.programs);
+    assert!(
+        list.files()
+            .iter()
+            .eq(draft.files.iter().map(|(path, digests)| {
+                (
+                    path.as_slice(),
+                    digests.iter().copied().collect::<Vec<_>>().leak() as &[_],
+                )
+            }))
+    );
+    assert!(list.programs().eq([b"/usr/bin/app".as_slice()]));
     assert_eq!(
         (list.issued_at(), list.expires_at()),
         (draft.issued_at, draft.expires_at)
@@ -170,6 +179,61 @@ fn refuse_paths_that_are_not_plain() {
         Err(ListError::Path(PathError::TooLong(_)))
     ));
 }
+
+/// Members may come in any order; they are found all the same.
+#[test]
+fn accept_files_in_any_order() {
+    let (one, two) = (FileDigest::of(b"1"), FileDigest::of(b"2"));
+    let members = format!(
+        r#""/c":["{two}"],"/a":["{one}","{two}"],"/b/%C3":["{one}"]"#,
+        one = one.hex(),
+        two = two.hex()
+    );
+    let list = with_files(&members).unwrap();
+    let mut both = [one, two];
+    both.sort();
+    assert_eq!(list.files().get(b"/a"), Some(&both[..]));
+    assert_eq!(list.files().get(b"/b/\xc3"), Some(&[one][..]));
+    assert_eq!(list.files().get(b"/c"), Some(&[two][..]));
+    for missing in [&b"/"[..], b"/aa", b"/d", b""] {
+        assert_eq!(list.files().get(missing), None);
+    }
+    let again = format!(r#"{members},"/a":["{}"]"#, one.hex());
+    assert_eq!(
+        with_files(&again),
+        Err(ListError::DuplicatePath("/a".into()))
+    );
+}
+
+/// A million files: read and found again. How long it may take is measured by the benchmark B15.
+#[test]
+fn accept_a_million_files() {
+    let digest = |n: usize| FileDigest::of(&n.to_le_bytes());
+    let members: Vec<String> = (0..MILLION)
+        .map(|n| {
+            format!(
+                r#""/usr/lib/some-package/{n:07}/file.so":["{}"]"#,
+                digest(n).hex()
+            )
+        })
+        .collect();
+    let text = altered(&app(), &members.join(","));
+    let ca = user_ca();
+    let list = verify(&ca, &text, |_, _, _| ()).unwrap();
+    assert_eq!(list.list().files().len(), MILLION);
+    for n in [0, 1, 4711, MILLION / 2, MILLION - 1] {
+        let path = format!("/usr/lib/some-package/{n:07}/file.so");
+        assert!(list.allows(path.as_bytes(), &digest(n)).is_ok());
+        assert!(list.allows(path.as_bytes(), &digest(n + 1)).is_err());
+        assert_eq!(
+            list.allows_digest(&digest(n)).unwrap().path(),
+            path.as_bytes()
+        );
+    }
+    assert!(list.allows_digest(&digest(MILLION)).is_err());
+}
+
+const MILLION: usize = 1_000_000;
 
 #[test]
 fn refuse_bad_digests() {

@@ -34,7 +34,7 @@ impl StoredSignature {
         }
         let (statement, signature) = cms::detach(&bytes).ok()?;
         Some(StoredList {
-            statement,
+            statement: statement.into(),
             signature,
         })
     }

@@ -34,11 +34,11 @@ pub(super) fn list(
     let (mut candidates, mut failures) = (Vec::new(), Vec::new());
     for stored in &material.lists {
         match candidate(stored, &wanted, &digests, now) {
-            Ok(candidate) => candidates.push(candidate),
+            Ok(candidate) => keep_highest(&mut candidates, candidate),
             Err(why) => failures.push(why.to_string()),
         }
     }
-    let Some(highest) = candidates.iter().map(|c| c.authentic.list().serial()).max() else {
+    let Some(highest) = candidates.first().map(Candidate::serial) else {
         let reason = match failures.len() {
             0 => format!("no {title} is in the signature store for it"),
             count => format!(
@@ -48,7 +48,6 @@ pub(super) fn list(
         };
         return Err(no(reason, hint));
     };
-    candidates.retain(|c| c.authentic.list().serial() == highest);
     // The same statement signed twice is one list: the signature that still stands is taken, and of
     // two such the one with the lower certificate digest, so that the order in the store is no matter.
     candidates.sort_by_key(|c| (c.lapsed.is_some(), c.authentic.signer().certificate()));
@@ -90,6 +89,23 @@ struct Candidate<'m> {
     stored: &'m StoredList,
     /// Its signer's chain was good when the list was issued and has run out since.
     lapsed: Option<ListRefusal>,
+}
+
+impl Candidate<'_> {
+    fn serial(&self) -> u64 {
+        self.authentic.list().serial()
+    }
+}
+
+/// Of lists that may be long, one is held at a time, or those that share the highest serial.
+fn keep_highest<'m>(candidates: &mut Vec<Candidate<'m>>, new: Candidate<'m>) {
+    let highest = candidates.first().map_or(0, Candidate::serial);
+    if new.serial() > highest {
+        candidates.clear();
+    }
+    if new.serial() >= highest {
+        candidates.push(new);
+    }
 }
 
 fn candidate<'m>(
