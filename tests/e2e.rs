@@ -13,6 +13,7 @@ mod bad_trees; // root file systems that cannot be read
 mod bench; // B1, B2, B13
 mod bench_list; // B15: a list of a million files
 mod bench_rootfs; // B3 and B4: the rootfs read for the first time, and again
+mod challengers; // who may ask, and what each sees
 mod conformance; // runc's own tests, and a driver on go-runc
 mod containers_policy; // /etc/containers/policy.json
 mod deaths; // whoever dies at whatever moment
@@ -114,6 +115,7 @@ const MODULES: &[Module] = &[
     signatures::MODULE,
     fills::MODULE,
     attestation::MODULE,
+    challengers::MODULE,
     policy::MODULE,
     containers_policy::MODULE,
     statements::MODULE,

@@ -1,75 +1,223 @@
-//! The HTTP face: three resources, bounded bodies, problem documents for everything else.
+//! The HTTP face: few resources, bounded bodies, problem documents for everything else.
+//!
+//! `openapi.json` beside this file describes it; the tests compare the two.
 
-use crate::{problem::Problem, relay::HostService};
+use crate::{
+    caller::{Access, Caller, Peer, View},
+    metrics::{End, Metrics},
+    problem::Problem,
+    rate::Rate,
+    relay::HostService,
+};
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, State, rejection::BytesRejection},
-    http::{HeaderMap, Method, Uri, header},
+    extract::{ConnectInfo, DefaultBodyLimit, State, rejection::BytesRejection},
+    http::{HeaderMap, HeaderValue, Method, Uri, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use verify::wire::{AgentRequest, Challenge, MAX_REQUEST, WireError};
+use flate2::{Compression, write::GzEncoder};
+use std::{
+    io::Write as _,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use verify::{
+    evidence::Evidence,
+    wire::{AgentRequest, Challenge, ChannelBinding, MAX_REPLY, MAX_REQUEST, WireError},
+};
 
 /// The media type of evidence: a JSON CMW collection (RFC 9999).
 const EVIDENCE: &str = verify::evidence::MEDIA_TYPE;
 const JSON: &str = "application/json";
+/// What this service is, for people and programs (OpenAPI 3.1).
+const OPENAPI: &str = include_str!("openapi.json");
+/// Answers from this length on are compressed if the challenger takes that.
+const WORTH_COMPRESSING: usize = 1024;
 
-pub fn service(host: HostService) -> Router {
+/// What all answers share.
+pub struct Service {
+    pub host: HostService,
+    pub access: Access,
+    pub rate: Rate,
+    pub metrics: Arc<Metrics>,
+}
+
+type Shared = State<Arc<Service>>;
+type From = ConnectInfo<Peer>;
+
+pub fn router(service: Service) -> Router {
     Router::new()
         .route("/v1/challenge", post(challenge))
+        .route("/v1/containers", get(containers))
         .route("/v1/host", get(facts))
+        .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
+        .route("/openapi.json", get(openapi))
         .fallback(async |uri: Uri| Problem::not_here(uri.path()))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Problem::method(method.as_str(), uri.path())
         })
         .layer(DefaultBodyLimit::max(MAX_REQUEST))
-        .with_state(host)
+        .with_state(Arc::new(service))
 }
 
 /// Evidence about one container, fresh by the challenger's nonce.
 async fn challenge(
-    State(host): State<HostService>,
+    State(service): Shared,
+    ConnectInfo(peer): From,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    check_media_type(&headers)?;
-    // The only rejections are a body over the limit and a connection that broke while it was read.
-    let body = body.map_err(|e| Problem {
-        status: e.status(),
-        kind: "body",
-        title: "the challenge could not be read",
-        detail: format!(
-            "{}; a challenge has at most {MAX_REQUEST} bytes",
-            e.body_text()
-        ),
-    })?;
-    let challenge = Challenge::parse(&body).map_err(|e: WireError| Problem::bad_request(&e))?;
-    let evidence = host.ask(&AgentRequest::Challenge(challenge)).await?;
-    Ok(answer(EVIDENCE, evidence))
+    let since = Instant::now();
+    let answered = service.answer(&peer, &headers, body, since).await;
+    let end = match &answered {
+        Ok((_, end)) => *end,
+        Err(problem) if problem.status.as_u16() == 429 => End::Limited,
+        Err(problem) if problem.status.is_client_error() => End::Refused,
+        Err(_) => End::Failed,
+    };
+    service.metrics.challenge(end, since.elapsed());
+    answered.map(|(evidence, _)| answer(EVIDENCE, evidence, &headers))
+}
+
+impl Service {
+    async fn answer(
+        &self,
+        peer: &Peer,
+        headers: &HeaderMap,
+        body: Result<Bytes, BytesRejection>,
+        now: Instant,
+    ) -> Result<(Vec<u8>, End), Problem> {
+        self.limit(&peer.caller, now)?;
+        check_media_type(headers)?;
+        // The only rejections are a body over the limit and a connection that broke while it was read.
+        let body = body.map_err(|e| Problem {
+            status: e.status(),
+            kind: "body",
+            title: "the challenge could not be read",
+            detail: format!(
+                "{}; a challenge has at most {MAX_REQUEST} bytes",
+                e.body_text()
+            ),
+            retry_after: None,
+        })?;
+        let challenge = Challenge::parse(&body).map_err(|e: WireError| Problem::bad_request(&e))?;
+        let asked = challenge.channel_binding;
+        if asked != ChannelBinding::None && asked != peer.binding {
+            return Err(Problem::relayed());
+        }
+        let evidence = self.host.ask(&AgentRequest::Challenge(challenge)).await?;
+        seen_by(self.access.view(&peer.caller), evidence)
+    }
+
+    fn limit(&self, caller: &Caller, now: Instant) -> Result<(), Problem> {
+        self.rate
+            .take(caller, now)
+            .map_err(|wait| Problem::too_fast(caller, wait))
+    }
+
+    /// For those who look after the fleet alone.
+    fn demand_fleet(&self, caller: &Caller, what: &'static str) -> Result<(), Problem> {
+        match self.access.view(caller) {
+            View::Everything => Ok(()),
+            View::Tenant(_) | View::Outside => Err(Problem::not_yours(caller, what)),
+        }
+    }
+}
+
+/// The evidence, as far as somebody with this view may read it.
+fn seen_by(view: View<'_>, evidence: Vec<u8>) -> Result<(Vec<u8>, End), Problem> {
+    let mine = match view {
+        View::Everything => return Ok((evidence, End::Answered)),
+        View::Tenant(tenant) => Some(tenant),
+        View::Outside => None,
+    };
+    let unreadable =
+        |e: String| Problem::no_host_service(format!("its evidence is malformed: {e}"));
+    let parsed = Evidence::parse(&evidence, MAX_REPLY).map_err(|e| unreadable(e.to_string()))?;
+    if mine.is_some() && parsed.tenant().as_deref() == mine {
+        return Ok((evidence, End::Answered));
+    }
+    let opaque = parsed.opaque().map_err(|e| unreadable(e.to_string()))?;
+    Ok((opaque.encode(), End::Opaque))
 }
 
 /// The host's attestation key, for enrolment: a claim that the caller pins or proves.
-async fn facts(State(host): State<HostService>) -> Result<Response, Problem> {
-    Ok(answer(JSON, host.ask(&AgentRequest::Host).await?))
+async fn facts(
+    State(service): Shared,
+    ConnectInfo(peer): From,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    service.limit(&peer.caller, Instant::now())?;
+    let facts = service.host.ask(&AgentRequest::Host).await?;
+    Ok(answer(JSON, facts, &headers))
+}
+
+/// Which attested containers run.
+async fn containers(
+    State(service): Shared,
+    ConnectInfo(peer): From,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    service.demand_fleet(&peer.caller, "the list of containers")?;
+    service.limit(&peer.caller, Instant::now())?;
+    let list = service.host.ask(&AgentRequest::Containers).await?;
+    Ok(answer(JSON, list, &headers))
+}
+
+async fn metrics(State(service): Shared, ConnectInfo(peer): From) -> Result<Response, Problem> {
+    service.demand_fleet(&peer.caller, "the metrics")?;
+    let text = service.metrics.text().into_bytes();
+    Ok(answer(crate::metrics::MEDIA_TYPE, text, &HeaderMap::new()))
 }
 
 /// This process serves. Whether the host service does is `GET /v1/host`'s answer.
 async fn healthz() -> Response {
-    answer(JSON, br#"{"status":"up"}"#.to_vec())
+    answer(JSON, br#"{"status":"up"}"#.to_vec(), &HeaderMap::new())
 }
 
-fn answer(media_type: &'static str, body: Vec<u8>) -> Response {
+async fn openapi(headers: HeaderMap) -> Response {
+    answer(JSON, OPENAPI.as_bytes().to_vec(), &headers)
+}
+
+fn answer(media_type: &'static str, body: Vec<u8>, asked: &HeaderMap) -> Response {
     // Evidence is good for one nonce: no intermediary may keep it (RFC 9111, section 5.2.2.5).
-    (
-        [
-            (header::CONTENT_TYPE, media_type),
-            (header::CACHE_CONTROL, "no-store"),
-        ],
-        body,
-    )
-        .into_response()
+    let head = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(media_type)),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (header::VARY, HeaderValue::from_static("accept-encoding")),
+    ];
+    let zipped = match body.len() >= WORTH_COMPRESSING && takes_gzip(asked) {
+        true => gzip(&body),
+        false => None,
+    };
+    match zipped {
+        Some(zipped) => {
+            let coding = [(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"))];
+            (head, coding, zipped).into_response()
+        }
+        None => (head, body).into_response(),
+    }
+}
+
+/// RFC 9110, section 12.5.3; a weight of zero is a no.
+fn takes_gzip(asked: &HeaderMap) -> bool {
+    let codings = asked.get_all(header::ACCEPT_ENCODING).iter();
+    let codings = codings.filter_map(|value| value.to_str().ok());
+    codings.flat_map(|value| value.split(',')).any(|coding| {
+        let mut parts = coding.split(';').map(str::trim);
+        let named = parts.next().is_some_and(|n| n.eq_ignore_ascii_case("gzip"));
+        named && !parts.any(|p| matches!(p, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
+    })
+}
+
+/// `None`: not worth an error, it goes out as it is.
+fn gzip(body: &[u8]) -> Option<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(body).ok()?;
+    encoder.finish().ok()
 }
 
 fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
@@ -81,6 +229,11 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
         Some(essence) if essence.eq_ignore_ascii_case(JSON) => Ok(()),
         _ => Err(Problem::media_type(found)),
     }
+}
+
+/// The longest that a challenger is told to wait.
+pub fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
 #[cfg(test)]

@@ -1,28 +1,21 @@
 //! The socket that challengers connect to: everybody may, so connections are few per user and
 //! short-lived, whatever the other side does or omits.
 
+use crate::{
+    caller::{Caller, Peer},
+    metrics::Metrics,
+    seats::{Connection, Seats},
+};
 use anyhow::{Context as _, bail};
 use std::{
-    collections::BTreeMap,
-    fs,
-    future::Future,
-    io,
+    fs, io,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{UnixListener, UnixStream},
-    time::Sleep,
-};
-
-/// Connections at once, of everybody, and of one user (SO_PEERCRED): nobody can lock others out.
-const CONNECTIONS: usize = 64;
-const CONNECTIONS_PER_USER: usize = 16;
+use tokio::net::{UnixListener, UnixStream};
+use verify::wire::ChannelBinding;
 
 /// What a user over the limit reads: a whole HTTP answer, since no request is read any more.
 const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\
@@ -46,9 +39,12 @@ impl Drop for SocketFile {
     }
 }
 
-/// Listens at `path`, for everybody (mode 0666: who asks is judged by nobody, evidence is not secret
-/// from local users; the directory decides who comes near).
-pub fn bind(path: &Path, lifetime: Duration) -> anyhow::Result<(Bounded, SocketFile)> {
+/// Listens at `path`, for everybody (mode 0666: what a user may see is decided by its number).
+pub fn bind(
+    path: &Path,
+    lifetime: Duration,
+    metrics: Arc<Metrics>,
+) -> anyhow::Result<(Bounded, SocketFile)> {
     remove_dead_socket(path)?;
     let listener = UnixListener::bind(path).with_context(|| {
         format!(
@@ -67,7 +63,8 @@ pub fn bind(path: &Path, lifetime: Duration) -> anyhow::Result<(Bounded, SocketF
         Bounded {
             listener,
             lifetime,
-            seats: Arc::default(),
+            seats: Seats::default(),
+            metrics,
         },
         socket,
     ))
@@ -95,22 +92,19 @@ fn remove_dead_socket(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Who is connected: user id to number of connections.
-type Seats = Arc<Mutex<BTreeMap<u32, usize>>>;
-
 /// A listener that hands out only as many connections as there are seats.
 pub struct Bounded {
     listener: UnixListener,
     lifetime: Duration,
     seats: Seats,
+    metrics: Arc<Metrics>,
 }
 
 impl axum::serve::Listener for Bounded {
-    type Io = Connection;
-    /// Nothing is decided by where a challenge comes from.
-    type Addr = ();
+    type Io = Connection<UnixStream>;
+    type Addr = Peer;
 
-    async fn accept(&mut self) -> (Connection, ()) {
+    async fn accept(&mut self) -> (Self::Io, Peer) {
         loop {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -124,106 +118,26 @@ impl axum::serve::Listener for Bounded {
             let Ok(peer) = stream.peer_cred() else {
                 continue;
             };
-            match Seat::take(&self.seats, peer.uid()) {
+            let caller = Caller::User(peer.uid());
+            match self.seats.take(&caller) {
                 Some(seat) => {
-                    let deadline = Box::pin(tokio::time::sleep(self.lifetime));
-                    return (
-                        Connection {
-                            stream,
-                            deadline,
-                            _seat: seat,
-                        },
-                        (),
-                    );
+                    let peer = Peer {
+                        caller,
+                        binding: ChannelBinding::None,
+                    };
+                    return (Connection::new(stream, self.lifetime, seat), peer);
                 }
                 // A fresh socket takes this much without waiting; if not, the close says it too.
-                None => drop(stream.try_write(TOO_MANY)),
+                None => {
+                    self.metrics.turned_away.fetch_add(1, Ordering::Relaxed);
+                    drop(stream.try_write(TOO_MANY));
+                }
             }
         }
     }
 
-    fn local_addr(&self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// One place of one user, given back when dropped.
-struct Seat {
-    seats: Seats,
-    uid: u32,
-}
-
-impl Seat {
-    fn take(seats: &Seats, uid: u32) -> Option<Self> {
-        let mut taken = seats.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = taken.values().sum();
-        let mine = taken.get(&uid).copied().unwrap_or(0);
-        if all >= CONNECTIONS || mine >= CONNECTIONS_PER_USER {
-            return None;
-        }
-        taken.insert(uid, mine + 1);
-        drop(taken);
-        Some(Self {
-            seats: Arc::clone(seats),
-            uid,
-        })
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut taken = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        match taken.get_mut(&self.uid) {
-            Some(mine) if *mine > 1 => *mine -= 1,
-            _ => drop(taken.remove(&self.uid)),
-        }
-    }
-}
-
-/// A connection that ends at its deadline, whether its peer writes slowly, reads slowly, or sleeps.
-pub struct Connection {
-    stream: UnixStream,
-    deadline: Pin<Box<Sleep>>,
-    _seat: Seat,
-}
-
-impl Connection {
-    /// `inner`'s result, or an error once the deadline has passed.
-    fn until_deadline<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        inner: impl FnOnce(Pin<&mut UnixStream>, &mut Context<'_>) -> Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if self.deadline.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        inner(Pin::new(&mut self.stream), cx)
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.until_deadline(cx, |stream, cx| stream.poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.until_deadline(cx, |stream, cx| stream.poll_write(cx, buf))
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.until_deadline(cx, |stream, cx| stream.poll_flush(cx))
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.until_deadline(cx, |stream, cx| stream.poll_shutdown(cx))
+    fn local_addr(&self) -> io::Result<Peer> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 
@@ -246,32 +160,20 @@ mod tests {
         );
     }
 
-    #[test]
-    fn one_user_cannot_take_all_seats() {
-        let seats = Seats::default();
-        let mut greedy: Vec<Seat> = std::iter::from_fn(|| Seat::take(&seats, 1)).collect();
-        assert_eq!(greedy.len(), CONNECTIONS_PER_USER);
-        assert!(Seat::take(&seats, 2).is_some());
-        greedy.pop();
-        assert!(Seat::take(&seats, 1).is_some());
-        drop(greedy);
-        assert!(seats.lock().unwrap().is_empty());
-    }
-
     #[tokio::test]
     async fn a_dead_socket_is_replaced_and_a_living_one_is_not() {
         let dir = std::env::temp_dir().join(format!("attestrun-agent-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let path = dir.join("s.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let (living, file) = bind(&path, Duration::from_secs(1)).unwrap();
+        let (living, file) = bind(&path, Duration::from_secs(1), Arc::default()).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o666);
-        assert!(bind(&path, Duration::from_secs(1)).is_err());
+        assert!(bind(&path, Duration::from_secs(1), Arc::default()).is_err());
         drop(living);
         drop(file);
         assert!(!path.exists());
         fs::write(&path, "not a socket").unwrap();
-        assert!(bind(&path, Duration::from_secs(1)).is_err());
+        assert!(bind(&path, Duration::from_secs(1), Arc::default()).is_err());
         assert!(path.exists());
         fs::remove_dir_all(&dir).unwrap();
     }

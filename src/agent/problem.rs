@@ -1,10 +1,12 @@
 //! Errors as challengers see them: RFC 9457 problem documents.
 
+use crate::caller::Caller;
 use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use std::time::Duration;
 use verify::wire::{Failure, FailureKind, WireError};
 
 /// A problem document; `kind` is the last part of its `type` and does not change between versions.
@@ -14,7 +16,13 @@ pub struct Problem {
     pub kind: &'static str,
     pub title: &'static str,
     pub detail: String,
+    /// Seconds (RFC 9110, section 10.2.3).
+    pub retry_after: Option<u64>,
 }
+
+/// What there is, for those who ask for something else.
+const RESOURCES: &str = "this service has POST /v1/challenge, GET /v1/containers, /v1/host, /metrics, \
+                         /healthz and /openapi.json";
 
 /// RFC 9457, section 3.1.
 #[derive(Serialize)]
@@ -35,6 +43,7 @@ impl Problem {
             kind: "bad-request",
             title: "the challenge cannot be understood",
             detail: e.to_string(),
+            retry_after: None,
         }
     }
 
@@ -45,6 +54,7 @@ impl Problem {
             kind: "no-host-service",
             title: "the host service does not answer",
             detail,
+            retry_after: None,
         }
     }
 
@@ -54,6 +64,7 @@ impl Problem {
             kind: "timeout",
             title: "the host service took too long",
             detail,
+            retry_after: None,
         }
     }
 
@@ -62,9 +73,8 @@ impl Problem {
             status: StatusCode::NOT_FOUND,
             kind: "no-such-resource",
             title: "no such resource",
-            detail: format!(
-                "{path}: this service has POST /v1/challenge, GET /v1/host and GET /healthz"
-            ),
+            detail: format!("{path}: {RESOURCES}"),
+            retry_after: None,
         }
     }
 
@@ -73,9 +83,8 @@ impl Problem {
             status: StatusCode::METHOD_NOT_ALLOWED,
             kind: "method",
             title: "wrong method",
-            detail: format!(
-                "{method} {path}: this service has POST /v1/challenge, GET /v1/host and GET /healthz"
-            ),
+            detail: format!("{method} {path}: {RESOURCES}"),
+            retry_after: None,
         }
     }
 
@@ -88,6 +97,43 @@ impl Problem {
                 "send Content-Type: application/json (found: {})",
                 found.unwrap_or("none")
             ),
+            retry_after: None,
+        }
+    }
+
+    /// The challenge came over another connection than the challenger had: somebody is in between.
+    pub fn relayed() -> Self {
+        Self {
+            status: StatusCode::MISDIRECTED_REQUEST,
+            kind: "relayed",
+            title: "the challenge is bound to another connection",
+            detail: "channel_binding is not this connection's: somebody relays the challenge, or the \
+                     challenger did not take the exporter of RFC 9266; over a unix socket it is `none`"
+                .to_owned(),
+            retry_after: None,
+        }
+    }
+
+    pub fn too_fast(caller: &Caller, wait: Duration) -> Self {
+        let seconds = crate::http::whole_seconds(wait);
+        Self {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            kind: "too-fast",
+            title: "too many questions",
+            detail: format!("{caller} may ask again in {seconds} s"),
+            retry_after: Some(seconds),
+        }
+    }
+
+    pub fn not_yours(caller: &Caller, what: &str) -> Self {
+        Self {
+            status: StatusCode::FORBIDDEN,
+            kind: "not-yours",
+            title: "not for this challenger",
+            detail: format!(
+                "{what} is for root and those whom the agent's --fleet names; this is {caller}"
+            ),
+            retry_after: None,
         }
     }
 }
@@ -122,6 +168,7 @@ impl From<Failure> for Problem {
             kind,
             title,
             detail,
+            retry_after: None,
         }
     }
 }
@@ -141,6 +188,11 @@ impl IntoResponse for Problem {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
+        if let Some(seconds) = self.retry_after {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, seconds.into());
+        }
         response
     }
 }

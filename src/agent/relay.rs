@@ -14,8 +14,8 @@ use tokio::{
 };
 use verify::wire::{AgentReply, AgentRequest, HEADER, MAX_REPLY, WireError, frame_length};
 
-/// Questions under way at once; the host TPM signs one quote at a time, more would only queue there.
-const QUESTIONS: usize = 4;
+/// Questions under way at once: what waits while the host TPM signs is covered by its next quote.
+const QUESTIONS: usize = 128;
 
 /// Where the host service listens and how long it may think.
 #[derive(Clone)]

@@ -5,7 +5,8 @@
 //! and demands again what the challenger knew when it asked.
 
 use crate::{
-    agent, disk, key,
+    agent::{self, Agent, AgentArgs},
+    disk, key,
     report::{Refused, Report, Style, Usage},
     verdict,
 };
@@ -40,9 +41,8 @@ pub struct ExpectedArgs {
 
 #[derive(Args)]
 pub struct Challenge {
-    /// The agent's socket
-    #[arg(long, default_value = agent::SOCKET)]
-    socket: PathBuf,
+    #[command(flatten)]
+    agent: AgentArgs,
     #[command(flatten)]
     expected: ExpectedArgs,
     /// Keep the evidence in this file
@@ -72,12 +72,20 @@ pub struct Appraise {
     /// When it was asked (RFC 3339, as `challenge` printed it)
     #[arg(long)]
     asked_at: String,
+    /// What tied it to a TLS connection, as `challenge` printed it
+    #[arg(long, value_parser = channel, default_value = "none")]
+    channel_binding: ChannelBinding,
+}
+
+fn channel(text: &str) -> Result<ChannelBinding, String> {
+    ChannelBinding::try_from(text.to_owned())
 }
 
 /// What the challenger knows of its own question.
 struct Asked {
     nonce: Nonce,
     container: ContainerId,
+    channel: ChannelBinding,
     at: UnixTime,
 }
 
@@ -95,6 +103,7 @@ fn peer(text: &str) -> Result<(String, PathBuf), String> {
 
 pub fn challenge(args: &Challenge, style: Style) -> anyhow::Result<Report> {
     // Everything that can be wrong on this side comes before a nonce is spent.
+    let agent = args.agent.agent()?;
     let inventory = args.expected.inventory.as_deref();
     let policy = Expected::read(&args.expected.policy, inventory)?;
     let peers = args.peer.iter().map(|(id, file)| {
@@ -105,8 +114,8 @@ pub fn challenge(args: &Challenge, style: Style) -> anyhow::Result<Report> {
     let container = container(&args.container)?;
     let mut accepted = Vec::new();
     for (peer, policy) in &peers {
-        let (asked, bytes) = ask(&args.socket, peer)?;
-        let appraisal = judge(&bytes, &asked, policy, &args.socket, &accepted)?;
+        let (asked, bytes) = ask(&agent, peer)?;
+        let appraisal = judge(&bytes, &asked, policy, &agent.to_string(), &accepted)?;
         match appraisal.verdict {
             Verdict::Accepted(trusted) => accepted.push(trusted),
             Verdict::Refused | Verdict::Unknown => {
@@ -116,42 +125,50 @@ pub fn challenge(args: &Challenge, style: Style) -> anyhow::Result<Report> {
             }
         }
     }
-    let (asked, bytes) = ask(&args.socket, &container)?;
+    let (asked, bytes) = ask(&agent, &container)?;
     if let Some(path) = &args.save {
         disk::replace(path, "the evidence", &bytes)?;
     }
-    let appraisal = judge(&bytes, &asked, &policy, &args.socket, &accepted)?;
+    let appraisal = judge(&bytes, &asked, &policy, &agent.to_string(), &accepted)?;
     let mut report = verdict::report(&appraisal, style);
     report.add("nonce", BASE64URL.encode(asked.nonce.as_bytes()));
     report.add("asked_at", asked.at.to_string());
+    report.add("channel_binding", String::from(asked.channel));
     if let Some(path) = &args.save {
         report.add("evidence", path.display().to_string());
         report.text.push_str(&format!(
-            "\nkept; judge it again, not later than {} s after asking, with\n  attestctl appraise {} {} --container {} --nonce {} --asked-at {}",
+            "\nkept; judge it again, not later than {} s after asking, with\n  attestctl appraise {} {} --container {} --nonce {} --asked-at {} --channel-binding {}",
             policy.expect.max_age_secs,
             path.display(),
             args.expected,
             asked.container,
             BASE64URL.encode(asked.nonce.as_bytes()),
-            asked.at
+            asked.at,
+            String::from(asked.channel)
         ));
     }
     Ok(report)
 }
 
 /// A fresh nonce, and the answer to it.
-fn ask(socket: &Path, container: &ContainerId) -> anyhow::Result<(Asked, Vec<u8>)> {
+fn ask(agent: &Agent, container: &ContainerId) -> anyhow::Result<(Asked, Vec<u8>)> {
+    let nonce = Nonce::new(key::random::<NONCE_BYTES>()?.to_vec())?;
+    let at = now();
+    let question = |channel_binding| {
+        let question = Question {
+            nonce: nonce.clone(),
+            container: container.clone(),
+            channel_binding,
+        };
+        Ok(question.encode()?)
+    };
+    let (bytes, channel) = agent::post(agent, "/v1/challenge", &question, MEDIA_TYPE)?;
     let asked = Asked {
-        nonce: Nonce::new(key::random::<NONCE_BYTES>()?.to_vec())?,
+        nonce,
         container: container.clone(),
-        at: now(),
+        channel,
+        at,
     };
-    let question = Question {
-        nonce: asked.nonce.clone(),
-        container: asked.container.clone(),
-        channel_binding: ChannelBinding::None,
-    };
-    let bytes = agent::post(socket, "/v1/challenge", question.encode()?, MEDIA_TYPE)?;
     Ok((asked, bytes))
 }
 
@@ -163,10 +180,12 @@ pub fn appraise_file(args: &Appraise, style: Style) -> anyhow::Result<Report> {
     let asked = Asked {
         nonce: Nonce::new(nonce).map_err(|e| Usage(format!("--nonce: {e}")))?,
         container: container(&args.container)?,
+        channel: args.channel_binding,
         at: UnixTime::parse(&args.asked_at).map_err(|e| Usage(format!("--asked-at: {e}")))?,
     };
     let bytes = disk::read(&args.evidence, "the evidence", MAX_REPLY as u64)?;
-    let appraisal = judge(&bytes, &asked, &policy, &args.evidence, &[])?;
+    let source = args.evidence.display().to_string();
+    let appraisal = judge(&bytes, &asked, &policy, &source, &[])?;
     Ok(verdict::report(&appraisal, style))
 }
 
@@ -174,17 +193,17 @@ fn judge(
     bytes: &[u8],
     asked: &Asked,
     policy: &Expected,
-    source: &Path,
+    source: &str,
     peers: &[Trusted],
 ) -> anyhow::Result<Appraisal> {
     let evidence = Evidence::parse(bytes, MAX_REPLY)
         .map_err(|e| Refused(e.to_string()))
-        .with_context(|| format!("reading the evidence from {}", source.display()))?;
+        .with_context(|| format!("reading the evidence from {}", source))?;
     Ok(appraise(
         &evidence,
         &asked.nonce,
         &asked.container,
-        ChannelBinding::None.as_bytes(),
+        &asked.channel.bytes(),
         &policy.expect,
         &policy.trust,
         now(),

@@ -5,7 +5,8 @@
 //! a software root stays a software root: expectations must waive it by name.
 
 use crate::{
-    agent, disk,
+    agent::{self, AgentArgs},
+    disk,
     report::{Refused, Report},
 };
 use anyhow::{Context as _, anyhow, bail};
@@ -19,9 +20,8 @@ use verify::{
 
 #[derive(Args)]
 pub struct Enroll {
-    /// The agent's socket
-    #[arg(long, default_value = agent::SOCKET)]
-    socket: PathBuf,
+    #[command(flatten)]
+    agent: AgentArgs,
     /// What to call this host
     #[arg(long)]
     name: String,
@@ -34,7 +34,7 @@ pub struct Enroll {
 impl Enroll {
     pub fn of(socket: &std::path::Path, name: &str, inventory: &std::path::Path) -> Self {
         Self {
-            socket: socket.into(),
+            agent: AgentArgs::at(socket),
             name: name.to_owned(),
             inventory: inventory.into(),
         }
@@ -52,13 +52,10 @@ struct Pin {
 
 pub fn run(args: &Enroll) -> anyhow::Result<Report> {
     check_name(&args.name)?;
-    let facts = agent::get(&args.socket, "/v1/host", "application/json")?;
-    let facts = HostFacts::parse(&facts).with_context(|| {
-        format!(
-            "reading what the host at {} says of itself",
-            args.socket.display()
-        )
-    })?;
+    let agent = args.agent.agent()?;
+    let facts = agent::get(&agent, "/v1/host", "application/json")?;
+    let facts = HostFacts::parse(&facts)
+        .with_context(|| format!("reading what the host at {agent} says of itself"))?;
     let pin = pin(&args.name, &facts)?;
     let old = match args.inventory.exists() {
         true => disk::read_text(&args.inventory, "the inventory")?,

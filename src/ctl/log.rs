@@ -73,6 +73,7 @@ fn json_of(entry: &Entry) -> Value {
             name.as_str(),
             serde_json::from_slice(buf).unwrap_or_else(|_| json!({ "hex": hex::encode(buf) })),
         ),
+        Template::Opaque { sha256, .. } => ("opaque", json!({ "sha256": hex::encode(sha256) })),
     };
     json!({ "pcr": entry.pcr().get(), "event": name, "content": content })
 }
@@ -105,6 +106,12 @@ fn verify(entries: &[Entry]) -> anyhow::Result<Report> {
     for (index, entry) in entries.iter().enumerate() {
         match entry.template() {
             Template::ImaNg { .. } => files += 1,
+            Template::Opaque { .. } => {
+                return Err(Refused(format!(
+                    "entry {index} is opaque: this log was made for somebody who may not read it"
+                ))
+                .into());
+            }
             Template::ImaBuf { .. } => {
                 let event =
                     Event::from_entry(entry).map_err(|e| Refused(format!("entry {index}: {e}")))?;

@@ -283,6 +283,7 @@ fn answer(check: Check, subject: Subject, facts: &Facts<'_>) -> Answer {
         Check::LFirst => log::order(facts),
         Check::LPath => log::paths(facts),
         Check::LViol => log::violations(facts),
+        Check::POpaque => log::opaque(facts),
         Check::PUnlisted => list::unlisted(facts),
         Check::PHash => list::contents(facts),
         Check::PFault => modes::faults(facts),

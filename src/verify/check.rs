@@ -108,6 +108,8 @@ checks! {
     LPath "L-PATH" CONTAINER;
     /// No file changed while it was measured.
     LViol "L-VIOL" CONTAINER;
+    /// Nothing of the log is kept from this challenger.
+    POpaque "P-OPAQUE" CONTAINER;
     /// Every executed file's path is in the signature list.
     PUnlisted "P-UNLISTED" CONTAINER;
     /// Every executed file's digest is the listed one.

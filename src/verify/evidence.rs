@@ -5,6 +5,8 @@
 //! pins must confirm.
 
 use crate::canon::canonical;
+use crate::digest::RecordDigest;
+use crate::event::Event;
 use crate::pcr::{HOST_QUOTED, PcrIndex};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use serde::{Deserialize, Serialize};
@@ -117,7 +119,8 @@ pub struct Evidence {
     pub container_ak: Vec<u8>,
     /// TPM2B_PUBLIC of the vTPM's endorsement key.
     pub container_ek: Vec<u8>,
-    /// The binding record, canonical bytes ([`crate::binding`]).
+    /// The binding record, canonical bytes ([`crate::binding`]); or its digest alone (32 bytes, which
+    /// no record has), for who may not read it.
     pub binding: Vec<u8>,
     /// The host's binding log of this boot.
     pub binding_log: Vec<u8>,
@@ -204,6 +207,12 @@ const BINDING: Kind = kind(
     "application/vnd.attestrun.binding+json",
     crate::binding::MAX_RECORD,
 );
+/// The same item for who may not read the record.
+const BINDING_DIGEST: Kind = kind(
+    "binding",
+    "application/vnd.attestrun.binding-digest",
+    DIGEST,
+);
 const BINDING_LOG: Kind = kind(
     "binding-log",
     "application/vnd.attestrun.binding-log",
@@ -226,6 +235,17 @@ const SIGLIST_BUNDLE: Kind = kind(
     "application/vnd.dev.sigstore.bundle+json",
     crate::cms::MAX_SIGNATURE,
 );
+
+/// Length of a digest.
+const DIGEST: usize = 32;
+
+/// Whether it is the record, or its digest.
+fn binding(bytes: &[u8]) -> &'static Kind {
+    match bytes.len() {
+        DIGEST => &BINDING_DIGEST,
+        _ => &BINDING,
+    }
+}
 
 /// Which of the two envelopes the list's signature is in: DER never begins with a brace.
 fn siglist_sig(signature: &[u8]) -> &'static Kind {
@@ -265,7 +285,61 @@ impl Kind {
     }
 }
 
+fn unpack_binding(message: &Message) -> Result<Vec<u8>, EvidenceError> {
+    let kind = match message.0 == BINDING_DIGEST.media_type {
+        true => &BINDING_DIGEST,
+        false => &BINDING,
+    };
+    let bytes = kind.unpack(message)?;
+    match binding(&bytes).media_type == kind.media_type {
+        true => Ok(bytes),
+        false => Err(EvidenceError::Item {
+            item: kind.item,
+            problem: format!("{} bytes are no {}", bytes.len(), kind.media_type),
+        }),
+    }
+}
+
 impl Evidence {
+    /// Of the binding record, whether it is here or only its digest is.
+    pub fn record_digest(&self) -> RecordDigest {
+        match self.binding.as_slice().try_into() {
+            Ok(digest) => RecordDigest::from_bytes(digest),
+            Err(_) => crate::binding::digest_of(&self.binding),
+        }
+    }
+
+    /// What others than a container's owner may see of it: that it is bound, runs and quotes, and not
+    /// what it is. Both quotes still verify, and the log still replays.
+    pub fn opaque(&self) -> Result<Self, crate::imalog::ParseError> {
+        let log = crate::imalog::parse(&self.container_log)?;
+        Ok(Self {
+            binding: self.record_digest().as_bytes().to_vec(),
+            container_log: log
+                .iter()
+                .flat_map(|entry| entry.opaque().encode())
+                .collect(),
+            siglist: Vec::new(),
+            siglist_sig: Vec::new(),
+            ..self.clone()
+        })
+    }
+
+    /// Whose container this is: the tenant in the one `attestrun.user` event of its log. None: nobody's.
+    pub fn tenant(&self) -> Option<String> {
+        let log = crate::imalog::parse(&self.container_log).ok()?;
+        let mut users = log
+            .iter()
+            .filter_map(|entry| match Event::from_entry(entry) {
+                Ok(Event::User(user)) => Some(user.tenant),
+                _ => None,
+            });
+        match (users.next(), users.next()) {
+            (Some(tenant), None) => Some(tenant),
+            _ => None,
+        }
+    }
+
     /// The collection's bytes.
     pub fn encode(&self) -> Vec<u8> {
         let collection = Collection {
@@ -279,7 +353,7 @@ impl Evidence {
             container_sig: CONTAINER_SIG.pack(&self.container_sig),
             container_ak: CONTAINER_AK.pack(&self.container_ak),
             container_ek: CONTAINER_EK.pack(&self.container_ek),
-            binding: BINDING.pack(&self.binding),
+            binding: binding(&self.binding).pack(&self.binding),
             binding_log: BINDING_LOG.pack(&self.binding_log),
             container_log: CONTAINER_LOG.pack(&self.container_log),
             siglist: SIGLIST.pack(&self.siglist),
@@ -329,7 +403,7 @@ impl Evidence {
             container_sig: CONTAINER_SIG.unpack(&c.container_sig)?,
             container_ak: CONTAINER_AK.unpack(&c.container_ak)?,
             container_ek: CONTAINER_EK.unpack(&c.container_ek)?,
-            binding: BINDING.unpack(&c.binding)?,
+            binding: unpack_binding(&c.binding)?,
             binding_log: BINDING_LOG.unpack(&c.binding_log)?,
             container_log: CONTAINER_LOG.unpack(&c.container_log)?,
             siglist: SIGLIST.unpack(&c.siglist)?,

@@ -4,6 +4,9 @@
 //! (`ima_canonical_fmt`). Two templates, one PCR rule each: `ima-ng` (digest, path) in PCR 10 and
 //! `ima-buf` (digest, name, buffer) everywhere else. Every extended value is recomputed from the
 //! template data; the list's own hash column is never trusted.
+//!
+//! For who may not see what a log says there is a third one, `attestrun-opaque`: the extended values
+//! alone. It replays, and appraisal refuses it (P-OPAQUE); no TPM's owner ever writes it.
 
 use crate::digest::FileDigest;
 use crate::pcr::{self, Pcr, PcrIndex};
@@ -27,6 +30,7 @@ const DIGEST_PREFIX: &[u8] = b"sha256:\0";
 const DIGEST_FIELD: usize = DIGEST_PREFIX.len() + 32;
 const IMA_NG: &str = "ima-ng";
 const IMA_BUF: &str = "ima-buf";
+const OPAQUE: &str = "attestrun-opaque";
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
@@ -50,7 +54,7 @@ pub enum ParseError {
     /// Twenty zero bytes in the template-hash column: the kernel saw a file change while in use.
     #[error("entry {entry} is a violation")]
     Violation { entry: usize },
-    #[error("entry {entry}: template `{found}` is neither {IMA_NG} nor {IMA_BUF}")]
+    #[error("entry {entry}: template `{found}` is neither {IMA_NG}, {IMA_BUF} nor {OPAQUE}")]
     Template { entry: usize, found: String },
     #[error("entry {entry}: template {template} does not belong into PCR {pcr}")]
     TemplatePcr {
@@ -84,6 +88,19 @@ pub enum Template {
     },
     /// `ima-buf`: a named buffer, in clear; its digest field is the buffer's SHA-256.
     ImaBuf { name: String, buf: Vec<u8> },
+    /// `attestrun-opaque`: what was extended into the two banks, and nothing of what it was.
+    Opaque { sha1: [u8; 20], sha256: [u8; 32] },
+}
+
+impl Template {
+    /// The template's name in the list.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::ImaNg { .. } => IMA_NG,
+            Self::ImaBuf { .. } => IMA_BUF,
+            Self::Opaque { .. } => OPAQUE,
+        }
+    }
 }
 
 /// Ends the files of PCR 10 that were measured and not executed.
@@ -129,6 +146,15 @@ impl Entry {
         })
     }
 
+    /// The entry as those see it who may not know what it says.
+    pub fn opaque(&self) -> Self {
+        let (sha1, sha256) = self.extend_values();
+        Self {
+            pcr: self.pcr,
+            template: Template::Opaque { sha1, sha256 },
+        }
+    }
+
     pub fn pcr(&self) -> PcrIndex {
         self.pcr
     }
@@ -136,11 +162,12 @@ impl Entry {
         &self.template
     }
 
-    /// The fields, each `u32 LE length ‖ bytes`: what is hashed.
+    /// The fields, each `u32 LE length ‖ bytes`: what is hashed. Of an opaque entry the hashes themselves.
     pub fn template_data(&self) -> Vec<u8> {
         let (digest, name, buf) = match &self.template {
             Template::ImaNg { digest, path } => (*digest, path.as_str(), None),
             Template::ImaBuf { name, buf } => (FileDigest::of(buf), name.as_str(), Some(buf)),
+            Template::Opaque { sha1, sha256 } => return [&sha1[..], sha256].concat(),
         };
         let mut data = Vec::new();
         put_field(&mut data, &[DIGEST_PREFIX, digest.as_bytes()]);
@@ -153,6 +180,9 @@ impl Entry {
 
     /// What is extended into the SHA-1 bank (the template hash) and into the SHA-256 bank.
     pub fn extend_values(&self) -> ([u8; 20], [u8; 32]) {
+        if let Template::Opaque { sha1, sha256 } = &self.template {
+            return (*sha1, *sha256);
+        }
         let data = self.template_data();
         (Sha1::digest(&data).into(), Sha256::digest(&data).into())
     }
@@ -160,13 +190,9 @@ impl Entry {
     /// The entry's bytes in the list.
     pub fn encode(&self) -> Vec<u8> {
         let data = self.template_data();
-        let name = match self.template {
-            Template::ImaNg { .. } => IMA_NG,
-            Template::ImaBuf { .. } => IMA_BUF,
-        };
         let mut bytes = u32::from(self.pcr).to_le_bytes().to_vec();
-        bytes.extend(Sha1::digest(&data));
-        put_field(&mut bytes, &[name.as_bytes()]);
+        bytes.extend(self.extend_values().0);
+        put_field(&mut bytes, &[self.template.name().as_bytes()]);
         put_field(&mut bytes, &[&data]);
         bytes
     }
@@ -206,6 +232,7 @@ fn parse_entry(input: &mut Input<'_>, entry: usize) -> Result<Entry, ParseError>
         _ if hash == [0; 20] => return Err(ParseError::Violation { entry }),
         b"ima-ng" => parse_file(pcr, data, entry)?,
         b"ima-buf" => parse_buffer(pcr, data, entry)?,
+        b"attestrun-opaque" => return parse_opaque(pcr, hash, data, entry),
         other => {
             let found = shorten(&other.escape_ascii().to_string());
             return Err(ParseError::Template { entry, found });
@@ -243,6 +270,34 @@ fn parse_buffer(pcr: PcrIndex, data: &[u8], entry: usize) -> Result<Entry, Parse
         return Err(ParseError::BufferDigest { entry });
     }
     Entry::buffer(pcr, name, buf.to_vec()).map_err(|source| ParseError::Entry { entry, source })
+}
+
+fn parse_opaque(
+    pcr: PcrIndex,
+    hash: &[u8],
+    data: &[u8],
+    entry: usize,
+) -> Result<Entry, ParseError> {
+    if pcr > pcr::LIFE {
+        return Err(ParseError::TemplatePcr {
+            entry,
+            template: OPAQUE,
+            pcr,
+        });
+    }
+    let field = "pair of hashes";
+    let hashes: Option<(&[u8; 20], &[u8])> = data.split_first_chunk();
+    let (sha1, sha256) = hashes.ok_or(ParseError::Field { entry, field })?;
+    let sha256 = sha256.try_into();
+    let (sha1, sha256) = (
+        *sha1,
+        sha256.map_err(|_| ParseError::Field { entry, field })?,
+    );
+    if sha1 != hash {
+        return Err(ParseError::TemplateHash { entry });
+    }
+    let template = Template::Opaque { sha1, sha256 };
+    Ok(Entry { pcr, template })
 }
 
 /// What is left to read.

@@ -4,13 +4,16 @@
 //! connection. The agent is the only caller; nothing that it sends is trusted, and it passes on what
 //! the host service answers without reading it: evidence proves itself at the challenger.
 
-pub use crate::evidence::Root;
+mod challenge;
+mod containers;
 
-use crate::{
-    id::{ContainerId, IdError, Nonce},
-    pcr::HOST_BINDING_PCR,
-};
+pub use crate::evidence::Root;
+pub use challenge::{Challenge, ChannelBinding};
+pub use containers::{ContainerFacts, Containers};
+
+use crate::{id::IdError, pcr::HOST_BINDING_PCR};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
+use challenge::ChallengeText;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 /// Version of this protocol; a service understands this one and the one before (there is none yet).
@@ -71,76 +74,6 @@ pub fn frame_length(header: [u8; HEADER], max: usize) -> Result<usize, WireError
     }
 }
 
-/// What ties a challenge to the connection that it came over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ChannelBinding {
-    /// A local socket: there is no channel to bind to. Hashed as the four bytes `none`.
-    #[serde(rename = "none")]
-    None,
-}
-
-impl ChannelBinding {
-    /// The field of the qualifying data (see [`crate::qualify`]).
-    pub fn as_bytes(&self) -> &[u8] {
-        match self {
-            Self::None => b"none",
-        }
-    }
-}
-
-/// A challenge as it travels: from the challenger to the agent, and on to the host service.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Challenge {
-    pub nonce: Nonce,
-    pub container: ContainerId,
-    pub channel_binding: ChannelBinding,
-}
-
-/// The body of `POST /v1/challenge`.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ChallengeText {
-    v: u64,
-    nonce: String,
-    container: String,
-    channel_binding: ChannelBinding,
-}
-
-impl Challenge {
-    /// The HTTP body (5-attestation.md, section 2.2, without the fields of later versions).
-    pub fn encode(&self) -> Result<Vec<u8>, WireError> {
-        json(&self.text())
-    }
-    pub fn parse(body: &[u8]) -> Result<Self, WireError> {
-        bounded(body, MAX_REQUEST)?;
-        serde_json::from_slice::<ChallengeText>(body)
-            .map_err(malformed)?
-            .check()
-    }
-    fn text(&self) -> ChallengeText {
-        ChallengeText {
-            v: VERSION,
-            nonce: BASE64URL.encode(self.nonce.as_bytes()),
-            container: self.container.as_str().to_owned(),
-            channel_binding: self.channel_binding,
-        }
-    }
-}
-
-impl ChallengeText {
-    fn check(self) -> Result<Challenge, WireError> {
-        version(self.v)?;
-        let nonce = BASE64URL
-            .decode(&self.nonce)
-            .map_err(|_| WireError::NonceEncoding)?;
-        Ok(Challenge {
-            nonce: Nonce::new(nonce)?,
-            container: ContainerId::parse(&self.container)?,
-            channel_binding: self.channel_binding,
-        })
-    }
-}
-
 /// What the agent asks of the host service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AgentRequest {
@@ -148,63 +81,37 @@ pub enum AgentRequest {
     Challenge(Challenge),
     /// The host's attestation key and where its binding PCR started: what enrolment pins.
     Host,
+    /// Which attested containers run: [`Containers`].
+    Containers,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
 enum RequestText {
-    Challenge {
-        v: u64,
-        nonce: String,
-        container: String,
-        channel_binding: ChannelBinding,
-    },
-    Host {
-        v: u64,
-    },
+    Challenge { challenge: ChallengeText },
+    Host { v: u64 },
+    Containers { v: u64 },
 }
 
 impl AgentRequest {
     /// The whole frame.
     pub fn encode(&self) -> Result<Vec<u8>, WireError> {
         let text = match self {
-            Self::Challenge(challenge) => {
-                let ChallengeText {
-                    v,
-                    nonce,
-                    container,
-                    channel_binding,
-                } = challenge.text();
-                RequestText::Challenge {
-                    v,
-                    nonce,
-                    container,
-                    channel_binding,
-                }
-            }
+            Self::Challenge(challenge) => RequestText::Challenge {
+                challenge: challenge.text(),
+            },
             Self::Host => RequestText::Host { v: VERSION },
+            Self::Containers => RequestText::Containers { v: VERSION },
         };
         frame(&json(&text)?, MAX_REQUEST)
     }
-
     /// From a frame's body.
     pub fn decode(body: &[u8]) -> Result<Self, WireError> {
         bounded(body, MAX_REQUEST)?;
         match serde_json::from_slice(body).map_err(malformed)? {
-            RequestText::Challenge {
-                v,
-                nonce,
-                container,
-                channel_binding,
-            } => ChallengeText {
-                v,
-                nonce,
-                container,
-                channel_binding,
-            }
-            .check()
-            .map(Self::Challenge),
+            RequestText::Challenge { challenge } => challenge.check().map(Self::Challenge),
             RequestText::Host { v } => version(v).map(|()| Self::Host),
+            RequestText::Containers { v } => version(v).map(|()| Self::Containers),
         }
     }
 }
@@ -297,7 +204,8 @@ pub struct Failure {
 }
 
 /// What the host service answers; `Ok` holds the bytes of one JSON object (evidence for
-/// [`AgentRequest::Challenge`], [`HostFacts`] for [`AgentRequest::Host`]), verbatim.
+/// [`AgentRequest::Challenge`], [`HostFacts`] for [`AgentRequest::Host`], [`Containers`] for
+/// [`AgentRequest::Containers`]), verbatim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AgentReply {
     Ok(Vec<u8>),
@@ -383,6 +291,7 @@ fn malformed(e: serde_json::Error) -> WireError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::{ContainerId, Nonce};
 
     fn challenge() -> Challenge {
         Challenge {
@@ -403,14 +312,18 @@ mod tests {
 
     #[test]
     fn accept_requests_as_they_are_written() {
-        for request in [AgentRequest::Challenge(challenge()), AgentRequest::Host] {
+        for request in [
+            AgentRequest::Challenge(challenge()),
+            AgentRequest::Host,
+            AgentRequest::Containers,
+        ] {
             let frame = request.encode().unwrap();
             assert_eq!(AgentRequest::decode(body(&frame, MAX_REQUEST)), Ok(request));
         }
         let frame = AgentRequest::Challenge(challenge()).encode().unwrap();
         assert_eq!(
             body(&frame, MAX_REQUEST),
-            br#"{"op":"challenge","v":1,"nonce":"-_v7-_v7-_v7-_v7-_v7-_v7-_s","container":"web-1","channel_binding":"none"}"#
+            br#"{"op":"challenge","challenge":{"v":1,"nonce":"-_v7-_v7-_v7-_v7-_v7-_v7-_s","container":"web-1","channel_binding":"none"}}"#
         );
         assert_eq!(
             Challenge::parse(&challenge().encode().unwrap()),
@@ -422,7 +335,7 @@ mod tests {
     fn refuse_malformed_requests() {
         let text = |v: &str, nonce: &str, id: &str, cb: &str| {
             format!(
-                r#"{{"op":"challenge","v":{v},"nonce":"{nonce}","container":"{id}","channel_binding":"{cb}"}}"#
+                r#"{{"op":"challenge","challenge":{{"v":{v},"nonce":"{nonce}","container":"{id}","channel_binding":"{cb}"}}}}"#
             )
         };
         let good = "-_v7-_v7-_v7-_v7-_v7-_v7-_s";

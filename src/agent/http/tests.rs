@@ -1,6 +1,7 @@
 //! The agent against a host service that is a socket in this process and answers real frames.
 
 use super::*;
+use crate::caller::Caller;
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -56,10 +57,24 @@ fn host_service(path: &Path, reply: fn(&AgentRequest) -> Option<Vec<u8>>) {
 }
 
 fn agent(place: &Place, timeout: Duration, lifetime: Duration) -> crate::listener::SocketFile {
-    let (listener, socket) = crate::listener::bind(&place.agent(), lifetime).unwrap();
-    let service = service(HostService::new(&place.host(), timeout));
+    let metrics = Arc::new(Metrics::default());
+    let (listener, socket) =
+        crate::listener::bind(&place.agent(), lifetime, metrics.clone()).unwrap();
+    let service = router(serving(place, timeout, metrics));
+    let service = service.into_make_service_with_connect_info::<Peer>();
     tokio::spawn(async move { axum::serve(listener, service).await.unwrap() });
     socket
+}
+
+/// Whoever runs the tests looks after the fleet.
+fn serving(place: &Place, timeout: Duration, metrics: Arc<Metrics>) -> Service {
+    let me = Caller::User(rustix::process::getuid().as_raw());
+    Service {
+        host: HostService::new(&place.host(), timeout),
+        access: Access::new(&[me]),
+        rate: Rate::new(1000),
+        metrics,
+    }
 }
 
 /// Status, head and body of one exchange over a connection of its own.
@@ -99,6 +114,7 @@ async fn accept_evidence_is_passed_on_byte_for_byte() {
         let object = match request {
             AgentRequest::Challenge(c) => format!(r#"{{ "b":1,"a":"{}"}}"#, c.container),
             AgentRequest::Host => r#"{"host":true}"#.to_owned(),
+            AgentRequest::Containers => r#"{"containers":[]}"#.to_owned(),
         };
         Some(AgentReply::Ok(object.into_bytes()).encode().unwrap())
     });
@@ -113,6 +129,15 @@ async fn accept_evidence_is_passed_on_byte_for_byte() {
     let (status, _, body) = http(&place, &get("/v1/host")).await;
     assert_eq!((status, body.as_str()), (200, r#"{"host":true}"#));
     assert_eq!(http(&place, &get("/healthz")).await.0, 200);
+    let (status, _, body) = http(&place, &get("/v1/containers")).await;
+    assert_eq!((status, body.as_str()), (200, r#"{"containers":[]}"#));
+    let (status, head, body) = http(&place, &get("/metrics")).await;
+    assert_eq!(status, 200);
+    assert!(head.contains("text/plain; version=0.0.4"), "{head}");
+    assert!(
+        body.contains("challenges_total{end=\"answered\"} 1"),
+        "{body}"
+    );
 }
 
 #[tokio::test]
@@ -132,6 +157,12 @@ async fn refuse_malformed_requests_without_asking_the_host_service() {
         (get("/v1/challenge"), 405),
         (get("/"), 404),
         (get("/v1/host"), 503),
+        (get("/v1/containers"), 503),
+        // over a unix socket nothing can be bound
+        (
+            post(&CHALLENGE.replace("\"none\"", &format!("\"tls-exporter:{}\"", "a".repeat(64)))),
+            421,
+        ),
     ] {
         let (status, head, body) = http(&place, &request).await;
         assert_eq!(status, expected, "{request}\n{body}");
@@ -202,15 +233,152 @@ async fn refuse_to_wait_forever() {
 }
 
 #[tokio::test]
-async fn refuse_the_seventeenth_connection_of_a_user() {
+async fn refuse_one_connection_too_many_of_a_user() {
     let place = Place::new("crowd");
     let _socket = agent(&place, SECOND, 10 * SECOND);
     let mut crowd = Vec::new();
-    for _ in 0..16 {
+    for _ in 0..crate::seats::PER_CALLER {
         crowd.push(UnixStream::connect(place.agent()).await.unwrap());
     }
     let mut last = UnixStream::connect(place.agent()).await.unwrap();
     let mut answer = String::new();
     last.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+}
+
+#[tokio::test]
+async fn refuse_who_asks_too_fast_and_say_how_long_to_wait() {
+    let place = Place::new("fast");
+    host_service(&place.host(), |_| {
+        Some(AgentReply::Ok(b"{}".to_vec()).encode().unwrap())
+    });
+    let metrics = Arc::new(Metrics::default());
+    let (listener, _socket) =
+        crate::listener::bind(&place.agent(), 10 * SECOND, metrics.clone()).unwrap();
+    let mut slow = serving(&place, 10 * SECOND, metrics);
+    slow.rate = Rate::new(1);
+    let service = router(slow).into_make_service_with_connect_info::<Peer>();
+    tokio::spawn(async move { axum::serve(listener, service).await.unwrap() });
+    for _ in 0..10 {
+        assert_eq!(http(&place, &post(CHALLENGE)).await.0, 200);
+    }
+    let (status, head, body) = http(&place, &post(CHALLENGE)).await;
+    assert_eq!(status, 429, "{body}");
+    assert!(head.contains("retry-after: 1"), "{head}");
+    // Nothing of it is spent by asking how the agent is.
+    assert_eq!(http(&place, &get("/healthz")).await.0, 200);
+}
+
+/// What a challenger who is not of the fleet may not have.
+#[tokio::test]
+async fn refuse_lists_and_metrics_to_others() {
+    let place = Place::new("others");
+    let service = serving(&place, SECOND, Arc::default());
+    for other in ["uid:4711", "spiffe://a.example/tenant/t"] {
+        let problem = service
+            .demand_fleet(&other.parse().unwrap(), "the metrics")
+            .unwrap_err();
+        assert_eq!(problem.status.as_u16(), 403, "{other}");
+    }
+    // Evidence of nobody's container is not a tenant's, and what does not parse is not passed on.
+    for view in [View::Tenant("t"), View::Outside] {
+        assert_eq!(
+            seen_by(view, b"{}".to_vec()).unwrap_err().status.as_u16(),
+            503
+        );
+    }
+}
+
+#[tokio::test]
+async fn compressed_answers_are_the_same() {
+    let place = Place::new("gzip");
+    host_service(&place.host(), |_| {
+        let object = format!(r#"{{"long":"{}"}}"#, "a".repeat(10_000));
+        Some(AgentReply::Ok(object.into_bytes()).encode().unwrap())
+    });
+    let _socket = agent(&place, 10 * SECOND, 10 * SECOND);
+    let plain = http(&place, &get("/v1/host")).await.2;
+    let asking = |coding: &str| {
+        get("/v1/host").replace(
+            "\r\n\r\n",
+            &format!("\r\nAccept-Encoding: {coding}\r\n\r\n"),
+        )
+    };
+    let mut stream = UnixStream::connect(place.agent()).await.unwrap();
+    stream
+        .write_all(asking("br, gzip;q=0.5").as_bytes())
+        .await
+        .unwrap();
+    let mut raw = Vec::new();
+    stream.read_to_end(&mut raw).await.unwrap();
+    let end = raw.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
+    let head = String::from_utf8_lossy(&raw[..end]).to_lowercase();
+    assert!(head.contains("content-encoding: gzip"), "{head}");
+    assert!(raw.len() < 1000, "{}", raw.len());
+    let mut text = String::new();
+    std::io::Read::read_to_string(
+        &mut flate2::read::GzDecoder::new(&raw[end + 4..]),
+        &mut text,
+    )
+    .unwrap();
+    assert_eq!(text, plain);
+    for coding in ["identity", "gzip;q=0", "br"] {
+        let (_, head, body) = http(&place, &asking(coding)).await;
+        assert!(!head.contains("content-encoding"), "{coding}: {head}");
+        assert_eq!(body, plain);
+    }
+}
+
+/// Every operation of the document is served, as it says; and nothing is served that it does not have.
+#[tokio::test]
+async fn the_document_says_what_is_served() {
+    let place = Place::new("openapi");
+    let _socket = agent(&place, SECOND, 10 * SECOND);
+    let document: serde_json::Value =
+        serde_json::from_str(&http(&place, &get("/openapi.json")).await.2).unwrap();
+    assert_eq!(document["openapi"], "3.1.0");
+    let mut served = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let request = match method.as_str() {
+                "post" => post("{}").replace("/v1/challenge", path),
+                _ => get(path),
+            };
+            let (status, head, _) = http(&place, &request).await;
+            let answers = operation["responses"].as_object().unwrap();
+            let answer = answers.get(&status.to_string()).or(answers.get("default"));
+            let mut answer = answer.unwrap_or_else(|| panic!("{method} {path}: {status}"));
+            if let Some(name) = answer["$ref"].as_str() {
+                answer = document.pointer(name.strip_prefix('#').unwrap()).unwrap();
+            }
+            let media_type = answer["content"]
+                .as_object()
+                .unwrap()
+                .keys()
+                .next()
+                .unwrap();
+            assert!(
+                head.contains(&format!("content-type: {media_type}")),
+                "{path}: {head}"
+            );
+            // The other method is refused as the document's default says.
+            let other = match method.as_str() {
+                "post" => get(path),
+                _ => post("{}").replace("/v1/challenge", path),
+            };
+            assert_eq!(http(&place, &other).await.0, 405, "{path}");
+            served.push(path.as_str());
+        }
+    }
+    let (_, _, body) = http(&place, &get("/nowhere")).await;
+    for path in &served {
+        assert!(body.contains(path), "the 404 does not name {path}: {body}");
+    }
+    assert_eq!(served.len(), 6);
+    // Each reference leads somewhere.
+    let text = document.to_string();
+    for name in text.split("\"$ref\":\"#").skip(1) {
+        let pointer = name.split('"').next().unwrap();
+        assert!(document.pointer(pointer).is_some(), "{pointer}");
+    }
 }

@@ -69,7 +69,7 @@ impl Scene {
     fn challenge(&self, save: Option<&str>) -> anyhow::Result<Report> {
         let args = Challenge {
             peer: vec![],
-            socket: self.path("agent.sock"),
+            agent: AgentArgs::at(&self.path("agent.sock")),
             expected: self.expected(),
             save: save.map(|name| self.path(name)),
             container: "web-1".to_owned(),
@@ -168,6 +168,7 @@ fn refuse_lies_and_name_every_check() {
             nonce: report.json["nonce"].as_str().unwrap().to_owned(),
             container: "web-1".to_owned(),
             asked_at: report.json["asked_at"].as_str().unwrap().to_owned(),
+            channel_binding: ChannelBinding::None,
         },
         Style::Coloured,
     )
@@ -233,6 +234,7 @@ fn used_wrongly_before_anything_is_asked() {
         nonce: nonce.to_owned(),
         container: container.to_owned(),
         asked_at: asked_at.to_owned(),
+        channel_binding: ChannelBinding::None,
     };
     let good = (
         "AAAAAAAAAAAAAAAAAAAAAAAAAAA",

@@ -1,4 +1,4 @@
-//! What the agent asks: evidence of one container, or who the host is. The agent is believed nothing:
+//! What the agent asks: evidence of one container, who the host is, or which containers run. The agent is believed nothing:
 //! all qualifying data is computed here.
 
 use super::core::{Core, Missing};
@@ -14,7 +14,10 @@ use verify::{
     evidence::Evidence,
     qualify,
     tpm2::Public,
-    wire::{self, AgentReply, AgentRequest, Challenge, Failure, FailureKind, HostFacts},
+    wire::{
+        self, AgentReply, AgentRequest, Challenge, ContainerFacts, Containers, Failure,
+        FailureKind, HostFacts,
+    },
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -26,6 +29,7 @@ pub fn serve(core: &Core, mut agent: UnixStream) -> Result<()> {
     let reply = match receive(&mut agent)? {
         Ok(AgentRequest::Challenge(challenge)) => answer(core, &challenge),
         Ok(AgentRequest::Host) => facts(core).map_err(failed),
+        Ok(AgentRequest::Containers) => containers(core).map_err(failed),
         Err(error) => Err(Failure {
             kind: FailureKind::BadRequest,
             detail: error.to_string(),
@@ -66,7 +70,7 @@ fn answer(core: &Core, challenge: &Challenge) -> Result<Vec<u8>, Failure> {
         },
     })?;
     let evidence = || -> Result<Vec<u8>> {
-        let binding = challenge.channel_binding.as_bytes();
+        let binding = &challenge.channel_binding.bytes();
         let (theirs, siglist) = bound
             .quote(qualify::vtpm(&challenge.nonce, container, binding))
             .context("the container's guard")?;
@@ -111,6 +115,24 @@ fn facts(core: &Core) -> Result<Vec<u8>> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     Ok(facts.encode()?)
+}
+
+fn containers(core: &Core) -> Result<Vec<u8>> {
+    let facts = core.running().into_iter().map(|bound| {
+        let claim = &bound.record.claim;
+        ContainerFacts {
+            container: claim.container.clone(),
+            created: claim.created,
+            image: claim.image,
+            mode: claim.mode.clone(),
+            tier: claim.tier.clone(),
+            record: bound.r,
+        }
+    });
+    let containers = Containers {
+        containers: facts.collect(),
+    };
+    Ok(containers.encode()?)
 }
 
 fn root(core: &Core) -> wire::Root {

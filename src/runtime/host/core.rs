@@ -217,8 +217,7 @@ impl Core {
     /// Whose each namespace (device, inode) is: of the containers in it that which was bound first, since
     /// the others joined it.
     pub fn owners(&self, namespaces: &[(u64, u64)]) -> Result<Vec<Option<Peer>>> {
-        let mut running: Vec<_> = self.state().running.values().cloned().collect();
-        running.sort_by_key(|bound| bound.record.host.seq);
+        let running = self.running();
         let mut owners = vec![None; namespaces.len()];
         for bound in running {
             let Some(has) = bound.namespaces()? else {
@@ -231,6 +230,13 @@ impl Core {
             }
         }
         Ok(owners)
+    }
+
+    /// All that run, in the order in which they were bound.
+    pub fn running(&self) -> Vec<Arc<Bound>> {
+        let mut running: Vec<_> = self.state().running.values().cloned().collect();
+        running.sort_by_key(|bound| bound.record.host.seq);
+        running
     }
 
     /// The container has ended.

@@ -114,8 +114,13 @@ impl<'a> Facts<'a> {
             challenge.container,
             challenge.channel_binding,
         );
-        let r = binding::digest_of(&evidence.binding);
-        let record = Record::parse(&evidence.binding).map_err(|e| e.to_string());
+        let r = evidence.record_digest();
+        let record = match evidence.binding.len() {
+            32 => {
+                Err("only the binding record's digest is here: the record is for its owner".into())
+            }
+            _ => Record::parse(&evidence.binding).map_err(|e| e.to_string()),
+        };
 
         // The vTPM's quote, explained by the container's log from zero.
         let qd = qualify::vtpm(nonce, id, channel);

@@ -24,6 +24,8 @@ pub struct ContainerLog {
     pub events: Vec<Event>,
     /// Entries that are no event of ours.
     pub unknown: Vec<EventError>,
+    /// Entries that this challenger may not read.
+    pub opaque: usize,
 }
 
 impl ContainerLog {
@@ -39,10 +41,12 @@ impl ContainerLog {
             measured_files: Vec::new(),
             events: Vec::new(),
             unknown: Vec::new(),
+            opaque: 0,
         };
         for entry in entries {
             match entry.template() {
                 Template::ImaNg { digest, path } => log.files.push((path.clone(), *digest)),
+                Template::Opaque { .. } => log.opaque += 1,
                 Template::ImaBuf { .. } => match Event::from_entry(entry) {
                     Ok(event) => {
                         if matches!(event, Event::FilesDone(_)) {
@@ -225,6 +229,18 @@ pub(super) fn parse(facts: &Facts<'_>) -> Answer {
                 log.measured_files.len()
             ),
         ),
+    }
+}
+
+/// What is hidden cannot be judged, and no policy can want it so.
+pub(super) fn opaque(facts: &Facts<'_>) -> Answer {
+    let log = facts.log()?;
+    match log.opaque {
+        0 => ok("every entry is in clear text"),
+        n => refused(format!(
+            "{n} of the log's entries are opaque: the host's agent does not know this challenger as the \
+             container's owner, nor as one who looks after the fleet"
+        )),
     }
 }
 

@@ -122,3 +122,22 @@ fn refuse_other_pcr_values() {
         assert!(HostPcrs::parse(bad.as_bytes()).is_err(), "{bad}");
     }
 }
+
+#[test]
+fn accept_a_record_and_its_digest_and_tell_them_apart() {
+    let mut one = evidence();
+    let r = one.record_digest();
+    one.binding = r.as_bytes().to_vec();
+    let bytes = one.encode();
+    let read = Evidence::parse(&bytes, MAX).unwrap();
+    assert_eq!((read.record_digest(), &read), (r, &one));
+    let text = String::from_utf8(bytes).unwrap();
+    let lie = text.replace("binding-digest", "binding+json");
+    assert!(matches!(
+        Evidence::parse(lie.as_bytes(), MAX),
+        Err(EvidenceError::Item {
+            item: "binding",
+            ..
+        })
+    ));
+}

@@ -3,7 +3,7 @@
 //!
 //! Made from the log, never read back for a decision: the digests say nothing that the content does not.
 
-use super::{Entry, IMA_BUF, IMA_NG, Template};
+use super::Entry;
 
 /// ASCII's record separator (RFC 7464).
 const RS: char = '\u{1e}';
@@ -13,10 +13,6 @@ pub fn cel_json(entries: &[Entry]) -> String {
     let mut text = String::new();
     for (number, entry) in entries.iter().enumerate() {
         let (sha1, sha256) = entry.extend_values();
-        let template = match entry.template() {
-            Template::ImaNg { .. } => IMA_NG,
-            Template::ImaBuf { .. } => IMA_BUF,
-        };
         let record = serde_json::json!({
             "recnum": number,
             "pcr": entry.pcr().get(),
@@ -26,7 +22,7 @@ pub fn cel_json(entries: &[Entry]) -> String {
             ],
             "content_type": "ima_template",
             "content": {
-                "template_name": template,
+                "template_name": entry.template().name(),
                 "template_data": hex::encode(entry.template_data()),
             },
         });

@@ -227,3 +227,37 @@ fn replay_extends_each_pcr_by_itself() {
         &sample()[0].encode()[4..24]
     );
 }
+
+#[test]
+fn opaque_entries_replay_and_say_nothing() {
+    let file = Entry::file(FileDigest::of(b"abc"), EncodedPath::of(b"/bin/a").unwrap());
+    let buffer = Entry::buffer(pcr::LIFE, "attestrun.start", b"{}".to_vec()).unwrap();
+    let clear = [file, buffer];
+    let opaque: Vec<Entry> = clear.iter().map(Entry::opaque).collect();
+    assert_eq!(Replay::of(&opaque), Replay::of(&clear));
+    let bytes: Vec<u8> = opaque.iter().flat_map(Entry::encode).collect();
+    assert_eq!(parse(&bytes), Ok(opaque.clone()));
+    assert!(!bytes.windows(6).any(|w| w == b"/bin/a"));
+    // Opaque once more is the same.
+    assert_eq!(opaque.iter().map(Entry::opaque).collect::<Vec<_>>(), opaque);
+}
+
+#[test]
+fn refuse_malformed_opaque_entries() {
+    let good = Entry::file(FileDigest::of(b"abc"), EncodedPath::of(b"/bin/a").unwrap())
+        .opaque()
+        .encode();
+    assert!(parse(&good).is_ok());
+    let with = |at: usize, byte: u8| {
+        let mut bad = good.clone();
+        *bad.get_mut(at).unwrap() ^= byte;
+        parse(&bad)
+    };
+    assert_eq!(with(4, 1), Err(ParseError::TemplateHash { entry: 0 }));
+    // PCR 10 becomes 14, which is the workload's.
+    assert!(matches!(with(0, 4), Err(ParseError::TemplatePcr { .. })));
+    assert!(matches!(
+        parse(&good[..good.len() - 1]),
+        Err(ParseError::Truncated { .. })
+    ));
+}

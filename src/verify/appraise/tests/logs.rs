@@ -198,3 +198,35 @@ fn paths_of_reports_are_encoded() {
         EncodedPath::of(b"/usr/bin/a b\n").unwrap().as_str()
     );
 }
+
+/// What an outsider gets proves that the container is bound and quotes, and nothing of what it is.
+#[test]
+fn refuse_opaque_evidence_and_only_for_what_it_hides() {
+    let scene = Scene::new();
+    let clear = scene.evidence();
+    assert_eq!(
+        clear.tenant().as_deref(),
+        Some(scene.expect.tenant.as_str())
+    );
+    let opaque = clear.opaque().unwrap();
+    assert_eq!(opaque.record_digest(), clear.record_digest());
+    assert_eq!(opaque.tenant(), None);
+    let appraisal = scene.appraise_evidence(&opaque);
+    let expected = ["host L-PARSE", "container P-OPAQUE", "container P-CERT"];
+    let refused = with(&appraisal, "refused");
+    for check in expected {
+        assert!(refused.contains(&check.to_owned()), "{check}: {refused:?}");
+    }
+    let ok = with(&appraisal, "ok");
+    for check in [
+        "host Q-SIG",
+        "host Q-QD",
+        "container Q-SIG",
+        "container Q-PCRDIG",
+        "container L-REPLAY",
+        "container B-ORDER",
+    ] {
+        assert!(ok.contains(&check.to_owned()), "{check}: {ok:?}");
+    }
+    assert_eq!(appraisal.verdict, Verdict::Refused);
+}
