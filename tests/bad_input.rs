@@ -3,7 +3,7 @@
 
 use crate::{
     Module, Test, cmd,
-    host::{CONFIG, POLICY, TRUST},
+    host::{CONFIG, POLICY, TRUST, policy as policy_text},
     publisher::STORE,
     runtime::{Backend, Bundle, Runtime},
     spawn::Output,
@@ -24,6 +24,10 @@ pub const MODULE: Module = Module {
         Test::Ours("configuration", configuration),
         Test::Once("policy", policy),
         Test::Once("keys_and_certificates", keys_and_certificates),
+        Test::Once(
+            "trust_files_that_others_can_change",
+            trust_files_that_others_can_change,
+        ),
         Test::Once("signature_store", signature_store),
         Test::Ours("bundle", bundle),
         Test::Once("rootfs", rootfs),
@@ -197,6 +201,79 @@ fn keys_and_certificates(world: &World) -> Result<()> {
             broken(world, &rt, &format!("{name} {what}"), &path, &path, damage)?;
         }
     }
+    Ok(())
+}
+
+/// A trust file that somebody else could write, replace or hang us with decides nothing: `create` fails,
+/// in mode `audit` too, which lets pass what is refused.
+fn trust_files_that_others_can_change(world: &World) -> Result<()> {
+    let rt = ours(world)?;
+    let key = format!("{TRUST}/image.pub");
+    let spoils: [(&str, &str, &str, &str); 8] = [
+        (&key, "chmod 0666", "chmod 0644", "chmod go-w"),
+        (&key, "chown 12345", "chown 0", "belongs to uid 12345"),
+        (
+            TRUST,
+            "chmod 0777",
+            "chmod 0755",
+            "e2e can be written by others",
+        ),
+        (&key, "mkfifo", "", "is not a regular file"),
+        (&key, "truncate --size=65M", "", "more than 67108864"),
+        (POLICY, "chmod 0664", "chmod 0644", "cannot read the policy"),
+        (POLICY, "mkfifo", "", "is not a regular file"),
+        (
+            CONFIG,
+            "chmod 0646",
+            "chmod 0644",
+            "cannot read the configuration",
+        ),
+    ];
+    for mode in ["enforce", "audit"] {
+        crate::policy::under(&policy_text(mode), || {
+            for (path, spoil, repair, words) in spoils {
+                let done = spoiled(world, &rt, path, spoil, repair, words);
+                done.with_context(|| format!("{spoil} {path} under {mode}"))?;
+            }
+            let runs = rt.run(&demo(world, &["/bin/true"])?)?;
+            ensure!(
+                runs.status.success(),
+                "everything in its place again: {runs}"
+            );
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// `spoil PATH` before a create; afterwards `repair PATH`, or, without that, the file anew.
+fn spoiled(
+    world: &World,
+    rt: &Runtime,
+    path: &str,
+    spoil: &str,
+    repair: &str,
+    words: &str,
+) -> Result<()> {
+    let bundle = demo(world, &["/bin/true"])?;
+    let kept = format!("{path}.kept");
+    if repair.is_empty() {
+        cmd!("mv", path, &kept).ok()?;
+    }
+    let on_path = |command: &str| {
+        let mut words = command.split(' ');
+        let program = words.next().unwrap_or_default();
+        cmd!(program).args(words).arg(path).ok()
+    };
+    on_path(spoil)?;
+    let output = rt.create(&bundle).output();
+    match repair {
+        "" => cmd!("mv", "-f", &kept, path).ok()?,
+        repair => on_path(repair)?,
+    };
+    let output = output?;
+    sound(&output, words)?;
+    output.says_not("refused: ")?;
     Ok(())
 }
 

@@ -22,6 +22,7 @@ mod doctor; // what a host lacks to attest
 mod drop_in; // the verbs on the runtime itself: what runc does, and in runc's words
 mod engines; // docker, podman, containerd (ctr and CRI)
 mod enter; // ways into a running container
+mod explain; // what an administrator is told that the policy says
 mod fills; // the signature store filled: past TLS and passwords, and killed
 mod flags; // pidfds, keyrings, real-time signals
 mod host; // the attested host, and its challenger
@@ -117,6 +118,7 @@ const MODULES: &[Module] = &[
     attestation::MODULE,
     challengers::MODULE,
     policy::MODULE,
+    explain::MODULE,
     containers_policy::MODULE,
     statements::MODULE,
     rootfs::MODULE,

@@ -33,10 +33,6 @@ pub const MODULE: Module = Module {
             "audit_lets_through_and_says_what",
             audit_lets_through_and_says_what,
         ),
-        Test::Once(
-            "explain_says_what_the_host_would",
-            explain_says_what_the_host_would,
-        ),
         Test::Ours(
             "mounts_and_files_are_measured",
             mounts_and_files_are_measured,
@@ -234,28 +230,6 @@ fn audit_lets_through_and_says_what(world: &World) -> Result<()> {
         );
         rt.down(&bundle)
     })
-}
-
-fn explain_says_what_the_host_would(world: &World) -> Result<()> {
-    let images = world.images()?;
-    let explain = |name: &str, layout: &std::path::Path| -> Result<_> {
-        Ok(world
-            .ctl()?
-            .args(["policy", "explain", "--name", name])
-            .arg(layout))
-    };
-    let good = explain(&images.demo.name, &images.demo.layout)?.ok()?;
-    good.says("rule demo")?
-        .says("admitted")?
-        .says(&images.demo.manifest)?;
-    let bad = explain(&images.unsigned.name, &images.unsigned.layout)?.output()?;
-    ensure!(bad.code() == 1, "{bad}");
-    bad.says("no rule is for this image")?.says("remedy: ")?;
-    // the same image under the demo's name: its rule, and no signature
-    let bad = explain(&images.demo.name, &images.unsigned.layout)?.output()?;
-    ensure!(bad.code() == 1, "{bad}");
-    bad.says("rule demo")?.says("it is not signed")?;
-    Ok(())
 }
 
 fn the_launch_is_as_the_rule_demands(world: &World) -> Result<()> {

@@ -26,6 +26,8 @@ mod sys; // the system call that rustix does not wrap
 #[cfg(test)]
 mod testkit;
 pub mod tree; // a directory tree, walked by descriptors and hashed
+mod trusted; // files that decisions rest on
 
 pub use beneath::{open_directory, read_bounded};
 pub use sys::ignore_lease_signals;
+pub use trusted::{MAX_TRUST_FILE, read_trusted};

@@ -1,25 +1,24 @@
 //! `attestctl policy`: is a policy file what its author believes it to be, and what does it say of an
-//! image?
+//! image, a build or a directory?
 //!
 //! A host's policy by default, a challenger's expectations with `--challenger`; both with the files
 //! that they name. Prints the digest that challengers expect (`policies`).
 
+mod explain;
+
 use crate::{
     challenge::Expected,
     disk,
-    report::{Ending, Refused, Report},
-    source::{ImageArgs, Source},
+    report::{Refused, Report},
 };
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use content::signatures::Store;
+use content::{MAX_TRUST_FILE, read_trusted};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use verify::{
     cms::certificates_from_pem,
-    id::UnixTime,
-    image::Image,
-    policy::{ContainersPolicy, Material, Policy, Rule, Subject, explain},
+    policy::{ContainersPolicy, PATH, Policy, Rule},
     signature::{PublicKey, TrustRoot},
 };
 
@@ -27,22 +26,8 @@ use verify::{
 pub enum Verb {
     /// Parse a policy and the keys, certificates and revocation lists that it names
     Check(Check),
-    /// Which rule admits or refuses an image, and why
-    Explain(Explain),
-}
-
-#[derive(Args)]
-pub struct Explain {
-    #[command(flatten)]
-    image: ImageArgs,
-    /// The engine's name for the image: rules are chosen by it
-    #[arg(long)]
-    name: Option<String>,
-    #[arg(long, default_value = ::verify::policy::PATH)]
-    policy: PathBuf,
-    /// Signature store
-    #[arg(long, default_value = "/var/lib/attestrun/signatures")]
-    store: PathBuf,
+    /// Which entry admits or refuses an image, a build or a directory, and why
+    Explain(explain::Explain),
 }
 
 #[derive(Args)]
@@ -58,16 +43,25 @@ pub fn run(verb: &Verb) -> anyhow::Result<Report> {
     match verb {
         Verb::Check(args) if args.challenger => challenger(&args.file),
         Verb::Check(args) => host(&args.file),
-        Verb::Explain(args) => explained(args),
+        Verb::Explain(args) => explain::run(args),
     }
 }
 
-fn host(path: &Path) -> anyhow::Result<Report> {
-    let bytes = disk::read(path, "the policy", disk::SMALL)?;
-    let context = || format!("checking the policy {}", path.display());
-    let policy = Policy::parse(&bytes)
+/// A host's policy; at its own place only where the host would read it, too.
+fn read_policy(path: &Path) -> anyhow::Result<Policy> {
+    let context = || format!("reading the policy {}", path.display());
+    let bytes = match path == Path::new(PATH) {
+        true => read_trusted(path, disk::SMALL).with_context(context)?,
+        false => disk::read(path, "the policy", disk::SMALL)?,
+    };
+    Policy::parse(&bytes)
         .map_err(|e| Refused(e.to_string()))
-        .with_context(context)?;
+        .with_context(context)
+}
+
+fn host(path: &Path) -> anyhow::Result<Report> {
+    let policy = read_policy(path)?;
+    let context = || format!("checking the policy {}", path.display());
     let mut problems = Vec::new();
     for rule in policy.rules() {
         problems.extend(check_files(rule));
@@ -101,14 +95,13 @@ fn host(path: &Path) -> anyhow::Result<Report> {
 fn check_files(rule: &Rule) -> Vec<String> {
     rule.files()
         .filter_map(|(kind, path)| {
-            let found = disk::read(path, kind, disk::LARGE)
-                .map_err(|e| format!("{e:#}"))
-                .and_then(|bytes| {
-                    check_file(kind, &bytes)
-                        .map_err(|e| format!("reading the {kind} {}: {e}", path.display()))
-                });
-            let why = found.err()?;
-            Some(format!("rule {}: {why}", rule.terms.name))
+            let found = read_trusted(path, MAX_TRUST_FILE).map_err(|e| format!("{e:#}"));
+            let why = found.and_then(|bytes| check_file(kind, &bytes)).err()?;
+            let path = path.display();
+            Some(format!(
+                "rule {}: reading the {kind} {path}: {why}",
+                rule.terms.name
+            ))
         })
         .collect()
 }
@@ -125,90 +118,6 @@ fn check_file(kind: &str, bytes: &[u8]) -> Result<(), String> {
         ("policy.json", json) => said(ContainersPolicy::parse(json)),
         _ => Ok(()),
     }
-}
-
-/// Which entry of a policy is for an image, and whether it admits it: the same decision as on the host,
-/// but for the launch, which is not known here.
-fn explained(args: &Explain) -> anyhow::Result<Report> {
-    let bytes = disk::read(&args.policy, "the policy", disk::SMALL)?;
-    let policy = Policy::parse(&bytes)
-        .map_err(|e| Refused(e.to_string()))
-        .with_context(|| format!("reading the policy {}", args.policy.display()))?;
-    let source = Source::open(&args.image)?;
-    let mut claimed = source.claimed().clone();
-    if let Some(name) = &args.name {
-        claimed.name.clone_from(name);
-    }
-    let context = || format!("reading the signature store {}", args.store.display());
-    let store = Store::open(&args.store).with_context(context)?;
-    let digest = source.image.manifest_digest();
-    for (_, index) in store.indexes_containing(&digest).with_context(context)? {
-        if !claimed.index_bytes.contains(&index) {
-            claimed.index_bytes.push(index);
-        }
-    }
-    let image = Image::of(&claimed).with_context(|| format!("image {}", claimed.name))?;
-    let material = Material::gather(
-        &policy,
-        &image,
-        |path| std::fs::read(path),
-        |digest| store.signatures_and_attestations(digest),
-        |digest| store.lists(digest),
-    )
-    .with_context(context)?;
-    let now = UnixTime::from_secs(chrono::Utc::now().timestamp());
-    let found = explain(&policy, Subject::Image(&material), now);
-    let refused = !found.against.is_empty();
-    let mut text = format!(
-        "{}\n  policy {} ({})",
-        found.subject,
-        args.policy.display(),
-        policy.mode()
-    );
-    match &found.rule {
-        Some(rule) => text.push_str(&format!("\n  rule {rule}")),
-        None => text.push_str("\n  no rule"),
-    }
-    if !refused {
-        text.push_str(&format!(
-            "\n  admitted, its launch apart: {}; programs {}",
-            found.vouched, found.programs
-        ));
-    }
-    for why in &found.against {
-        text.push_str(&format!("\n  refused: {why}"));
-    }
-    for hint in &found.hints {
-        text.push_str(&format!("\n  remedy: {hint}"));
-    }
-    for source in &found.sources {
-        text.push_str(&format!(
-            "\n  by {} {} ({})",
-            source.kind, source.path, source.sha256
-        ));
-    }
-    let outcome = if refused { "refused" } else { "accepted" };
-    Ok(Report {
-        ending: if refused {
-            Ending::Refused
-        } else {
-            Ending::Done
-        },
-        text,
-        json: json!({
-            "outcome": outcome,
-            "subject": found.subject,
-            "policy": args.policy,
-            "digest": policy.digest(),
-            "mode": policy.mode(),
-            "rule": found.rule,
-            "vouched": found.vouched,
-            "programs": found.programs,
-            "sources": found.sources,
-            "against": found.against,
-            "hints": found.hints,
-        }),
-    })
 }
 
 fn challenger(path: &Path) -> anyhow::Result<Report> {

@@ -2,9 +2,10 @@
 //! and no flag relocates it (engines give a runtime neither), so a test mounts its own over it.
 
 use anyhow::{Context, Result, anyhow, ensure};
+use content::{read_trusted, store::Roots};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
-use verify::pcr::HOST_BINDING_PCR;
+use verify::{pcr::HOST_BINDING_PCR, policy::MAX_POLICY};
 
 pub const PATH: &str = "/etc/attestrun/config.toml";
 /// Who may run what; its digest is measured.
@@ -13,6 +14,9 @@ pub const POLICY: &str = "/etc/attestrun/policy.toml";
 pub const SIGNATURES: &str = "/var/lib/attestrun/signatures";
 /// The host AIK's blob and the binding log.
 pub const HOST_STATE: &str = "/var/lib/attestrun/host";
+
+/// The packaged file has 3 KiB.
+const MAX_CONFIG: u64 = 1 << 20;
 
 /// An event log must hold the events of a start, and fit the run directory's file system and one
 /// evidence (`verify::wire::MAX_REPLY`): a larger cap would be a full disk before it is a cap.
@@ -29,7 +33,7 @@ pub struct Config {
     /// The program of the host service, for the first create of a boot without a service manager.
     pub host_service: PathBuf,
     pub host_tpm: HostTpm,
-    pub stores: Stores,
+    pub stores: Roots,
     pub vtpm: Vtpm,
     pub agent: Agent,
 }
@@ -63,24 +67,6 @@ pub enum Root {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Stores {
-    pub containers_storage: Vec<PathBuf>,
-    pub docker: Vec<PathBuf>,
-    #[serde(default)]
-    pub containerd: Vec<Containerd>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Containerd {
-    /// Its gRPC socket.
-    pub address: PathBuf,
-    /// Its persistent root, where the content store lies.
-    pub root: PathBuf,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Vtpm {
     /// First and last uid of the range from which each vTPM takes one of its own.
     pub uid_range: [u32; 2],
@@ -101,14 +87,14 @@ impl Config {
     }
 
     fn read(path: &Path) -> Result<Self> {
-        // not the system's words: engines take "no such file" for a missing program (exit code 127)
-        let text = std::fs::read_to_string(path).map_err(|error| {
+        let text = read_trusted(path, MAX_CONFIG).map_err(|why| {
             anyhow!(
-                "cannot read the configuration {}: {}; the package brings one, commented",
-                path.display(),
-                error.kind()
+                "cannot read the configuration {}: {why:#}; the package brings one, commented",
+                path.display()
             )
         })?;
+        let text =
+            String::from_utf8(text).with_context(|| format!("configuration {}", path.display()))?;
         Self::parse(&text).with_context(|| format!("configuration {}", path.display()))
     }
 
@@ -161,6 +147,12 @@ impl Config {
         );
         Ok(config)
     }
+}
+
+/// The policy's bytes.
+pub fn policy() -> Result<Vec<u8>> {
+    read_trusted(Path::new(POLICY), MAX_POLICY as u64)
+        .map_err(|why| anyhow!("cannot read the policy {POLICY}: {why:#}"))
 }
 
 #[cfg(test)]

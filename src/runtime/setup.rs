@@ -13,8 +13,7 @@ use verify::{digest::PolicyDigest, policy::Policy};
 
 pub fn run() -> Result<()> {
     let config = Config::load()?;
-    let text = std::fs::read(config::POLICY)
-        .with_context(|| format!("cannot read the policy {}", config::POLICY))?;
+    let text = config::policy()?;
     Policy::parse(&text).with_context(|| format!("policy {}", config::POLICY))?;
     // before the key: a host with a key and without this record has lost it
     serials::set_up(host::has_key()?)?;

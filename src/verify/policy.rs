@@ -33,9 +33,9 @@ pub use crate::signature::StoredSignature;
 pub use admission::{Admission, Listed, Made, NotAllowed, Programs, VerifiedImage};
 pub use authority::{Authority, KeySource, LogRule, SignedWith};
 pub use containers::{CONTAINERS_POLICY, ContainersPolicy, NotAContainersPolicy, Requirement};
-pub use decide::{Explanation, Material, Subject, decide, explain};
+pub use decide::{Asked, Explanation, Material, Subject, decide, explain};
 pub use programs::{CheckedPrograms, NotStartable};
-pub use refusal::{Refusal, plain_text};
+pub use refusal::{NotAdmitted, Refusal, Undecided, plain_text};
 pub use scope::{ImageName, NotAScope, Scope};
 pub use statements::{AttestationDemand, ScanDemand, Severity};
 pub use terms::{

@@ -2,14 +2,15 @@
 //! images of their own. Read only, and beside the signature store's; what cannot be used of them is one
 //! candidate less, with a note, never an error.
 
-use super::{Attached, Found, blobs::Blobs, containerd::Containerd};
+use super::{Attached, blobs::Blobs, containerd::Containerd};
 use crate::oci::{Descriptor, ManifestFile};
+use crate::signatures::Store;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use verify::{
     digest::{BlobDigest, ImageDigest},
-    image::{Image, Index},
+    image::{ClaimedImage, Image, Index},
     signature::{SimpleSignature, StoredEnvelope, StoredSignature},
 };
 
@@ -82,16 +83,32 @@ fn simple(
     }))
 }
 
+/// What the signature store has about `digest`, then what the engine has.
+pub(super) fn beside(
+    store: &Store,
+    digest: &ImageDigest,
+    attached: &[Attached],
+) -> anyhow::Result<Vec<StoredSignature>> {
+    let mut all = store.signatures_and_attestations(digest)?;
+    all.extend(attached.iter().filter_map(|attached| match attached {
+        Attached::Signature(signature) => Some(signature.clone()),
+        Attached::Unusable(_) => None,
+    }));
+    Ok(all)
+}
+
 /// cosign's tags for what is about a manifest or index, when somebody has pulled them.
-pub(super) fn in_content(blobs: &Blobs, found: &Found, api: &dyn Containerd) -> Vec<Attached> {
+pub(super) fn in_content(
+    blobs: &Blobs,
+    name: &str,
+    claims: &[ClaimedImage],
+    api: &dyn Containerd,
+) -> Vec<Attached> {
     let mut attached = Vec::new();
-    let Some(repository) = repository(&found.name) else {
+    let Some(repository) = repository(name) else {
         return attached;
     };
-    let images = found
-        .claims
-        .iter()
-        .filter_map(|claim| Image::of(claim).ok());
+    let images = claims.iter().filter_map(|claim| Image::of(claim).ok());
     let digests: Vec<ImageDigest> = images.flat_map(|image| image.digests()).collect();
     let tag = |digest: &ImageDigest, tag| format!("{repository}:sha256-{}{tag}", digest.hex());
     let names: Vec<_> = (digests.iter().take(MAX))

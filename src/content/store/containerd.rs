@@ -45,6 +45,10 @@ pub trait Containerd {
     fn images(&self, names: &[String]) -> Result<Vec<Option<ImageDigest>>>;
     /// Images.List: every name of a manifest or index.
     fn names(&self, target: &ImageDigest) -> Result<Vec<String>>;
+    /// Images.List: every name, and what it stands for at present.
+    fn all(&self) -> Result<Vec<(String, ImageDigest)>>;
+    /// Namespaces.List.
+    fn namespaces(&self) -> Result<Vec<String>>;
     /// Snapshots.Stat and Snapshots.Mounts, and Images.Get side by side with them: each wait counts.
     fn snapshot(
         &self,
@@ -149,7 +153,7 @@ pub(super) fn find(
         Cri::Container(_) => Launcher::Cri,
         Cri::None => Launcher::Containerd,
     };
-    found.attached = attached::in_content(&blobs, &found, api);
+    found.attached = attached::in_content(&blobs, &found.name, &found.claims, api);
     Ok(found)
 }
 

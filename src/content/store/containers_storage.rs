@@ -8,8 +8,8 @@
 //! ```
 
 use super::{
-    Attached, Found, LocateError, Located, NoImage, Purpose, attached, claims::with_stored,
-    inconsistent, mountinfo::Overlay, place::Place,
+    Attached, Found, LocateError, Located, Named, NoImage, Purpose, attached, claims::with_stored,
+    inconsistent, mountinfo::Overlay, named::Typed, place::Place,
 };
 use crate::{layer::LayerSource, oci::MAX_DOCUMENT, signatures::Store};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -21,7 +21,7 @@ use std::{
 use verify::{
     digest::{ConfigDigest, DiffId},
     id::ContainerId,
-    image::{Index, Manifest},
+    image::{ClaimedImage, Index, Manifest},
     profile::Launcher,
     rootfs::Engine,
 };
@@ -125,14 +125,8 @@ pub(super) fn find(
         }));
     }
     let (store, image) = image(&stores, &container.image)?;
-    let config_bytes = big_data(store, &image, &format!("sha256:{}", image.id))?;
+    let config_bytes = config(store, &image)?;
     let config = ConfigDigest::of(&config_bytes);
-    if config.hex() != image.id {
-        return Err(inconsistent(format!(
-            "image {} has the configuration {config}",
-            image.id
-        )));
-    }
     // What the user typed: a name, or the image's id (or its beginning).
     let typed = metadata.image_name;
     let is_id = image.id.starts_with(typed.trim_start_matches("sha256:"));
@@ -154,21 +148,7 @@ pub(super) fn find(
             expected.join(", ")
         )));
     }
-    let mut manifests = Vec::new();
-    let mut indexes = Vec::new();
-    for key in image
-        .big_data
-        .iter()
-        .filter(|key| key.starts_with("manifest"))
-    {
-        let content = big_data(store, &image, key)?;
-        if Manifest::parse(&content).is_ok_and(|manifest| manifest.config() == config) {
-            manifests.push(content);
-        } else if Index::parse(&content).is_ok() {
-            indexes.push(content);
-        }
-    }
-    let claims = with_stored(&name, config, config_bytes, manifests, &indexes, signatures)?;
+    let claims = claims(store, &image, &name, config_bytes, signatures)?;
     let layers = layers.into_iter().map(|(_, source)| source).collect();
     Ok(Located::Image(Box::new(Found {
         engine: Engine::ContainersStorage,
@@ -180,6 +160,70 @@ pub(super) fn find(
         layers,
         attached: attached_to(store, &image),
     })))
+}
+
+/// The images of this name or id in one store.
+pub(super) fn named(
+    root: &Path,
+    typed: &Typed,
+    signatures: &Store,
+) -> Result<Vec<Named>, LocateError> {
+    let store = Place::open(root)?;
+    let images: Vec<Image> = records(&store, "overlay-images/images.json")?;
+    let mut found = Vec::new();
+    for image in images {
+        let mut names = image.names.iter();
+        let name = match names.find(|name| typed.means(name)) {
+            Some(name) => name,
+            None if typed.is_id(&image.id) => image.names.first().unwrap_or(&image.id),
+            None => continue,
+        };
+        hex_id("image", &image.id)?;
+        let bytes = config(&store, &image);
+        let claims = bytes.and_then(|bytes| claims(&store, &image, name, bytes, signatures));
+        found.push(Named {
+            store: format!("containers-storage {}", root.display()),
+            name: name.clone(),
+            claims,
+            attached: attached_to(&store, &image),
+        });
+    }
+    Ok(found)
+}
+
+/// An image's id is its configuration's digest.
+fn config(store: &Place, image: &Image) -> Result<Vec<u8>, LocateError> {
+    let bytes = big_data(store, image, &format!("sha256:{}", image.id))?;
+    let config = ConfigDigest::of(&bytes);
+    match config.hex() == image.id {
+        true => Ok(bytes),
+        false => Err(inconsistent(format!(
+            "image {} has the configuration {config}",
+            image.id
+        ))),
+    }
+}
+
+/// Every manifest that is kept for it, with the indexes.
+fn claims(
+    store: &Place,
+    image: &Image,
+    name: &str,
+    config_bytes: Vec<u8>,
+    signatures: &Store,
+) -> Result<Vec<ClaimedImage>, LocateError> {
+    let config = ConfigDigest::of(&config_bytes);
+    let (mut manifests, mut indexes) = (Vec::new(), Vec::new());
+    let keys = image.big_data.iter();
+    for key in keys.filter(|key| key.starts_with("manifest")) {
+        let content = big_data(store, image, key)?;
+        if Manifest::parse(&content).is_ok_and(|manifest| manifest.config() == config) {
+            manifests.push(content);
+        } else if Index::parse(&content).is_ok() {
+            indexes.push(content);
+        }
+    }
+    with_stored(name, config, config_bytes, manifests, &indexes, signatures)
 }
 
 /// The container that was given this read-write layer. Not its id: buildah gives the runtime another.

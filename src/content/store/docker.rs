@@ -11,15 +11,17 @@
 //! No manifest is kept on disk: it comes from the signature store, by the configuration's digest.
 
 use super::{
-    Found, LocateError, Purpose,
+    Found, LocateError, Named, Purpose,
     claims::{chain_ids, with_stored},
     inconsistent,
     mountinfo::Overlay,
+    named::Typed,
     place::Place,
 };
 use crate::{layer::LayerSource, oci::MAX_DOCUMENT, signatures::Store};
 use serde::Deserialize;
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -32,6 +34,9 @@ use verify::{
 };
 
 pub(super) const OVERLAY2: &str = "overlay2";
+/// Below a data root.
+const IMAGES: &str = "image/overlay2";
+const MAX_NAMES: u64 = 64 << 20;
 
 /// Of config.v2.json.
 #[derive(Deserialize)]
@@ -106,14 +111,8 @@ pub(super) fn find(
         ))
     })?;
     let root = Place::open(root)?;
-    let image = "image/overlay2";
-    let content = format!("{image}/imagedb/content/sha256/{}", config.hex());
-    let config_bytes = root.read(content, MAX_DOCUMENT)?;
-    if ConfigDigest::of(&config_bytes) != config {
-        return Err(inconsistent(format!(
-            "the stored configuration {config} has another digest"
-        )));
-    }
+    let image = IMAGES;
+    let config_bytes = configuration(&root, config)?;
     let parsed = Config::parse(&config_bytes).map_err(|error| inconsistent(error.to_string()))?;
     let chain = chain_ids(parsed.diff_ids());
 
@@ -174,6 +173,54 @@ pub(super) fn find(
         layers,
         attached: Vec::new(),
     })
+}
+
+fn configuration(root: &Place, config: ConfigDigest) -> Result<Vec<u8>, LocateError> {
+    let content = format!("{IMAGES}/imagedb/content/sha256/{}", config.hex());
+    let bytes = root.read(content, MAX_DOCUMENT)?;
+    match ConfigDigest::of(&bytes) == config {
+        true => Ok(bytes),
+        false => Err(inconsistent(format!(
+            "the stored configuration {config} has another digest"
+        ))),
+    }
+}
+
+/// repositories.json (moby, reference/store.go).
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Repositories {
+    /// By repository: every name in it, and the configuration that it stands for.
+    repositories: BTreeMap<String, BTreeMap<String, ConfigDigest>>,
+}
+
+/// The images of this name or id; the names of a repository may stand for several.
+pub(super) fn named(
+    root: &Path,
+    typed: &Typed,
+    signatures: &Store,
+) -> Result<Vec<Named>, LocateError> {
+    let place = Place::open(root)?;
+    let file = format!("{IMAGES}/repositories.json");
+    let Some(bytes) = place.optional(&file, MAX_NAMES)? else {
+        return Ok(Vec::new());
+    };
+    let parsed: Repositories = serde_json::from_slice(&bytes)
+        .map_err(|error| inconsistent(format!("{}: {error}", place.at(file).display())))?;
+    let mut found: BTreeMap<ConfigDigest, String> = BTreeMap::new();
+    for (name, config) in parsed.repositories.into_values().flatten() {
+        if typed.means(&name) || typed.is_id(&config.hex()) {
+            found.entry(config).or_insert(name);
+        }
+    }
+    let images = found.into_iter().map(|(config, name)| Named {
+        store: format!("Docker {}", root.display()),
+        claims: configuration(&place, config)
+            .and_then(|bytes| with_stored(&name, config, bytes, Vec::new(), &[], signatures)),
+        name,
+        attached: Vec::new(),
+    });
+    Ok(images.collect())
 }
 
 fn word<T: FromStr>(root: &Place, name: &str) -> Result<T, LocateError>

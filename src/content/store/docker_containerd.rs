@@ -66,6 +66,6 @@ pub(super) fn find(
     let what = format!("container {id}'s image {name} ({})", manifest.digest);
     let mut found = containerd::of_candidates(&blobs, &what, name, candidates, signatures)?;
     found.engine = Engine::Docker;
-    found.attached = attached::in_content(&blobs, &found, api);
+    found.attached = attached::in_content(&blobs, &found.name, &found.claims, api);
     Ok(found)
 }

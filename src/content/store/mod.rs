@@ -15,18 +15,23 @@ pub(crate) mod containers_storage;
 mod docker;
 mod docker_containerd;
 mod drivers; // what is refused by name
+mod grpc; // containerd's socket
 mod mounted; // the directories that a rootfs is mounted from
 mod mountinfo;
+mod named; // images by the names that engines have for them
 mod place; // files below a store's root
 mod rootfs;
 mod umoci;
 
 pub use containerd::{ContainerRecord, Containerd, ContainerdMount, Cri, Snapshot};
+pub use grpc::Client;
 pub use mountinfo::{Mount, MountinfoError, origins, parse as parse_mountinfo};
+pub use named::{Named, named};
 pub use rootfs::Rootfs;
 
 use crate::{layer::LayerSource, signatures::Store};
 use mountinfo::Overlay;
+use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use verify::{
     digest::{ConfigDigest, ImageDigest},
@@ -37,20 +42,26 @@ use verify::{
     signature::StoredSignature,
 };
 
-/// The stores that the administrator named: nothing is read from a store that is not in this list.
-#[derive(Debug, Clone, Default)]
+/// The stores that the administrator named (`[stores]` of config.toml): nothing is read from a store that
+/// is not in this list.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Roots {
     /// Graph roots of podman, buildah, CRI-O, and their additional image stores.
     pub containers_storage: Vec<PathBuf>,
     /// Docker data roots.
     pub docker: Vec<PathBuf>,
+    #[serde(default)]
     pub containerd: Vec<ContainerdRoot>,
 }
 
-/// One containerd: its `root` directory and its socket.
-#[derive(Debug, Clone)]
+/// One containerd.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ContainerdRoot {
+    /// Its persistent root, where the content store lies.
     pub root: PathBuf,
+    /// Its gRPC socket.
     pub address: PathBuf,
 }
 
@@ -118,12 +129,7 @@ impl Found {
         digest: &ImageDigest,
         store: &Store,
     ) -> anyhow::Result<Vec<StoredSignature>> {
-        let mut all = store.signatures_and_attestations(digest)?;
-        all.extend(self.attached.iter().filter_map(|attached| match attached {
-            Attached::Signature(signature) => Some(signature.clone()),
-            Attached::Unusable(_) => None,
-        }));
-        Ok(all)
+        attached::beside(store, digest, &self.attached)
     }
 }
 

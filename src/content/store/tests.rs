@@ -4,6 +4,7 @@
 mod of_containerd;
 mod of_directories;
 mod of_docker;
+mod of_names;
 mod of_storage;
 
 use super::{claims::chain_ids, *};
@@ -294,6 +295,13 @@ impl Containerd for Api {
     fn names(&self, target: &ImageDigest) -> anyhow::Result<Vec<String>> {
         let same = self.images.iter().filter(|(_, digest)| *digest == target);
         Ok(same.map(|(name, _)| name.clone()).collect())
+    }
+    fn all(&self) -> anyhow::Result<Vec<(String, ImageDigest)>> {
+        let each = self.images.iter();
+        Ok(each.map(|(name, target)| (name.clone(), *target)).collect())
+    }
+    fn namespaces(&self) -> anyhow::Result<Vec<String>> {
+        Ok(vec!["ns".into()])
     }
     fn snapshot(
         &self,

@@ -5,7 +5,6 @@
 
 use super::{
     Application,
-    containerd::Client,
     entry::{Entry, Seen},
     inside,
     rootfs::{self, Question, Rootfs},
@@ -17,12 +16,11 @@ use crate::{
     ipc::Refused,
     programs::Program,
 };
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Error, Result};
 use content::{
+    MAX_TRUST_FILE, read_trusted,
     signatures::Store,
-    store::{
-        self, Attached, ContainerdRoot, Found, LocateError, Located, NoImage, Purpose, Query, Roots,
-    },
+    store::{self, Attached, Client, Found, LocateError, Located, NoImage, Purpose, Query},
 };
 use oci_spec::runtime::{Process, Spec};
 use std::{
@@ -35,8 +33,8 @@ use verify::{
     event::How,
     image::Image,
     policy::{
-        Admission, Enforce, Material, Measure, Policy, Programs, Subject, UpperRule, decide,
-        plain_text,
+        Admission, Enforce, Material, Measure, NotAdmitted, Policy, Programs, Subject, UpperRule,
+        decide, plain_text,
     },
     profile::{LaunchProfile, Launcher},
     rootfs::{MeasuredRootfs, Owners, Stubs},
@@ -80,13 +78,7 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
         .process()
         .clone()
         .context("config.json has no process")?;
-    let policy = std::fs::read(config::POLICY).map_err(|error| {
-        anyhow!(
-            "cannot read the policy {}: {}",
-            config::POLICY,
-            error.kind()
-        )
-    })?;
+    let policy = config::policy()?;
     let policy = Policy::parse(&policy).with_context(|| format!("policy {}", config::POLICY))?;
     let joined = inside::joined(&spec)?;
     let root = store::Rootfs::open(&application.rootfs)?;
@@ -104,8 +96,7 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
                 Purpose::Build => Subject::Build(None),
                 Purpose::Run | Purpose::Sandbox => Subject::Bundle(&none.rootfs),
             };
-            decide(&policy, subject, &profile, application.created)
-                .map_err(|refusal| Refused(refusal.to_string()))?
+            decide(&policy, subject, &profile, application.created).map_err(not_admitted)?
         }
     };
     supported(&admission)?;
@@ -121,7 +112,7 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
                 root: &root,
                 image,
                 layers: &found.layers,
-                roots: &roots(config),
+                roots: &config.stores,
                 laxest: admission.terms().rootfs,
                 owners: owners.as_ref(),
             };
@@ -271,22 +262,6 @@ pub fn judge(admission: &Admission, how: How, programs: &[Program]) -> Result<()
     Ok(())
 }
 
-fn roots(config: &Config) -> Roots {
-    Roots {
-        containers_storage: config.stores.containers_storage.clone(),
-        docker: config.stores.docker.clone(),
-        containerd: config
-            .stores
-            .containerd
-            .iter()
-            .map(|c| ContainerdRoot {
-                root: c.root.clone(),
-                address: c.address.clone(),
-            })
-            .collect(),
-    }
-}
-
 fn launcher(origin: &Located) -> Launcher {
     match origin {
         Located::Image(found) => found.launcher,
@@ -307,7 +282,7 @@ fn locate(
         state_root: &application.state_root,
         bundle: &application.bundle,
     };
-    match store::locate(&query, &roots(config), signatures, &Client::connect) {
+    match store::locate(&query, &config.stores, signatures, &Client::connect) {
         Ok(located) => Ok(located),
         // a mount of no store that the configuration names is as good as a directory
         Err(LocateError::UnknownStore { path, .. }) => Ok(Located::NoImage(NoImage {
@@ -343,7 +318,7 @@ fn decided(
         let material = Material::gather(
             policy,
             &image,
-            |path| std::fs::read(path),
+            |path| read_trusted(path, MAX_TRUST_FILE).map_err(|e| format!("{e:#}")),
             |digest| found.signatures(digest, signatures),
             |digest| signatures.lists(digest),
         )?;
@@ -355,13 +330,22 @@ fn decided(
         match decide(policy, subject, profile, application.created) {
             Ok(admission) if admission.audited().is_empty() => return Ok(admission),
             Ok(admission) => drop(audited.get_or_insert(admission)),
-            Err(refused) => drop(refusal.get_or_insert(refused)),
+            Err(NotAdmitted::Refused(refused)) => drop(refusal.get_or_insert(refused)),
+            Err(undecided @ NotAdmitted::Undecided(_)) => return Err(not_admitted(undecided)),
         }
     }
     match (audited, refusal) {
         (Some(admission), _) => Ok(admission),
         (None, Some(refused)) => Err(Refused(refused.to_string() + &unusable(found)).into()),
         (None, None) => anyhow::bail!("image {} has no manifest", found.name),
+    }
+}
+
+/// What the policy says no to is one thing, what could not be found out another.
+fn not_admitted(why: NotAdmitted) -> Error {
+    match why {
+        NotAdmitted::Refused(refusal) => Refused(refusal.to_string()).into(),
+        NotAdmitted::Undecided(undecided) => undecided.into(),
     }
 }
 

@@ -6,7 +6,6 @@
 //! `/run/attestrun` are for people.
 
 mod admit;
-mod containerd;
 mod enter;
 mod entry;
 mod inside;

@@ -1,23 +1,24 @@
 //! The decision: what wants to run, against the policy's entry for it; all that speaks against it is told.
 
+mod explain;
 mod list;
 mod no;
 mod signature;
 mod statements;
 
+pub use self::explain::{Asked, Explanation, explain};
 use self::list::list;
-use self::no::{No, no};
+use self::no::{No, hints, no};
 use self::signature::{containers, signature};
 use self::statements::statements;
 use super::admission::{Admission, Launchable, Listed, Made, Parts, Programs, VerifiedImage};
 use super::containers::{CONTAINERS_POLICY, ContainersPolicy};
 use super::{
     BaseRule, BuildRule, ContentRule, Enforce, EnterMode, Measure, MountsRule, NamedPrograms,
-    Policy, Refusal, RootfsCheck, Rule, RulePrograms, SandboxRule, Source, StoredList,
-    StoredSignature, Terms, TierName, TrustFiles, UpperRule,
+    NotAdmitted, Policy, Refusal, RootfsCheck, Rule, RulePrograms, SandboxRule, Source, StoredList,
+    StoredSignature, Terms, TierName, TrustFiles, Undecided, UpperRule,
 };
 use crate::digest::{FileDigest, ImageDigest};
-use crate::event::ProgramsRule;
 use crate::id::UnixTime;
 use crate::image::Image;
 use crate::profile::{JudgedProfile, LaunchProfile, LaunchRules, judge};
@@ -34,8 +35,8 @@ pub struct Material<'a> {
 }
 
 impl<'a> Material<'a> {
-    /// Collects what `policy` needs to know about `image`. `read` reads a trust file (a failure
-    /// becomes a reason of the refusal); `signatures` and `lists` ask the signature store about one
+    /// Collects what `policy` needs to know about `image`. `read` reads a trust file (after a failure
+    /// nothing can be decided, and the decision says so); `signatures` and `lists` ask the signature store about one
     /// digest (a failure ends the gathering).
     pub fn gather<R: Display, E>(
         policy: &Policy,
@@ -101,7 +102,7 @@ pub fn decide(
     subject: Subject<'_>,
     profile: &LaunchProfile,
     now: UnixTime,
-) -> Result<Admission, Refusal> {
+) -> Result<Admission, NotAdmitted> {
     let case = match subject {
         Subject::Image(material) => match sandbox(policy, material.image, profile) {
             Some(entry) => sandboxed(entry, material.image),
@@ -111,49 +112,6 @@ pub fn decide(
         Subject::Bundle(rootfs) => bundle(policy, rootfs),
     };
     case.judged(policy, profile, now)
-}
-
-/// What the policy says of something before anybody knows how it is to be launched: for people, and
-/// never a permission.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Explanation {
-    pub subject: String,
-    /// The entry that applies.
-    pub rule: Option<String>,
-    /// Who vouches for it, if all is well.
-    pub vouched: String,
-    pub programs: ProgramsRule,
-    pub sources: Vec<Source>,
-    /// Why it would be refused; empty: it would not, as far as this goes.
-    pub against: Vec<String>,
-    /// What to do about that.
-    pub hints: Vec<String>,
-}
-
-pub fn explain(policy: &Policy, subject: Subject<'_>, now: UnixTime) -> Explanation {
-    let case = match subject {
-        Subject::Image(material) => image(policy, material, now),
-        Subject::Build(base) => build(policy, base),
-        Subject::Bundle(rootfs) => bundle(policy, rootfs),
-    };
-    let mut hints: Vec<String> = Vec::new();
-    for no in &case.against {
-        if !hints.contains(&no.hint) {
-            hints.push(no.hint.clone());
-        }
-    }
-    Explanation {
-        subject: case.made.to_string(),
-        rule: (case.terms.name != NO_ENTRY).then(|| case.terms.name.clone()),
-        vouched: match &case.made {
-            Made::Signed(image) => format!("signed by {}", image.signed_by().signer()),
-            _ => "nobody".to_owned(),
-        },
-        programs: case.programs.rule(),
-        sources: case.sources,
-        against: case.against.into_iter().map(|no| no.reason).collect(),
-        hints,
-    }
 }
 
 /// A decision in the making: what it would be admitted as, and what speaks against it. Parts that
@@ -194,7 +152,7 @@ impl Case {
         policy: &Policy,
         profile: &LaunchProfile,
         now: UnixTime,
-    ) -> Result<Admission, Refusal> {
+    ) -> Result<Admission, NotAdmitted> {
         let digest = match profile.digest() {
             Ok(digest) => digest,
             Err(error) => {
@@ -202,7 +160,7 @@ impl Case {
                     error.to_string(),
                     "write config.json without such numbers",
                 ));
-                return Err(self.refusal());
+                return Err(self.not_admitted());
             }
         };
         let used = match launch(&self.terms, profile) {
@@ -214,8 +172,11 @@ impl Case {
         };
         let audited = match (self.against.as_slice(), policy.mode()) {
             ([], _) => Vec::new(),
-            (against, Enforce::Audit) => against.iter().map(|no| no.reason.clone()).collect(),
-            (_, Enforce::Enforce) => return Err(self.refusal()),
+            // `audit` lets pass what the policy says no to, and not what nobody could find out
+            (against, Enforce::Audit) if !against.iter().any(No::is_failure) => {
+                against.iter().map(|no| no.reason.clone()).collect()
+            }
+            (_, Enforce::Audit | Enforce::Enforce) => return Err(self.not_admitted()),
         };
         let parts = Parts {
             terms: self.terms,
@@ -232,21 +193,21 @@ impl Case {
         Ok(Admission::new(policy, parts, now))
     }
 
-    fn refusal(self) -> Refusal {
-        let mut hints = Vec::new();
-        let mut reasons = Vec::new();
-        for No { reason, hint } in self.against {
-            reasons.push(reason);
-            if !hints.contains(&hint) {
-                hints.push(hint);
-            }
+    fn not_admitted(mut self) -> NotAdmitted {
+        let failed = self.against.iter().any(No::is_failure);
+        if failed {
+            self.against.retain(No::is_failure);
         }
         let named = self.terms.name != NO_ENTRY;
-        Refusal {
+        let why = Refusal {
             subject: self.made.to_string(),
             rule: named.then(|| self.terms.name.as_str().into()),
-            reasons,
-            hint: hints.join("; "),
+            hint: hints(&self.against).join("; "),
+            reasons: self.against.into_iter().map(|no| no.reason).collect(),
+        };
+        match failed {
+            true => Undecided::of(why).into(),
+            false => why.into(),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A "no", in words: which image, why, by which policy and rule, and what to do about it.
+//! No admission, in words: which image, why, by which policy and rule, and what to do about it. Either
+//! the policy says no, or what it asks about could not be found out.
 
 use super::PATH;
 use std::fmt;
@@ -15,23 +16,59 @@ pub struct Refusal {
     pub hint: String,
 }
 
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// Why it could not be decided whether a container is admitted: a key, certificate, root or revocation
+/// list that the policy names is missing, unreadable or no such thing. Never a "no" that mode `audit`
+/// could let pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Undecided(Refusal);
+
+/// Why there is no admission.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotAdmitted {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error(transparent)]
+    Undecided(#[from] Undecided),
+}
+
+impl Undecided {
+    /// `why` has the reasons that are failures, and no other.
+    pub(super) fn of(why: Refusal) -> Self {
+        Self(why)
+    }
+}
+
+impl Refusal {
+    /// After these words, everything on one line.
+    fn told(&self, begin: &str) -> String {
         let rule = match &self.rule {
             Some(rule) => format!("rule {rule}"),
             None => "no rule".to_owned(),
         };
-        let text = format!(
-            "refused: {}: {} [policy {PATH} {rule}]; {}",
+        plain_text(&format!(
+            "{begin} {}: {} [policy {PATH} {rule}]; {}",
             self.subject,
             self.reasons.join("; "),
             self.hint,
-        );
-        f.write_str(&plain_text(&text))
+        ))
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.told("refused:"))
     }
 }
 
 impl std::error::Error for Refusal {}
+
+impl fmt::Display for Undecided {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.told("cannot decide about"))
+    }
+}
+
+impl std::error::Error for Undecided {}
 
 /// Phrases in a runtime's message that engines answer with exit status 126 or 127 (docker
 /// `daemon/start.go`, podman `define.ExitCode`): the container would be said to lack its program.

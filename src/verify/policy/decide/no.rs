@@ -9,18 +9,53 @@ const MAX_TOLD: usize = 4;
 
 /// One reason, and what to do about it.
 pub(super) struct No {
+    why: Why,
     pub reason: String,
     pub hint: String,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// The policy says no.
+    Refused,
+    /// What the policy asks about could not be found out.
+    Failed,
+}
+
+impl No {
+    pub fn is_failure(&self) -> bool {
+        self.why == Why::Failed
+    }
+}
+
+/// What to do, each remedy once.
+pub(super) fn hints(against: &[No]) -> Vec<String> {
+    let mut hints: Vec<String> = Vec::new();
+    for no in against {
+        if !hints.contains(&no.hint) {
+            hints.push(no.hint.clone());
+        }
+    }
+    hints
+}
+
 pub(super) fn no(reason: impl Into<String>, hint: impl Into<String>) -> No {
     No {
+        why: Why::Refused,
         reason: reason.into(),
         hint: hint.into(),
     }
 }
 
-/// A trust file's content; what is missing or unreadable refuses.
+fn failed(reason: String, hint: String) -> No {
+    No {
+        why: Why::Failed,
+        reason,
+        hint,
+    }
+}
+
+/// A trust file's content; without it nothing can be found out.
 pub(super) fn trusted<'m>(
     material: &'m Material<'_>,
     what: &str,
@@ -28,7 +63,7 @@ pub(super) fn trusted<'m>(
 ) -> Result<&'m [u8], No> {
     let file = path.display();
     material.trust.get(path).map_err(|why| {
-        no(
+        failed(
             format!("cannot read the {what} {file}: {why}"),
             format!("put the {what} in place at {file}"),
         )
@@ -36,6 +71,15 @@ pub(super) fn trusted<'m>(
 }
 
 pub(super) fn corrupt(what: &str, path: &Path, why: &dyn Display) -> No {
+    let file = path.display();
+    failed(
+        format!("the {what} {file} is unusable: {why}"),
+        format!("put a good {what} in place at {file}"),
+    )
+}
+
+/// A policy that was read, and asks for what nobody here can judge: it admits nothing.
+pub(super) fn not_understood(what: &str, path: &Path, why: &dyn Display) -> No {
     let file = path.display();
     no(
         format!("the {what} {file} is unusable: {why}"),

@@ -8,7 +8,7 @@ use super::super::containers::{
 use super::super::scope::ImageName;
 use super::super::{Rule, SignedIdentity};
 use super::Material;
-use super::no::{No, corrupt, no, told, trusted};
+use super::no::{No, corrupt, no, not_understood, told, trusted};
 use crate::id::UnixTime;
 use crate::signature::{
     self, Demand, Identity, KeyLog, Need, Pattern, Proofs, PublicKey, Signed, Subject, TrustRoot,
@@ -138,8 +138,8 @@ pub(super) fn containers(
 ) -> Result<Option<Signed>, No> {
     let path = Path::new(CONTAINERS_POLICY);
     let bytes = trusted(material, "containers policy", path)?;
-    let policy =
-        ContainersPolicy::parse(bytes).map_err(|e| corrupt("containers policy", path, &e))?;
+    let policy = ContainersPolicy::parse(bytes)
+        .map_err(|e| not_understood("containers policy", path, &e))?;
     let name = material.image.name();
     let (scope, requirements) = policy.requirements_for(name);
     let refuse = |why: String| {

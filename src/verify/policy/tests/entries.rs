@@ -13,7 +13,7 @@ fn bundle_entry(name: &str, rootfs: &str, more: &str) -> String {
     format!("[[bundle]]\nname = \"{name}\"\nrootfs = \"{rootfs}\"\n{more}\n{TERMS}")
 }
 fn judged(text: &str, subject: Subject<'_>, profile: &LaunchProfile) -> Result<Admission, Refusal> {
-    decide(&parse(text).unwrap(), subject, profile, NOW)
+    decide(&parse(text).unwrap(), subject, profile, NOW).map_err(refusal)
 }
 
 #[test]

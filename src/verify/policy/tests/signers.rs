@@ -129,21 +129,21 @@ fn refuse_authorities_that_ask_nothing_or_two_things() {
 }
 
 #[test]
-fn refuse_keyless_without_its_root() {
+fn nothing_is_decided_on_keyless_without_its_root() {
     let mut scene = with_signers(
         "authorities = [{ name = \"a\", trusted_root = \"/r.json\", keyless = { identities = [{ issuer = \"i\", subject = \"s\" }] } }]",
     );
-    scene.refused("cannot read the trusted root /r.json");
+    scene.undecided("cannot read the trusted root /r.json");
     scene
         .trust
         .insert("trusted-root", Path::new("/r.json"), Ok(b"{}".to_vec()));
-    scene.refused("the trusted root /r.json is unusable");
+    scene.undecided("the trusted root /r.json is unusable");
 }
 
 #[test]
 fn accept_and_refuse_by_containers_policy() {
     let mut scene = with_signers("containers_policy = true");
-    scene.refused("cannot read the containers policy");
+    scene.undecided("cannot read the containers policy");
     containers_policy(&mut scene, "{}");
     scene.refused("the containers policy /etc/containers/policy.json is unusable");
     let requirement = |text: &str| format!(r#"{{"default": [{text}]}}"#);

@@ -1,14 +1,17 @@
 //! The one network connection of attestrun: containerd's local socket, asked for a container's record
-//! and its snapshot. No call waits for the container; all of them together have a deadline, so that a
+//! and its snapshot; by `attestctl`, for an image's name. No call waits for the container; all of them together have a deadline, so that a
 //! hung containerd is an error that names the step and not a `create` that hangs too.
 
+use super::{ContainerRecord, Containerd, ContainerdMount, ContainerdRoot, Cri, Snapshot};
 use anyhow::{Context, Error, Result, anyhow};
 use containerd_client::{
     connect,
     services::v1::{
-        GetContainerRequest, GetImageRequest, GetImageResponse, ListImagesRequest,
+        GetContainerRequest, GetImageRequest, GetImageResponse, Image, ListImagesRequest,
+        ListNamespacesRequest,
         containers_client::ContainersClient,
         images_client::ImagesClient,
+        namespaces_client::NamespacesClient,
         snapshots::{
             MountsRequest, StatSnapshotRequest, StatSnapshotResponse,
             snapshots_client::SnapshotsClient,
@@ -16,7 +19,6 @@ use containerd_client::{
     },
     tonic::{Code, Request, Response, Status, metadata::MetadataValue, transport::Channel},
 };
-use content::store::{ContainerRecord, Containerd, ContainerdMount, ContainerdRoot, Cri, Snapshot};
 use std::{
     future::Future,
     path::{Path, PathBuf},
@@ -121,6 +123,15 @@ impl Client {
         async move { images.get(request).await }
     }
 
+    /// Images.List.
+    fn list(&self, filters: Vec<String>) -> Result<Vec<Image>> {
+        let mut images = ImagesClient::new(self.channel.clone());
+        let request = self.request(ListImagesRequest { filters });
+        let call = async move { images.list(request).await };
+        let listed = self.answer("Images.List", call)?;
+        Ok(listed.map(|answer| answer.images).unwrap_or_default())
+    }
+
     /// Snapshots.Stat.
     fn info(
         &self,
@@ -183,14 +194,25 @@ impl Containerd for Client {
     }
 
     fn names(&self, target: &ImageDigest) -> Result<Vec<String>> {
-        let mut images = ImagesClient::new(self.channel.clone());
-        let request = self.request(ListImagesRequest {
-            filters: vec![format!("target.digest=={target}")],
-        });
-        let call = async move { images.list(request).await };
-        let listed = self.answer("Images.List", call)?;
-        let images = listed.into_iter().flat_map(|answer| answer.images);
-        Ok(images.map(|image| image.name).collect())
+        let images = self.list(vec![format!("target.digest=={target}")])?;
+        Ok(images.into_iter().map(|image| image.name).collect())
+    }
+
+    fn all(&self) -> Result<Vec<(String, ImageDigest)>> {
+        let images = self.list(Vec::new())?.into_iter();
+        let named = images.filter_map(|image| Some((image.name, image.target?.digest)));
+        named
+            .map(|(name, digest)| Ok((name, digest.parse().context("Images.List")?)))
+            .collect()
+    }
+
+    fn namespaces(&self) -> Result<Vec<String>> {
+        let mut namespaces = NamespacesClient::new(self.channel.clone());
+        let request = self.request(ListNamespacesRequest::default());
+        let call = async move { namespaces.list(request).await };
+        let listed = self.answer("Namespaces.List", call)?;
+        let namespaces = listed.into_iter().flat_map(|answer| answer.namespaces);
+        Ok(namespaces.map(|namespace| namespace.name).collect())
     }
 
     fn snapshot(
