@@ -14,6 +14,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Value, json};
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -53,6 +54,7 @@ fn a_registry_behind_tls_and_a_password(world: &World) -> Result<()> {
     let trusted = fs::read_to_string(TRUSTED)?;
     let done = fetched_past_the_guard(world, &dir, &authority, &trusted);
     fs::write(TRUSTED, &trusted)?;
+    let done = done.and_then(|()| only_files_say_whom_to_trust(world, &dir, &authority));
     world.stop("guarded registry")?;
     done
 }
@@ -103,6 +105,52 @@ fn fetched_past_the_guard(world: &World, dir: &Path, authority: &str, trusted: &
         ensure!(judged.stdout.matches("signed by").count() == 2, "{judged}");
         fs::remove_dir_all(&store)?;
     }
+    Ok(())
+}
+
+/// No variable names a CA; containers-certs.d(5) does, for this registry alone.
+fn only_files_say_whom_to_trust(world: &World, dir: &Path, authority: &str) -> Result<()> {
+    let name = format!("{GUARDED}/guarded/demo:v1");
+    let good = credentials(dir, GUARDED, PASSWORD)?;
+    let (store, theirs) = (dir.join("store"), dir.join("certs"));
+    fs::create_dir_all(&theirs)?;
+    fs::write(theirs.join("ca.pem"), authority)?;
+    let fetch = |variables: &[String]| -> Result<Cmd> {
+        let attestctl = world.program("attestctl")?;
+        let fetch = Cmd::new("env").args(variables).arg(attestctl);
+        let fetch = fetch.args(["fetch", "--store"]).arg(&store);
+        Ok(fetch.arg("--authfile").arg(&good).arg(&name))
+    };
+    let variables = [
+        format!("SSL_CERT_FILE={}", theirs.join("ca.pem").display()),
+        format!("SSL_CERT_DIR={}", theirs.display()),
+    ];
+    for variables in [&variables[..1], &variables[1..], &variables] {
+        fetch(variables)?.exits(2)?.says("certs.d/HOST")?;
+    }
+
+    let own = PathBuf::from(format!("/etc/containers/certs.d/{GUARDED}"));
+    let other = PathBuf::from("/etc/containers/certs.d/registry.example");
+    for dir in [&own, &other] {
+        fs::create_dir_all(dir)?;
+    }
+    fs::write(other.join("ca.crt"), authority)?;
+    fetch(&[])?.exits(2)?.says("UnknownIssuer")?;
+    fs::rename(other.join("ca.crt"), own.join("ca.crt"))?;
+    let nothing = "SSL_CERT_FILE=/nowhere".to_owned();
+    for variables in [&[][..], &[nothing]] {
+        fetch(variables)?.ok()?.says("2 signatures")?;
+        fs::remove_dir_all(&store)?;
+    }
+    fs::set_permissions(own.join("ca.crt"), fs::Permissions::from_mode(0o666))?;
+    fetch(&[])?.exits(2)?.says("chmod go-w")?;
+    fs::set_permissions(own.join("ca.crt"), fs::Permissions::from_mode(0o644))?;
+    fs::write(own.join("client.cert"), "")?;
+    fetch(&[])?
+        .exits(2)?
+        .says("client.cert")?
+        .says("attestctl import")?;
+    fs::remove_dir_all("/etc/containers/certs.d")?;
     Ok(())
 }
 

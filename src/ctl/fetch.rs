@@ -2,12 +2,13 @@
 //! into the host's signature store. Layers stay where they are.
 //!
 //! The one verb that opens a connection to a registry: by TLS, or to this machine's own loopback
-//! without. Proxies are those that the environment names (`HTTPS_PROXY`, `NO_PROXY`), as for curl.
+//! without (where containers-certs.d(5) has nothing for it). Proxies are those that the environment names (`HTTPS_PROXY`, `NO_PROXY`), as for curl.
 //! Copies, judges nothing.
 
 mod auth;
 mod layout;
 mod registry;
+mod trust; // CAs
 
 use crate::{
     import::{Target, report},
@@ -35,19 +36,25 @@ pub struct Fetch {
 
 pub fn run(args: &Fetch) -> anyhow::Result<Report> {
     let store = args.target.open()?;
-    let mut all = Vec::new();
+    // all of them before the first runtime starts threads
+    let mut registries = Vec::new();
     for image in &args.images {
         let reference: Reference = image
             .parse()
             .map_err(|e| Usage(format!("`{image}` is no image's name: {e}")))?;
+        let registry = Registry::new(&reference, args.authfile.as_deref())
+            .with_context(|| format!("fetching what is signed about {image}"))?;
+        registries.push((reference, registry));
+    }
+    let mut all = Vec::new();
+    for (image, (reference, registry)) in args.images.iter().zip(&registries) {
         let context = || format!("fetching what is signed about {image}");
         let layout = Layout::beside(args.target.path()).with_context(context)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let registry = Registry::new(&reference, args.authfile.as_deref()).with_context(context)?;
         runtime
-            .block_on(download(&registry, &reference, &layout))
+            .block_on(download(registry, reference, &layout))
             .with_context(context)?;
         let imported = store
             .import(layout.path(), &|_, _| ())

@@ -23,6 +23,7 @@ mod policy;
 mod progress; // bars on terminals
 mod report; // what a verb says and how it ends
 mod source; // images in files
+mod sys; // the environment, changed
 mod verdict; // an appraisal, shown
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! A registry (OCI distribution-spec 1.1), as far as signatures need it. Everything that it sends is
 //! bounded and hashed; what it says about it is a hint.
 
-use super::auth;
+use super::{auth, trust};
+use crate::sys;
 use anyhow::{Context as _, bail, ensure};
 use futures_util::StreamExt as _;
 use oci_client::{
@@ -33,14 +34,20 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// Before any thread is started: the client makes itself another one on its way, which it never uses,
+    /// and which panics where the environment names no CAs.
     pub fn new(image: &Reference, authfile: Option<&Path>) -> anyhow::Result<Self> {
         let host = image.resolve_registry();
-        let protocol = match is_loopback(host) {
+        let trust = trust::of(host)?;
+        sys::trust_only(&trust.file);
+        let protocol = match is_loopback(host) && !trust.named {
             true => ClientProtocol::Http,
             false => ClientProtocol::Https,
         };
         let client = Client::try_from(ClientConfig {
             protocol,
+            // and not whom SSL_CERT_FILE and SSL_CERT_DIR name
+            tls_certs_only: trust.roots,
             connect_timeout: Some(Duration::from_secs(15)),
             read_timeout: Some(Duration::from_secs(60)),
             user_agent: concat!("attestctl/", env!("CARGO_PKG_VERSION")),
@@ -213,7 +220,7 @@ fn advised(error: OciDistributionError) -> anyhow::Error {
     {
         true => error.context(
             "no CA that this host trusts vouches for the registry's certificate: \
-             install its CA with update-ca-certificates",
+             install its CA with update-ca-certificates, or as /etc/containers/certs.d/HOST[:PORT]/ca.crt",
         ),
         false => error,
     }
