@@ -7,7 +7,7 @@ use crate::{
     image::Image,
     namespace::{SOURCES, TOOLS},
     publisher::{Publisher, STORE},
-    registry::{self, ADDRESS},
+    registry::{self, ADDRESS, REFERRING, Registry},
     spawn::{Cmd, Output},
     world::{Skip, World},
 };
@@ -33,6 +33,10 @@ pub const MODULE: Module = Module {
         Test::Once(
             "what_a_registry_has_is_fetched",
             what_a_registry_has_is_fetched,
+        ),
+        Test::Once(
+            "what_a_registry_lists_as_referrers_is_fetched",
+            what_a_registry_lists_as_referrers_is_fetched,
         ),
         // before podman keeps a good signature with the image, which counts too
         Test::Once(
@@ -82,12 +86,12 @@ fn refused(output: &Output, words: &str) -> Result<()> {
 
 // --- real cosign ---
 
-/// cosign of that suite of Debian, where tests/cosign has put it.
+/// cosign of that suite of Debian, where tests/peers has put it.
 pub fn real_cosign(suite: &str) -> Result<PathBuf> {
     let program = Path::new(TOOLS).join(format!("cosign-{suite}"));
     if !program.exists() {
         return Err(Skip(format!(
-            "there is no cosign of {suite} (tests/cosign fetches it)"
+            "there is no cosign of {suite} (tests/peers fetches it)"
         ))
         .into());
     }
@@ -108,9 +112,9 @@ fn cosign(world: &World, suite: &str) -> Result<()> {
     // cosign signs what lies in a registry.
     let demo = &world.images()?.demo;
     let repository = format!("cosign-{suite}");
-    registry::push_blobs(&demo.layout, &repository)?;
+    registry::PLAIN.push_blobs(&demo.layout, &repository)?;
     let manifest = fs::read(demo.blob(&demo.manifest))?;
-    registry::push_manifest(&repository, "v1", &manifest)?;
+    registry::PLAIN.push_manifest(&repository, "v1", &manifest)?;
     let image = format!("{ADDRESS}/{repository}@{}", demo.manifest);
     let sign = ["sign", "--key", "cosign.key", "-y", "--allow-http-registry"];
     let unlogged = ["--tlog-upload=false"];
@@ -184,8 +188,12 @@ fn cosign(world: &World, suite: &str) -> Result<()> {
 
 /// Puts the image of `layout`, and what `store` has about it, into a registry, as cosign finds it there.
 pub fn publish(store: &Path, layout: &Path, repository: &str) -> Result<()> {
-    registry::push_blobs(layout, repository)?;
-    registry::push_blobs(store, repository)?;
+    publish_to(registry::PLAIN, store, layout, repository)
+}
+
+pub fn publish_to(to: Registry, store: &Path, layout: &Path, repository: &str) -> Result<()> {
+    to.push_blobs(layout, repository)?;
+    to.push_blobs(store, repository)?;
     let index: Value = serde_json::from_slice(&fs::read(store.join("index.json"))?)?;
     let mut referrers = Vec::new();
     for entry in index["manifests"].as_array().context("no manifests")? {
@@ -193,21 +201,24 @@ pub fn publish(store: &Path, layout: &Path, repository: &str) -> Result<()> {
         let content = fs::read(store.join("blobs").join(name.replace(':', "/")))?;
         let subject = entry["annotations"]["dev.attestrun.subject"].as_str();
         match (subject, entry["annotations"]["kind"].as_str()) {
-            (None, _) => registry::push_manifest(repository, "v1", &content)?,
+            (None, _) => to.push_manifest(repository, "v1", &content)?,
             (Some(subject), Some(_)) => {
                 let tag = format!("{}.sig", subject.replace(':', "-"));
-                registry::push_manifest(repository, &tag, &content)?;
+                to.push_manifest(repository, &tag, &content)?;
             }
             (Some(subject), None) => {
-                registry::push_manifest(repository, name, &content)?;
+                to.push_manifest(repository, name, &content)?;
                 referrers.push((subject, entry.clone()));
             }
         }
     }
     for (subject, _) in &referrers {
+        if to.lists_referrers() {
+            continue;
+        }
         let of_it = referrers.iter().filter(|(s, _)| s == subject);
         let entries: Vec<_> = of_it.map(|(_, entry)| entry.clone()).collect();
-        registry::push_referrers(repository, subject, &entries)?;
+        to.push_referrers(repository, subject, &entries)?;
     }
     Ok(())
 }
@@ -266,6 +277,56 @@ fn what_a_registry_has_is_fetched(world: &World) -> Result<()> {
         .collect::<Result<_>>()?;
     ensure!(left.len() == 2, "a fetch leaves nothing beside: {left:?}");
     Ok(())
+}
+
+/// Of a registry that lists referrers itself: our bundle, and cosign 3's where that is here; no tag stands in
+/// for the list.
+fn what_a_registry_lists_as_referrers_is_fetched(world: &World) -> Result<()> {
+    registry::start_referring(world)?;
+    let done = fetched_by_referrers(world);
+    world.stop("registry of referrers")?;
+    done
+}
+
+fn fetched_by_referrers(world: &World) -> Result<()> {
+    let dir = fresh(world, "referrers")?;
+    let demo = &world.images()?.demo;
+    let key = owner(world)?.at("image.pub").display().to_string();
+    signed_twice(world, &dir.join("owner"), demo)?;
+    publish_to(REFERRING, &dir.join("owner"), &demo.layout, "demo")?;
+    let stand_in = demo.manifest.replace(':', "-");
+    ensure!(REFERRING.has("demo", "referrers", &demo.manifest)?);
+    ensure!(!REFERRING.has("demo", "manifests", &stand_in)?);
+    let image = format!("{}/demo@{}", REFERRING.0, demo.manifest);
+    let fetch = |store: &Path, expected: usize| -> Result<()> {
+        let fetch = world.ctl()?.args(["--json", "fetch", "--store"]);
+        let fetched: Value = serde_json::from_str(&fetch.arg(store).arg(&image).ok()?.stdout)?;
+        ensure!(fetched["signatures"] == json!(expected), "{fetched}");
+        Ok(())
+    };
+    let store = dir.join("ours");
+    fetch(&store, 2)?;
+    let judged = verify(world, &store, &demo.manifest, &["--key", &key])?;
+    accepted(&judged)?;
+    ensure!(judged.stdout.matches("signed by").count() == 2, "{judged}");
+
+    let Ok(cosign) = real_cosign("sid") else {
+        return Ok(());
+    };
+    let run = |args: &[&str]| {
+        let env = Cmd::new("env").arg("COSIGN_PASSWORD=").arg(&cosign);
+        env.args(args).cwd(&dir)
+    };
+    run(&["generate-key-pair"]).ok()?;
+    run(&["signing-config", "create", "--out", "none.json"]).ok()?;
+    run(&["sign", "--key", "cosign.key", "-y", "--allow-http-registry"])
+        .args(["--signing-config", "none.json", &image])
+        .ok()?;
+    ensure!(!REFERRING.has("demo", "manifests", &stand_in)?);
+    let store = dir.join("theirs");
+    fetch(&store, 3)?;
+    let key = dir.join("cosign.pub").display().to_string();
+    accepted(&verify(world, &store, &demo.manifest, &["--key", &key])?)
 }
 
 /// containerd's content store, and containers-storage, as the engines themselves have filled them.

@@ -48,8 +48,8 @@ pub fn an_attestation_of_cosign_is_a_list(world: &World, suite: &str) -> Result<
     .arg(dir.join("cosign.pem"))
     .ok()?;
     let repository = format!("attest-{suite}");
-    registry::push_blobs(&demo.layout, &repository)?;
-    registry::push_manifest(&repository, "v1", &fs::read(demo.blob(&demo.manifest))?)?;
+    registry::PLAIN.push_blobs(&demo.layout, &repository)?;
+    registry::PLAIN.push_manifest(&repository, "v1", &fs::read(demo.blob(&demo.manifest))?)?;
     let image = format!("{ADDRESS}/{repository}@{}", demo.manifest);
     let list: Value = serde_json::from_slice(&fs::read(owner.list(demo, 3)?)?)?;
     fs::write(dir.join("predicate.json"), list["predicate"].to_string())?;
