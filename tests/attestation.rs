@@ -287,9 +287,12 @@ fn no_changed_item_is_accepted(world: &World) -> Result<()> {
     for item in &items {
         let bytes = decode(&kept.evidence[item])?;
         // A byte at the start, in the middle, and the last one.
-        for at in [0, bytes.len() / 2, bytes.len() - 1] {
+        for at in [0, bytes.len() / 2, bytes.len().saturating_sub(1)] {
             let mut changed = bytes.clone();
-            changed[at] ^= 1;
+            match changed.get_mut(at) {
+                Some(byte) => *byte ^= 1,
+                None => changed.push(1), // a kernel without IMA shows nothing
+            }
             let mut evidence = kept.evidence.clone();
             evidence[item][1] = json!(BASE64URL.encode(&changed));
             let output = kept.judge(world, &evidence)?;

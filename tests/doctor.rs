@@ -1,24 +1,35 @@
-//! `attestrun doctor`: what it says of a host that is ready, and of each thing that one can lack.
+//! `attestrun doctor`: what it says of a host that is ready, and of each thing that one can lack; the
+//! administrator's host list, at `doctor`, at `setup` and in a challenger's host policy.
 
 use crate::{
     Module, Test,
-    admission::restoring,
+    admission::{demo_bundle, ours, restoring},
     cmd,
     host::{CONFIG, POLICY},
     publisher::SERIALS,
+    spawn::Output,
     world::World,
 };
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use std::fs;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 pub const MODULE: Module = Module {
     name: "doctor",
-    prepare: |world| world.open_for_business().map(drop),
-    tests: &[Test::Once(
-        "what_is_missing_is_named",
-        what_is_missing_is_named,
-    )],
+    prepare: |world| {
+        world.open_for_business()?;
+        world.rootfs(0).map(drop)
+    },
+    tests: &[
+        Test::Once("what_is_missing_is_named", what_is_missing_is_named),
+        Test::Once(
+            "programs_are_those_of_the_host_list",
+            programs_are_those_of_the_host_list,
+        ),
+    ],
 };
 
 /// The whole diagnosis: its exit status says the same as its outcome.
@@ -86,5 +97,228 @@ fn what_is_missing_is_named(world: &World) -> Result<()> {
     let plain = cmd!(world.program("attestrun")?, "doctor").output()?;
     plain.says("serials.json|record of the lists' serials")?;
     cmd!(world.program("attestrun")?, "doctor", "--everything").exits(64)?;
+    Ok(())
+}
+
+const ADMINISTRATOR: &str = "spiffe://e2e.example/tenant/hosts";
+
+/// A host list of these programs, for the class `e2e`, signed by the administrator.
+fn host_list(world: &World, programs: &[PathBuf], serial: u64) -> Result<(PathBuf, PathBuf)> {
+    let owner = &world.open_for_business()?.owner;
+    let mut lines = String::new();
+    for path in programs {
+        let digest = crate::image::digest(&fs::read(path)?);
+        let digest = digest.trim_start_matches("sha256:");
+        lines += &format!("{digest}  .{}\n", path.display());
+    }
+    let (sums, list) = (
+        owner.at("host.sums"),
+        owner.at(&format!("host-{serial}.json")),
+    );
+    fs::write(&sums, lines)?;
+    let import = owner.ctl(&[
+        "list", "import", "--name", "hosts", "--days", "30", "--hosts", "e2e",
+    ]);
+    let import = import.args(["--serial", &serial.to_string(), "--sha256sum"]);
+    import.arg(&sums).arg("--output").arg(&list).ok()?;
+    let signature = list.with_extension("p7s");
+    let sign = owner
+        .ctl(&["list", "sign", "--cert"])
+        .arg(owner.at("admin.pem"));
+    let sign = sign.arg("--key").arg(owner.at("admin.key")).arg("--output");
+    sign.arg(&signature).arg(&list).ok()?;
+    Ok((list, signature))
+}
+
+/// The configuration with this host list.
+fn named(world: &World, list: &Path, signature: &Path, class: &str) -> Result<()> {
+    let ca = world.open_for_business()?.owner.at("admin-ca/ca.pem");
+    let text = fs::read_to_string(CONFIG)?;
+    let text = text.split("\n[host_list]").next().unwrap_or_default();
+    let section = format!(
+        "\n[host_list]\nlist = \"{}\"\nsignature = \"{}\"\nca = \"{}\"\n\
+         tenant = \"{ADMINISTRATOR}\"\nname = \"hosts\"\nhosts = \"{class}\"\nmin_serial = 1\n\
+         revocation = \"unchecked\"\n",
+        list.display(),
+        signature.display(),
+        ca.display()
+    );
+    Ok(fs::write(CONFIG, format!("{text}{section}"))?)
+}
+
+/// What the check `program` says: path and outcome.
+fn judged(said: &Value) -> Result<Vec<(String, String)>> {
+    let text = |finding: &Value, key: &str| finding[key].as_str().unwrap_or_default().to_owned();
+    let found = findings(said, "program")?;
+    let path = |f: &Value| {
+        text(f, "detail")
+            .split(' ')
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    Ok(found
+        .iter()
+        .map(|f| (path(f), text(f, "outcome")))
+        .collect())
+}
+
+fn programs_are_those_of_the_host_list(world: &World) -> Result<()> {
+    let owner = &world.open_for_business()?.owner;
+    let ca = owner.at("admin-ca");
+    owner
+        .ctl(&["ca", "init", "--name", "administrator", "--dir"])
+        .arg(&ca)
+        .ok()?;
+    let issue = owner.ctl(&[
+        "ca",
+        "issue",
+        "--tenant",
+        ADMINISTRATOR,
+        "--name",
+        "admin",
+        "--dir",
+    ]);
+    let issue = issue.arg(&ca).arg("--out-cert").arg(owner.at("admin.pem"));
+    issue.arg("--out-key").arg(owner.at("admin.key")).ok()?;
+    let attestrun = world.program("attestrun")?;
+    let setup = || cmd!(&attestrun, "setup");
+
+    let without = diagnosis(world)?;
+    ensure!(
+        findings(&without, "host-list")?[0]["outcome"] == "unknown",
+        "{without:#}"
+    );
+    let programs = judged(&without)?;
+    ensure!(
+        programs.iter().all(|(_, outcome)| outcome == "unknown"),
+        "{without:#}"
+    );
+    let names = [
+        "attestrun",
+        "attestrun-host",
+        "swtpm",
+        "containerd-shim-runc-v2",
+        "conmon",
+    ];
+    for name in names {
+        let ends = |(path, _): &(String, String)| path.ends_with(&format!("/{name}"));
+        ensure!(programs.iter().any(ends), "no {name}: {without:#}");
+    }
+    let paths: Vec<PathBuf> = programs.iter().map(|(path, _)| path.into()).collect();
+
+    restoring(CONFIG, || {
+        let (list, signature) = host_list(world, &paths, 1)?;
+        named(world, &list, &signature, "e2e")?;
+        let said = diagnosis(world)?;
+        ensure!(
+            findings(&said, "host-list")?[0]["outcome"] == "ok",
+            "{said:#}"
+        );
+        ensure!(
+            judged(&said)?.iter().all(|(_, outcome)| outcome == "ok"),
+            "{said:#}"
+        );
+        let facts: Value = serde_json::from_str(&set_up(world)?.stdout)?;
+        let digest = crate::image::digest(&fs::read(&list)?);
+        ensure!(facts["host_list"] == digest.as_str(), "{facts:#}");
+        challenged(world, &list, &signature)?;
+
+        // a program that is not in it, by name
+        let (short, by) = host_list(world, &paths[..paths.len() - 1], 2)?;
+        named(world, &short, &by, "e2e")?;
+        let said = diagnosis(world)?;
+        let refused: Vec<_> = judged(&said)?
+            .into_iter()
+            .filter(|(_, o)| o == "refused")
+            .collect();
+        let last = paths.last().context("program")?.display().to_string();
+        ensure!(
+            refused == [(last.clone(), "refused".to_owned())],
+            "{said:#}"
+        );
+        setup().fails()?.says("refused")?.says(&last)?;
+
+        // for other hosts; altered; signed by an owner of containers
+        named(world, &list, &signature, "other")?;
+        let wrong = |words: &str| -> Result<()> {
+            let said = diagnosis(world)?;
+            let finding = &findings(&said, "host-list")?[0];
+            let detail = finding["detail"].as_str().unwrap_or_default();
+            ensure!(
+                finding["outcome"] == "refused" && detail.contains(words),
+                "expected `{words}`: {finding:#}"
+            );
+            setup().fails()?.says(words)?;
+            Ok(())
+        };
+        wrong("not about")?;
+        named(world, &list, &by, "e2e")?;
+        wrong("other content")?;
+        named(world, &list, &owner.sign_list(&list)?, "e2e")?;
+        wrong("no chain leads")
+    })
+}
+
+/// Setup needs the TPM to itself.
+fn set_up(world: &World) -> Result<Output> {
+    for service in ["attestrun-agent", "attestrun-host"] {
+        world.stop(service)?;
+    }
+    let done = cmd!(world.program("attestrun")?, "setup").ok();
+    world.start_services()?;
+    done
+}
+
+/// What a challenger makes of the list: a kernel that shows nothing is unknown, and waived by name only.
+fn challenged(world: &World, list: &Path, signature: &Path) -> Result<()> {
+    let owner = &world.open_for_business()?.owner;
+    let policy = world.work.join("host-policy.toml");
+    let make = || {
+        let make = owner.ctl(&["host-policy", "--tenant", ADMINISTRATOR, "--name", "hosts"]);
+        let make = make
+            .arg("--unchecked-revocation")
+            .arg("--output")
+            .arg(&policy);
+        make.arg("--ca")
+            .arg(owner.at("admin-ca/ca.pem"))
+            .arg("--sig")
+            .arg(signature)
+            .arg(list)
+    };
+    make()
+        .args(["--hosts", "other"])
+        .exits(1)?
+        .says("not about")?;
+    let made = make().args(["--hosts", "e2e"]).ok()?;
+    let facts = &world.open_for_business()?.facts;
+    for program in ["runtime", "swtpm"] {
+        made.says(facts[program].as_str().context("fact")?)?;
+    }
+    let rt = ours(world)?;
+    let bundle = demo_bundle(world, &["/bin/sleep", "1000"])?;
+    rt.up(&bundle)?;
+    let mut outcomes = Vec::new();
+    for waive in [
+        &["tier-none", "software-root"][..],
+        &["no-ima", "tier-none", "software-root"],
+    ] {
+        let expectations = world.expectations(waive)?;
+        let text = fs::read_to_string(&expectations)?;
+        fs::write(
+            &expectations,
+            format!("host_policy = \"host-policy.toml\"\n{text}"),
+        )?;
+        outcomes.push(world.challenge(&bundle.id, &expectations)?);
+    }
+    rt.down(&bundle)?;
+    let [unknown, waived] = &outcomes[..] else {
+        unreachable!()
+    };
+    if !Path::new("/sys/kernel/security/ima").exists() {
+        ensure!(unknown.code() == 2, "{unknown}");
+        unknown.says("the host shows no IMA list")?;
+        ensure!(waived.code() == 0, "{waived}");
+    }
     Ok(())
 }

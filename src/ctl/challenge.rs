@@ -21,6 +21,7 @@ use verify::{
     appraise::{Appraisal, Expectations, RevocationCheck, Trust, Trusted, Verdict, appraise},
     cms,
     evidence::{Evidence, MEDIA_TYPE},
+    hostlist::HostPolicy,
     id::{ContainerId, Nonce, UnixTime},
     wire::{Challenge as Question, ChannelBinding, MAX_REPLY},
 };
@@ -242,10 +243,22 @@ impl Expected {
                 crls.push(disk::read_crl(&beside(path, file))?);
             }
         }
-        Ok(Self {
-            expect,
-            trust: Trust { user_roots, crls },
-        })
+        let host_policy = match &expect.host_policy {
+            None => None,
+            Some(file) => {
+                let file = beside(path, file);
+                let text = disk::read(&file, "the host policy", disk::LARGE)?;
+                let text = std::str::from_utf8(&text).context("the host policy is not text")?;
+                let policy = HostPolicy::parse(text);
+                Some(policy.with_context(|| format!("reading {}", file.display()))?)
+            }
+        };
+        let trust = Trust {
+            user_roots,
+            crls,
+            host_policy,
+        };
+        Ok(Self { expect, trust })
     }
 }
 

@@ -6,15 +6,16 @@ mod export;
 mod import;
 mod rootfs;
 mod sign;
-mod verify;
+pub mod verify;
 
 use crate::{
     challenge::now,
     disk,
-    report::{Refused, Report},
+    report::{Refused, Report, Usage},
 };
 use ::verify::{
     digest::ImageDigest,
+    hostlist::host_class,
     id::UnixTime,
     imalog::encode_path,
     siglist::{Draft, List, Programs},
@@ -93,6 +94,16 @@ impl Life {
             programs,
         }
     }
+}
+
+/// What a list of the programs of these hosts is about.
+fn hosts(class: &str) -> anyhow::Result<ImageDigest> {
+    let wrong = || {
+        Usage(format!(
+            "--hosts {class}: the name of a class of hosts is of letters, digits, `.`, `_` and `-`"
+        ))
+    };
+    Ok(host_class(class).ok_or_else(wrong)?)
 }
 
 /// The list's bytes and what they say; malformed lists are refused.

@@ -14,6 +14,7 @@ mod challenge;
 mod disk; // reading and writing files
 mod enroll;
 mod fetch;
+mod host_policy; // of a host list
 mod image;
 mod import;
 mod key; // private keys of publishers
@@ -70,6 +71,8 @@ enum Verb {
     Challenge(challenge::Challenge),
     /// Judge evidence that was kept
     Appraise(challenge::Appraise),
+    /// Make a challenger's host policy of the administrator's host list
+    HostPolicy(host_policy::Make),
     /// Check policies
     #[command(subcommand)]
     Policy(policy::Verb),
@@ -104,6 +107,7 @@ fn main() -> ExitCode {
         Verb::Enroll(args) => enroll::run(args),
         Verb::Challenge(args) => challenge::challenge(args, style),
         Verb::Appraise(args) => challenge::appraise_file(args, style),
+        Verb::HostPolicy(args) => host_policy::run(args),
         Verb::Policy(verb) => policy::run(verb),
         Verb::Log(verb) => log::run(verb),
     };

@@ -36,6 +36,36 @@ pub struct Config {
     pub stores: Roots,
     pub vtpm: Vtpm,
     pub agent: Agent,
+    /// Without it nobody says which programs this host should have, and `attestrun doctor` says that.
+    pub host_list: Option<HostList>,
+}
+
+/// The administrator's list of this host's programs: see attestctl-list(1).
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostList {
+    pub list: PathBuf,
+    /// CMS, or a Sigstore bundle without the list.
+    pub signature: PathBuf,
+    /// The administrator's CA (PEM).
+    pub ca: PathBuf,
+    /// Who must have signed: `spiffe://<domain>/tenant/<name>`.
+    pub tenant: String,
+    pub name: String,
+    /// The class of hosts that this host is of.
+    pub hosts: String,
+    pub min_serial: u64,
+    pub revocation: Revocation,
+    #[serde(default)]
+    pub crls: Vec<PathBuf>,
+}
+
+/// Whether the administrator's certificate is looked for in revocation lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Revocation {
+    Unchecked,
+    Crl,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

@@ -2,6 +2,7 @@
 //! only: nothing is changed, and no TPM is opened.
 
 mod host;
+mod programs;
 
 use crate::{config::Config, verbs};
 use serde::Serialize;
@@ -18,6 +19,7 @@ const CHECKS: &[fn(&Examined) -> Vec<Finding>] = &[
     host::attestation_key,
     host::serials,
     host::tpm_devices,
+    programs::programs,
 ];
 
 /// What several checks look at, read once.

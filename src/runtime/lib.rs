@@ -15,6 +15,7 @@ mod guard;
 mod guarding;
 mod hooks;
 mod host;
+mod hostlist;
 mod ipc;
 mod keeper;
 mod keys;

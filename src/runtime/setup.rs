@@ -5,7 +5,7 @@ use crate::{
     config::{self, Config},
     executables,
     guard::serials,
-    host,
+    host, hostlist,
 };
 use anyhow::{Context, Result};
 use std::path::Path;
@@ -15,6 +15,7 @@ pub fn run() -> Result<()> {
     let config = Config::load()?;
     let text = config::policy()?;
     Policy::parse(&text).with_context(|| format!("policy {}", config::POLICY))?;
+    let host_list = hostlist::demand(&config)?;
     // before the key: a host with a key and without this record has lost it
     serials::set_up(host::has_key()?)?;
     let enrolled = host::enroll(&config)?;
@@ -30,6 +31,7 @@ pub fn run() -> Result<()> {
         "policy": PolicyDigest::of(&text),
         "runtime": executables::digest(Path::new("/proc/self/exe"))?,
         "swtpm": executables::digest(&config.swtpm)?,
+        "host_list": host_list.map(|list| list.digest()),
     });
     println!("{}", serde_json::to_string_pretty(&facts)?);
     if enrolled.software {

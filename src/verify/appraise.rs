@@ -13,6 +13,7 @@ mod expect;
 mod facts;
 mod files;
 mod grounds;
+mod host;
 mod launch;
 mod list;
 mod log;
@@ -30,6 +31,7 @@ pub use report::{ContainerReport, Executed, HostReport, Measured};
 use crate::check::{Check, Finding, Outcome, Subject, Waiver};
 use crate::digest::{ImageDigest, OrNone, RecordDigest};
 use crate::evidence::Evidence;
+use crate::hostlist::HostPolicy;
 use crate::id::{ContainerId, Nonce, UnixTime};
 use facts::Facts;
 
@@ -40,6 +42,8 @@ pub struct Trust {
     pub user_roots: Vec<Vec<u8>>,
     /// CRLs (DER).
     pub crls: Vec<Vec<u8>>,
+    /// The expectations' `host_policy`; without it nothing is known of the host's programs (P-HOST).
+    pub host_policy: Option<HostPolicy>,
 }
 
 /// Witness: every check passed or was waived by name.
@@ -287,7 +291,7 @@ fn answer(check: Check, subject: Subject, facts: &Facts<'_>) -> Answer {
         Check::PUnlisted => list::unlisted(facts),
         Check::PHash => list::contents(facts),
         Check::PFault => modes::faults(facts),
-        Check::PHost => modes::host_programs(facts),
+        Check::PHost => host::programs(facts),
         Check::PCert => list::certificate(facts),
         Check::PSiglist => list::list(facts),
         Check::PMode => modes::mode(facts),

@@ -16,7 +16,7 @@ mod envelope;
 
 pub use build::{BuildError, build_detached};
 pub(crate) use chain::is_tenant;
-pub use chain::{PemError, certificates_from_pem};
+pub use chain::{PemError, certificates_from_pem, revocation_list};
 pub use dsse::{build_bundle, detach};
 
 /// A signature with its certificates has some 2 KiB; chains end far below this.

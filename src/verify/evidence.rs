@@ -124,6 +124,8 @@ pub struct Evidence {
     pub binding: Vec<u8>,
     /// The host's binding log of this boot.
     pub binding_log: Vec<u8>,
+    /// The host kernel's IMA list ([`crate::imalog::kernel`]); empty if it has none.
+    pub host_ima: Vec<u8>,
     /// The container's event log ([`crate::imalog`]).
     pub container_log: Vec<u8>,
     /// The signature list's statement bytes.
@@ -152,6 +154,8 @@ struct Collection {
     host_pcrs: Message,
     #[serde(rename = "host/root")]
     host_root: Message,
+    #[serde(rename = "host/ima")]
+    host_ima: Message,
     #[serde(rename = "container/attest")]
     container_attest: Message,
     #[serde(rename = "container/sig")]
@@ -198,6 +202,11 @@ const HOST_PCRS: Kind = kind(
     4 << 10,
 );
 const HOST_ROOT: Kind = kind("host/root", "application/vnd.attestrun.root-claim", 64);
+const HOST_IMA: Kind = kind(
+    "host/ima",
+    "application/vnd.attestrun.ima-kernel",
+    crate::imalog::kernel::MAX_HOST_LIST,
+);
 const CONTAINER_ATTEST: Kind = kind("container/attest", ATTEST, 4 << 10);
 const CONTAINER_SIG: Kind = kind("container/sig", SIGNATURE, 4 << 10);
 const CONTAINER_AK: Kind = kind("container/ak", PUBLIC, 4 << 10);
@@ -349,6 +358,7 @@ impl Evidence {
             host_ak: HOST_AK.pack(&self.host_ak),
             host_pcrs: HOST_PCRS.pack(&self.host_pcrs.encode()),
             host_root: HOST_ROOT.pack(self.host_root.name().as_bytes()),
+            host_ima: HOST_IMA.pack(&self.host_ima),
             container_attest: CONTAINER_ATTEST.pack(&self.container_attest),
             container_sig: CONTAINER_SIG.pack(&self.container_sig),
             container_ak: CONTAINER_AK.pack(&self.container_ak),
@@ -399,6 +409,7 @@ impl Evidence {
             host_ak: HOST_AK.unpack(&c.host_ak)?,
             host_pcrs,
             host_root,
+            host_ima: HOST_IMA.unpack(&c.host_ima)?,
             container_attest: CONTAINER_ATTEST.unpack(&c.container_attest)?,
             container_sig: CONTAINER_SIG.unpack(&c.container_sig)?,
             container_ak: CONTAINER_AK.unpack(&c.container_ak)?,

@@ -14,6 +14,7 @@ use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
 mod cel;
+pub mod kernel;
 mod path;
 pub use cel::cel_json;
 pub(crate) use path::decode_into;

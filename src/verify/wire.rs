@@ -20,8 +20,9 @@ use serde::{Deserialize, Serialize, de::IgnoredAny};
 pub const VERSION: u64 = 1;
 /// A request is a nonce, an id and a few words.
 pub const MAX_REQUEST: usize = 16 * 1024;
-/// A reply holds evidence: two logs of at most 64 MiB each and a list of at most 160, in base64.
-pub const MAX_REPLY: usize = 400 << 20;
+/// A reply holds evidence: two logs of at most 64 MiB each, the kernel's of 32, and a list of at most 160,
+/// in base64.
+pub const MAX_REPLY: usize = 448 << 20;
 /// Bytes of the length in front of each frame.
 pub const HEADER: usize = 4;
 

@@ -122,6 +122,7 @@ fn lies() -> Vec<u8> {
         container_ek: vec![7],
         binding: b"{}".to_vec(),
         binding_log: vec![8],
+        host_ima: vec![11],
         container_log: b"\x1b[2J".to_vec(),
         siglist: vec![9],
         siglist_sig: vec![10],

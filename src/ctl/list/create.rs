@@ -31,6 +31,9 @@ pub struct Create {
     /// Image that the list is about; a root file system does not say it, an image is one already
     #[arg(long = "about", value_name = "DIGEST")]
     about: Vec<ImageDigest>,
+    /// Class of hosts whose programs these are: a host list, of a root file system
+    #[arg(long, value_name = "CLASS")]
+    hosts: Option<String>,
     #[command(flatten)]
     life: Life,
     /// Where the list goes
@@ -69,8 +72,8 @@ impl Origin {
 fn origin(args: &Create) -> anyhow::Result<Origin> {
     let directory = args.image.is_dir() && !args.image.join("oci-layout").exists();
     let mut origin = match directory {
-        true if args.about.is_empty() => bail!(Usage(format!(
-            "{} is a root file system: say with --about which image (manifest digest) the list is about",
+        true if args.about.is_empty() && args.hosts.is_none() => bail!(Usage(format!(
+            "{} is a root file system: say with --about which image (manifest digest) the list is about, or with --hosts which hosts",
             args.image.display()
         ))),
         true => super::rootfs::read(&args.image)?,
@@ -83,6 +86,11 @@ fn origin(args: &Create) -> anyhow::Result<Origin> {
         if !origin.images.iter().any(|(_, known)| known == digest) {
             origin.images.push(("image".to_owned(), *digest));
         }
+    }
+    if let Some(class) = &args.hosts {
+        origin
+            .images
+            .push((format!("hosts {class}"), super::hosts(class)?));
     }
     Ok(origin)
 }

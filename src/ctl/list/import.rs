@@ -24,7 +24,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 #[derive(Args)]
 #[command(group(clap::ArgGroup::new("format").required(true).args(["keylime", "sha256sum", "spdx", "syft"])))]
-#[command(group(clap::ArgGroup::new("subject").required(true).multiple(true).args(["image", "about"])))]
+#[command(group(clap::ArgGroup::new("subject").required(true).multiple(true).args(["image", "about", "hosts"])))]
 pub struct Import {
     /// A Keylime runtime policy (version 1, JSON) without regular expressions
     #[arg(long, value_name = "FILE")]
@@ -47,6 +47,9 @@ pub struct Import {
     /// Image that the list is about (manifest digest)
     #[arg(long, value_name = "DIGEST")]
     about: Vec<ImageDigest>,
+    /// Class of hosts whose programs these are: a host list
+    #[arg(long, value_name = "CLASS")]
+    hosts: Option<String>,
     #[command(flatten)]
     life: Life,
     /// Where the list goes
@@ -78,6 +81,9 @@ pub fn run(args: &Import) -> anyhow::Result<Report> {
         .iter()
         .map(|digest| ("image".to_owned(), *digest))
         .collect();
+    if let Some(class) = &args.hosts {
+        images.push((format!("hosts {class}"), super::hosts(class)?));
+    }
     let programs = match &args.image {
         None => Programs::AllFiles,
         Some(image) => {

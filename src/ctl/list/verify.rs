@@ -1,6 +1,6 @@
 //! `attestctl list verify`: what a host will say about a list, before it is shipped.
 
-use super::{read, title};
+use super::title;
 use crate::{
     challenge::now,
     disk,
@@ -9,7 +9,7 @@ use crate::{
 use ::verify::{
     cms::{self, Revocation},
     digest::ImageDigest,
-    siglist::{ListRule, verify_list},
+    siglist::{ListRule, VerifiedList, verify_list},
 };
 use anyhow::Context as _;
 use clap::Args;
@@ -18,8 +18,16 @@ use std::path::PathBuf;
 
 #[derive(Args)]
 pub struct Verify {
+    #[command(flatten)]
+    demands: Demands,
+}
+
+/// What a list must be.
+#[derive(Args)]
+#[command(group(clap::ArgGroup::new("subject").required(true).args(["digest", "hosts"])))]
+pub struct Demands {
     /// The list (in-toto statement)
-    list: PathBuf,
+    pub list: PathBuf,
     /// Its signature (CMS in DER, or a Sigstore bundle)
     #[arg(long)]
     sig: PathBuf,
@@ -37,7 +45,10 @@ pub struct Verify {
     min_serial: u64,
     /// Image that the list must be about
     #[arg(long)]
-    digest: ImageDigest,
+    digest: Option<ImageDigest>,
+    /// Class of hosts that the list must be about
+    #[arg(long, value_name = "CLASS")]
+    pub hosts: Option<String>,
     /// Revocation lists (DER or PEM); every certificate of the chain must be covered
     #[arg(long, required_unless_present = "unchecked_revocation")]
     crl: Vec<PathBuf>,
@@ -46,45 +57,56 @@ pub struct Verify {
     unchecked_revocation: bool,
 }
 
+impl Demands {
+    pub fn verified(&self) -> anyhow::Result<VerifiedList> {
+        let statement = disk::read(&self.list, "the signature list", disk::LARGE)?;
+        let signature = super::read_signature(&self.sig, &statement)?;
+        let pem = disk::read(&self.ca, "the user CA", disk::SMALL)?;
+        let roots = cms::certificates_from_pem(&pem)
+            .with_context(|| format!("reading the user CA {}", self.ca.display()))?;
+        let revocation = match self.unchecked_revocation {
+            true => Revocation::Unchecked,
+            false => Revocation::Crls(
+                self.crl
+                    .iter()
+                    .map(|path| disk::read_crl(path))
+                    .collect::<anyhow::Result<_>>()?,
+            ),
+        };
+        let rule = ListRule {
+            roots: &roots,
+            tenant: &self.tenant,
+            name: &self.name,
+            min_serial: self.min_serial,
+            revocation: &revocation,
+        };
+        let mut about: Vec<_> = self.digest.into_iter().collect();
+        if let Some(class) = &self.hosts {
+            about.push(super::hosts(class)?);
+        }
+        verify_list(&statement, &signature, &rule, &about, now())
+            .map_err(|e| Refused(e.to_string()))
+            .with_context(|| {
+                format!(
+                    "verifying {} with {}",
+                    self.list.display(),
+                    self.sig.display()
+                )
+            })
+    }
+}
+
 pub fn run(args: &Verify) -> anyhow::Result<Report> {
-    let (statement, list) = read(&args.list)?;
-    let signature = super::read_signature(&args.sig, &statement)?;
-    let pem = disk::read(&args.ca, "the user CA", disk::SMALL)?;
-    let roots = cms::certificates_from_pem(&pem)
-        .with_context(|| format!("reading the user CA {}", args.ca.display()))?;
-    let revocation = match args.unchecked_revocation {
-        true => Revocation::Unchecked,
-        false => Revocation::Crls(
-            args.crl
-                .iter()
-                .map(|path| disk::read_crl(path))
-                .collect::<anyhow::Result<_>>()?,
-        ),
-    };
-    let rule = ListRule {
-        roots: &roots,
-        tenant: &args.tenant,
-        name: &args.name,
-        min_serial: args.min_serial,
-        revocation: &revocation,
-    };
-    let verified = verify_list(&statement, &signature, &rule, &[args.digest], now())
-        .map_err(|e| Refused(e.to_string()))
-        .with_context(|| {
-            format!(
-                "verifying {} with {}",
-                args.list.display(),
-                args.sig.display()
-            )
-        })?;
+    let unchecked = args.demands.unchecked_revocation;
+    let verified = args.demands.verified()?;
     let signer = verified.signer();
     Ok(Report::done(
         format!(
             "{}\n  accepted: signed by {} for {}{}",
-            title(&list),
+            title(verified.list()),
             signer.subject(),
             signer.tenant(),
-            if args.unchecked_revocation {
+            if unchecked {
                 " (revocation not checked)"
             } else {
                 ""
@@ -98,7 +120,7 @@ pub fn run(args: &Verify) -> anyhow::Result<Report> {
             "certificate": signer.certificate(),
             "subject": signer.subject(),
             "tenant": signer.tenant(),
-            "revocation": if args.unchecked_revocation { "unchecked" } else { "crl" },
+            "revocation": if unchecked { "unchecked" } else { "crl" },
         }),
     ))
 }

@@ -2,16 +2,18 @@
 //! all qualifying data is computed here.
 
 use super::core::{Core, Missing};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use std::{
-    io::{Read, Write},
+    fs::File,
+    io::{ErrorKind, Read, Write},
     os::unix::net::UnixStream,
     time::Duration,
 };
 use tpm::host::Root;
 use verify::{
     evidence::Evidence,
+    imalog::kernel::MAX_HOST_LIST,
     qualify,
     tpm2::Public,
     wire::{
@@ -84,12 +86,15 @@ fn answer(core: &Core, challenge: &Challenge) -> Result<Vec<u8>, Failure> {
         let digest = qualify::vtpm_quote_digest(&attest, &signature);
         let leaf = qualify::host_leaf(&challenge.nonce, container, binding, &digest, &bound.r);
         let ours = core.quote(&leaf)?;
+        // read afterwards, it has all that the quote covers
+        let host_ima = ima_list()?;
         let evidence = Evidence {
             host_attest: ours.quote.attest,
             host_sig: ours.quote.signature,
             host_ak: Public::parse(core.aik_public())?.to_2b(),
             host_pcrs: ours.pcrs,
             host_root: root(core),
+            host_ima,
             container_attest: attest,
             container_sig: signature,
             container_ak: bytes(&theirs.ak)?,
@@ -103,6 +108,25 @@ fn answer(core: &Core, challenge: &Challenge) -> Result<Vec<u8>, Failure> {
         Ok(evidence.encode())
     };
     evidence().map_err(failed)
+}
+
+/// The kernel's IMA list; empty where the kernel keeps none.
+fn ima_list() -> Result<Vec<u8>> {
+    const PATH: &str = "/sys/kernel/security/ima/binary_runtime_measurements";
+    let doing = || format!("cannot read the kernel's IMA list {PATH}");
+    let file = match File::open(PATH) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        opened => opened.with_context(doing)?,
+    };
+    let mut list = Vec::new();
+    file.take(MAX_HOST_LIST as u64 + 1)
+        .read_to_end(&mut list)
+        .with_context(doing)?;
+    ensure!(
+        list.len() <= MAX_HOST_LIST,
+        "the kernel's IMA list has more than {MAX_HOST_LIST} bytes: an IMA policy that measures programs alone makes it shorter"
+    );
+    Ok(list)
 }
 
 fn facts(core: &Core) -> Result<Vec<u8>> {

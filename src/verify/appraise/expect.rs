@@ -135,6 +135,10 @@ pub struct Expectations {
     /// Longest time from asking to judging.
     pub max_age_secs: u64,
     pub launch: ExpectedLaunch,
+    /// A file that `attestctl host-policy` made of the administrator's host list: what the host may run.
+    /// Without it that is unknown (P-HOST); the caller reads it into [`super::Trust`].
+    #[serde(default)]
+    pub host_policy: Option<PathBuf>,
     /// What must stand in bind mounts, by destination: needs a host policy with `mounts = "measure"`.
     /// What is mounted elsewhere is judged as the container's launch is.
     #[serde(default)]

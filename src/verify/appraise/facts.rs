@@ -7,6 +7,7 @@ use crate::cms::{CmsRefusal, Revocation, VerifiedSigner, verify_detached};
 use crate::digest::RecordDigest;
 use crate::event;
 use crate::evidence::Evidence;
+use crate::hostlist::HostPolicy;
 use crate::id::{ContainerId, Nonce, UnixTime};
 use crate::imalog::ParseError;
 use crate::pcr::{HOST_QUOTED, PcrIndex, QUOTED};
@@ -89,6 +90,7 @@ pub(super) struct Facts<'a> {
     pub evidence: &'a Evidence,
     pub challenge: &'a Challenge<'a>,
     pub expect: &'a Expectations,
+    pub host_policy: Option<&'a HostPolicy>,
     pub host: Quoted,
     pub container: Quoted,
     pub ek: Result<Result<EndorsementKey, KeyRefusal>, Malformed>,
@@ -107,7 +109,7 @@ impl<'a> Facts<'a> {
         evidence: &'a Evidence,
         challenge: &'a Challenge<'a>,
         expect: &'a Expectations,
-        trust: &Trust,
+        trust: &'a Trust,
     ) -> Self {
         let (nonce, id, channel) = (
             challenge.nonce,
@@ -164,6 +166,7 @@ impl<'a> Facts<'a> {
             evidence,
             challenge,
             expect,
+            host_policy: trust.host_policy.as_ref(),
             host,
             container,
             ek: Public::parse_2b(&evidence.container_ek)

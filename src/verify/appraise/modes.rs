@@ -256,12 +256,6 @@ fn wrong_enter(enter: &Enter, policy: Option<&Policy>) -> Option<String> {
     }
 }
 
-/// Host evidence has no IMA list in this version of the format.
-pub(super) fn host_programs(facts: &Facts<'_>) -> Answer {
-    let what = "the host shows no IMA list: which programs it ran is not known";
-    waivable(facts, Waiver::NoIma, Problem::Unknown(what.into()))
-}
-
 pub(super) fn age(facts: &Facts<'_>) -> Answer {
     let (asked, now) = (facts.challenge.asked_at, facts.challenge.now);
     let Some(age) = now

@@ -10,7 +10,8 @@ use crate::event::{
     RootfsDone, Runtime, Tier, TierName, UpperRule, User,
 };
 use crate::evidence::{HostPcrs, Root};
-use crate::imalog::{EncodedPath, Entry, Replay};
+use crate::hostlist::HostPolicy;
+use crate::imalog::{self, EncodedPath, Entry, Replay};
 use crate::pcr::{HOST_QUOTED, PcrIndex, QUOTED};
 use crate::profile::{
     CapabilitySets, How as Namespace, LaunchProfile, Launcher, NamespaceUse, ProcessProfile,
@@ -29,6 +30,9 @@ type Edit<T> = Box<dyn Fn(&mut T)>;
 pub(super) struct Scene {
     /// Containers that were accepted before.
     pub peers: Vec<Trusted>,
+    /// The kernel's list, and what the challenger makes of it.
+    pub host_ima: Vec<u8>,
+    pub host_policy: Option<HostPolicy>,
     pub host_ak: SoftKey,
     pub vtpm_ak: SoftKey,
     pub vtpm_ek: SoftKey,
@@ -148,6 +152,7 @@ impl Scene {
             user_ca: vec!["/unused".into()],
             revocation: RevocationCheck::Unchecked,
             crls: vec![],
+            host_policy: None,
             tenant: TENANT.into(),
             list: ExpectedList {
                 name: list.name.clone(),
@@ -169,6 +174,8 @@ impl Scene {
         };
         let mut scene = Self {
             peers: vec![],
+            host_ima: vec![],
+            host_policy: None,
             host_ak,
             vtpm_ak,
             vtpm_ek,
@@ -348,6 +355,9 @@ impl Scene {
         let entries = [self.before.as_slice(), &[bind], &self.after].concat();
         let mut pcrs = [[3; 32]; HOST_QUOTED.len()];
         pcrs[13] = binding::replay(START, &entries);
+        if !self.host_ima.is_empty() {
+            pcrs[10] = imalog::kernel::testkit::pcr(&self.host_ima);
+        }
         let covered = qualify::vtpm_quote_digest(&container_attest, &container_sig);
         let qd = qualify::host_leaf(&self.nonce, &self.asked, channel, &covered, &r);
         let mut quote = Draft::new(&qd, &HOST_QUOTED, &pcrs);
@@ -367,6 +377,7 @@ impl Scene {
             container_ak: self.vtpm_ak.public().to_2b(),
             container_ek: self.vtpm_ek.public().to_2b(),
             binding: record.canonical().unwrap(),
+            host_ima: self.host_ima.clone(),
             binding_log: entries
                 .iter()
                 .flat_map(|entry| entry.line().unwrap())
@@ -386,6 +397,7 @@ impl Scene {
         let trust = Trust {
             user_roots: self.ca.roots(),
             crls: vec![],
+            host_policy: self.host_policy.clone(),
         };
         appraise(
             evidence,

@@ -6,6 +6,7 @@ use crate::testkit::NOW;
 
 mod alterations;
 mod files;
+mod host;
 mod launches;
 mod lists;
 mod logs;

@@ -8,6 +8,7 @@ use der::{Decode, Encode, Sequence};
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime as WebpkiTime};
 use std::time::Duration;
 use x509_cert::Certificate;
+use x509_cert::crl::CertificateList;
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAltName};
 
@@ -27,7 +28,7 @@ const MAX_TENANT: usize = 2048;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PemError {
-    #[error("not a sequence of PEM blocks `CERTIFICATE`: {0}")]
+    #[error("malformed: {0}")]
     Malformed(String),
     #[error("no certificate")]
     Empty,
@@ -43,6 +44,23 @@ pub fn certificates_from_pem(pem: &[u8]) -> Result<Vec<Vec<u8>>, PemError> {
         .iter()
         .map(|c| c.to_der().map_err(|e| PemError::Malformed(e.to_string())))
         .collect()
+}
+
+/// A revocation list (DER) from DER or PEM (RFC 7468, section 6).
+pub fn revocation_list(bytes: &[u8]) -> Result<Vec<u8>, PemError> {
+    let malformed = |why: String| PemError::Malformed(why);
+    let der = match bytes.starts_with(b"-----BEGIN") {
+        false => bytes.to_vec(),
+        true => match der::pem::decode_vec(bytes) {
+            Ok(("X509 CRL", der)) => der,
+            Ok((label, _)) => {
+                return Err(malformed(format!("it is a `{label}`, not an `X509 CRL`")));
+            }
+            Err(e) => return Err(malformed(e.to_string())),
+        },
+    };
+    CertificateList::from_der(&der).map_err(|e| malformed(e.to_string()))?;
+    Ok(der)
 }
 
 /// The subject's distinguished name (RFC 4514), cut to a length that fits a log.

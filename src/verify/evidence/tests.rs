@@ -15,6 +15,7 @@ fn evidence() -> Evidence {
         container_ek: vec![7],
         binding: vec![8],
         binding_log: vec![],
+        host_ima: vec![13],
         container_log: vec![10; 1000],
         siglist: vec![11],
         siglist_sig: vec![12],

@@ -1,16 +1,19 @@
 //! Nothing that is signed or hashed can be altered.
 
 use super::*;
-use crate::imalog::Entry;
+use crate::imalog::{self, Entry};
 
 /// Flipping any bit of evidence, all of which is signed or hashed, never ends in acceptance.
 #[test]
 fn refuse_flipped_bits() {
-    let scene = Scene::new();
+    let mut scene = Scene::new();
+    // shown, and not judged: it must be the TPM's all the same
+    scene.host_ima = imalog::kernel::testkit::file("ima-ng", b"/usr/bin/a", b"a");
     let evidence = scene.evidence();
     type Item = fn(&mut Evidence) -> &mut [u8];
     // Every `step`-th bit; the modules of the structures flip every bit of theirs.
-    let items: [(&str, usize, Item); 12] = [
+    let items: [(&str, usize, Item); 13] = [
+        ("host/ima", 3, |e| &mut e.host_ima),
         ("host/attest", 2, |e| &mut e.host_attest),
         ("host/sig", 7, |e| &mut e.host_sig),
         ("host/ak", 5, |e| &mut e.host_ak),

@@ -28,6 +28,7 @@ fn refuse_other_channel_binding() {
     let trust = Trust {
         user_roots: scene.ca.roots(),
         crls: vec![],
+        host_policy: None,
     };
     let evidence = scene.evidence();
     let appraisal = appraise(

@@ -3,12 +3,10 @@
 use super::super::{ListDemand, RevocationRule, StoredList};
 use super::Material;
 use super::no::{No, corrupt, no, told, trusted};
-use crate::cms::{CmsRefusal, Revocation, certificates_from_pem};
+use crate::cms::{CmsRefusal, Revocation, certificates_from_pem, revocation_list};
 use crate::digest::ImageDigest;
 use crate::id::UnixTime;
 use crate::siglist::{Authentic, List, ListRefusal, ListRule, VerifiedList};
-use der::Decode;
-use x509_cert::crl::CertificateList;
 
 /// The rule's list with the highest serial, if that one is in force. A list that has run out, or
 /// whose signer's certificate has, still outranks older ones: time does not roll a list back.
@@ -146,7 +144,6 @@ fn certificates(demand: &ListDemand, material: &Material<'_>) -> Result<Vec<Vec<
     Ok(roots)
 }
 
-/// CRLs in DER or PEM (RFC 7468, section 6).
 fn revocation(demand: &ListDemand, material: &Material<'_>) -> Result<Revocation, No> {
     let RevocationRule::Crls(paths) = &demand.revocation else {
         return Ok(Revocation::Unchecked);
@@ -154,18 +151,7 @@ fn revocation(demand: &ListDemand, material: &Material<'_>) -> Result<Revocation
     let mut crls = Vec::new();
     for path in paths {
         let bytes = trusted(material, "revocation list", path)?;
-        let der = match bytes.starts_with(b"-----BEGIN") {
-            false => bytes.to_vec(),
-            true => match der::pem::decode_vec(bytes) {
-                Ok(("X509 CRL", der)) => der,
-                Ok((label, _)) => {
-                    let why = format!("it is a `{label}`, not an `X509 CRL`");
-                    return Err(corrupt("revocation list", path, &why));
-                }
-                Err(e) => return Err(corrupt("revocation list", path, &e)),
-            },
-        };
-        CertificateList::from_der(&der).map_err(|e| corrupt("revocation list", path, &e))?;
+        let der = revocation_list(bytes).map_err(|e| corrupt("revocation list", path, &e))?;
         crls.push(der);
     }
     Ok(Revocation::Crls(crls))
