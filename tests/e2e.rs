@@ -52,6 +52,7 @@ mod stock_tools; // other people's tools on manifests and logs
 mod surface; // what a process sees and may do, compared with runc
 mod systemd; // a host whose first process is systemd
 mod tidy; // rules about the source itself
+mod vtpm; // the container's own TPM, as it sees it
 mod world; // binaries, software root, engines, images
 mod wrong_calls; // command lines, ids, places, streams: compared with runc
 mod wrong_input; // bundles: compared with runc
@@ -117,6 +118,7 @@ const MODULES: &[Module] = &[
     fills::MODULE,
     attestation::MODULE,
     challengers::MODULE,
+    vtpm::MODULE,
     policy::MODULE,
     explain::MODULE,
     containers_policy::MODULE,

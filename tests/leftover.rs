@@ -28,6 +28,7 @@ const STAYS: &[&str] = &[
     "/run/attestrun/containers",
     "/run/attestrun/index",
     "/run/attestrun/uids",
+    "/run/attestrun-inside",
     "/run/attestrun-host",
     // what the host service keeps for as long as the machine runs: one binding log per boot and reset
     "/run/attestrun-host/host.log",

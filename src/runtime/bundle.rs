@@ -9,6 +9,7 @@ use crate::{
     brought,
     copies::Origins,
     hooks,
+    lending::Lending,
     programs::{self, Search},
     state::RunDir,
 };
@@ -98,11 +99,13 @@ impl Bundle {
         id: &ContainerId,
         backend: &Backend,
         systemd_cgroup: bool,
+        lending: &Lending,
     ) -> Result<SealedBundle> {
         self.normalise(id, systemd_cgroup)?;
         let mut copies = Origins::new();
         hooks::seal(&mut self.spec, &mut copies)?;
         brought::seal(&mut self.spec, self.rootfs_fd.as_fd(), &mut copies)?;
+        lending.carry_out(&mut self.spec, run_dir)?;
         if let Backend::Runc { .. } = backend {
             self.name_program()?;
         }

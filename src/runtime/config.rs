@@ -102,6 +102,9 @@ pub struct Vtpm {
     pub uid_range: [u32; 2],
     /// A container's event log ends here: then deny, and a fault in PCR 8.
     pub log_max_bytes: u64,
+    /// Containers have a socket to their vTPM. Files of earlier versions do not have this key.
+    #[serde(default = "yes")]
+    pub in_containers: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -109,6 +112,10 @@ pub struct Vtpm {
 pub struct Agent {
     /// The group that may ask the host service for evidence.
     pub group: String,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 impl Config {

@@ -12,7 +12,9 @@ use crate::{
     executables,
     guard::{self, ANNOTATIONS, Application, FromVerb, Joins, VtpmUid},
     guarding::{self, Agreed, Guarding},
-    host, sharing, slice, spawn,
+    host,
+    lending::{self, Lending},
+    sharing, slice, spawn,
     state::{Birth, Index, Init, Phase, RunDir, State},
     term::{self, Laid, Served, Terminal},
 };
@@ -57,11 +59,20 @@ pub fn create(
     // keeper, guard and vTPM get ready while this process seals the bundle
     let mut guarding = Guarding::begin(&state.run_dir(), &state.run_id, &state.id)?;
     let host = host::Client::connect(config)?;
+    let lending = match config.vtpm.in_containers {
+        true => Lending::of(&bundle.spec, bundle.rootfs_fd.as_fd())?,
+        false => Lending::Not("vtpm.in_containers = false"),
+    };
+    if let Lending::To { stubs, .. } = &lending {
+        state.lent = true;
+        state.stubs.clone_from(stubs);
+    }
     let sealed = bundle.seal(
         &state.run_dir(),
         &state.id,
         &state.backend,
         state.systemd_cgroup,
+        &lending,
     )?;
     state.cgroups_path = sealed.cgroups_path();
     let place = match state.systemd_cgroup {
@@ -82,6 +93,8 @@ pub fn create(
     state.save()?;
     let admitted = guarding.judge(application(state, &sealed, &host)?)?;
     admitted.name_owner(&mut state.annotations);
+    let said = (format!("{ANNOTATIONS}vtpm"), lending.to_string());
+    state.annotations.extend([said]);
     let bound = guarding.bind(host, admitted)?;
     let options = Options {
         no_pivot: request.no_pivot,
@@ -211,6 +224,7 @@ pub fn before_exec(state: &State, process: &Process) -> Result<Agreed> {
 /// guard and vTPM have ended with it.
 pub fn deleted(state: &State) -> Result<()> {
     guarding::wait_for_end(&state.run_dir());
+    lending::take_back(&state.rootfs, &state.stubs);
     slice::remove(&state.run_id)?;
     VtpmUid::release(state.run_dir().path())
 }

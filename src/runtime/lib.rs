@@ -20,6 +20,7 @@ mod ipc;
 mod keeper;
 mod keys;
 mod launch;
+mod lending;
 mod programs;
 mod report;
 mod setup;

@@ -186,6 +186,9 @@ pub struct State {
     /// RFC 3339 with nanoseconds.
     pub created: String,
     pub annotations: BTreeMap<String, String>,
+    /// Whether the container has its TPM's socket; and what was made in the rootfs for that.
+    pub lent: bool,
+    pub stubs: Vec<PathBuf>,
     pub owner: u32,
 }
 
@@ -224,6 +227,8 @@ impl State {
             extent: Extent::Cgroup,
             created: now.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true),
             annotations: birth.annotations,
+            lent: false,
+            stubs: Vec::new(),
             owner: rustix::process::geteuid().as_raw(),
         })
     }

@@ -40,7 +40,7 @@ pub const MODULE: Module = Module {
 
 /// As on a host whose first process is systemd: podman makes such a container in a mount namespace of
 /// its own, where it sees what is mounted and unmounted outside.
-fn with_shared_mounts(body: impl FnOnce() -> Result<()>) -> Result<()> {
+pub fn with_shared_mounts(body: impl FnOnce() -> Result<()>) -> Result<()> {
     cmd!("mount", "--make-rshared", "/").ok()?;
     let done = body();
     cmd!("mount", "--make-rprivate", "/").ok()?;

@@ -14,7 +14,9 @@ use crate::{
     config::{self, Config},
     hooks,
     ipc::Refused,
+    lending,
     programs::Program,
+    state::RunDir,
 };
 use anyhow::{Context, Error, Result};
 use content::{
@@ -46,6 +48,8 @@ pub struct Admitted {
     pub rootfs: Rootfs,
     /// The sealed config.json.
     pub spec: Spec,
+    /// Who gets the vTPM's socket, if anybody does.
+    pub lent: Option<lending::Owner>,
     pub joined: inside::Joined,
     pub process: Process,
     /// Where its first argument leads to, before symbolic links are followed.
@@ -70,10 +74,11 @@ pub struct Took {
     pub rootfs: u128,
 }
 
-pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
+pub fn admit(application: &Application, config: &Config, run_dir: &RunDir) -> Result<Admitted> {
     let began = Instant::now();
-    let spec: Spec =
+    let sealed: Spec =
         serde_json::from_str(&application.config).context("the sealed config.json is malformed")?;
+    let (spec, lent) = lending::as_called(&sealed, run_dir)?;
     let process = spec
         .process()
         .clone()
@@ -139,7 +144,8 @@ pub fn admit(application: &Application, config: &Config) -> Result<Admitted> {
     Ok(Admitted {
         admission,
         rootfs,
-        spec,
+        spec: sealed,
+        lent,
         joined,
         process,
         program: entry.path,
@@ -239,7 +245,7 @@ fn places<'s>(spec: &'s Spec, process: &'s Process) -> Vec<&'s [u8]> {
         .flatten()
         .map(|m| m.destination().as_path());
     mounts
-        .chain([process.cwd().as_path()])
+        .chain([process.cwd().as_path(), Path::new(lending::PLACE)])
         .map(|p| p.as_os_str().as_encoded_bytes())
         .collect()
 }

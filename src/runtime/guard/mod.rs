@@ -17,6 +17,7 @@ mod rootfs;
 pub mod serials;
 mod serve;
 mod swtpm;
+mod tpm_service;
 mod view;
 
 pub use inside::joined;
@@ -177,6 +178,7 @@ pub fn run(begin: Begin, lifeline: Channel, fds: Vec<OwnedFd>) -> Result<()> {
     };
     create.send(&Answer::Ok(guarded.measured()), &[])?;
     guarded.bound(&create)?;
+    guarded.lend(&run_dir)?;
     let holdings = attached(&create)?;
     // kept, that is revoked when this process ends
     let keys = match guarded.retained(&begin.container, &holdings) {
@@ -245,7 +247,7 @@ struct Guarded {
 impl Guarded {
     fn admit(application: Application, vtpm: Starting, run_dir: &RunDir) -> Result<Self> {
         let config = vtpm.config.clone();
-        let admitted = admit::admit(&application, &config);
+        let admitted = admit::admit(&application, &config, run_dir);
         let identified = vtpm.finish(run_dir);
         // when both failed, the refusal is what the user can act upon
         let mut admitted = admitted?;
@@ -302,6 +304,28 @@ impl Guarded {
         };
         let proof = listed.signer().proof();
         keys::retain(proof, container, holdings.mount_namespace()?).map(Some)
+    }
+
+    /// Gives the container what is its own to see, and its TPM's socket.
+    fn lend(&mut self, run_dir: &RunDir) -> Result<()> {
+        let Some(owner) = self.admitted.lent else {
+            return Ok(());
+        };
+        let shelf = tpm_service::Shelf::of(run_dir, owner);
+        shelf.link("event.log", &run_dir.bounded().join("event.log"))?;
+        if let Some(list) = &self.list
+            && list.statement().metadata()?.len() <= tpm_service::MAX_LIST
+        {
+            let statement = list_text::read(Some(list.statement()), &self.claim.siglist)?;
+            shelf.put("list", &statement)?;
+            shelf.put("list.signature", list.signature())?;
+        }
+        if let Programs::Listed(listed) = self.admitted.admission.programs()
+            && let Some(certificate) = listed.signer().proof().chain().last()
+        {
+            shelf.put("certificate.der", certificate)?;
+        }
+        tpm_service::offer(&shelf, self.journal.vtpm().lend())
     }
 
     /// Takes the record only if it says what was measured here.

@@ -29,6 +29,7 @@ pub struct Swtpm {
 
 /// The keys of a vTPM and the counters at which they were made.
 pub struct Identity {
+    /// No longer loaded.
     pub ek: Key,
     pub aik: Key,
     pub reset: u32,
@@ -75,6 +76,8 @@ impl Swtpm {
         let aik = vtpm
             .create_aik(outside_info)
             .context("vTPM: attestation key")?;
+        // it can be made again, and a vTPM has room for three objects: the rest is the container's
+        vtpm.flush(ek.clone()).context("vTPM: endorsement key")?;
         let clock = vtpm.read_clock().context("vTPM: clock")?;
         let identity = Identity {
             ek,

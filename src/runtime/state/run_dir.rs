@@ -2,20 +2,24 @@
 //! to it.
 
 use super::BASE;
+use crate::lending::Owner;
 use anyhow::{Context, Result, ensure};
 use rustix::fs::FlockOperation;
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::{
     collections::BTreeSet,
     ffi::CStr,
     fs::{self, File},
     io::{ErrorKind, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 use verify::id::RunId;
+
+/// Where containers with a user namespace reach what is theirs of their run directory.
+const INSIDE: &str = "/run/attestrun-inside";
 
 /// The private directory of one run, root's alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +62,52 @@ impl RunDir {
     pub fn bounded(&self) -> PathBuf {
         self.0.join("bounded")
     }
+    /// What the container sees of this directory: the source of its mount. The root user of a user
+    /// namespace must be able to reach it, and nobody else.
+    pub fn inside(&self, user_namespace: bool) -> PathBuf {
+        match user_namespace {
+            true => self.way_inside().join("dir"),
+            false => self.bounded().join("inside"),
+        }
+    }
+
+    fn way_inside(&self) -> PathBuf {
+        Path::new(INSIDE).join(self.0.file_name().unwrap_or_default())
+    }
+
+    /// Makes that directory.
+    pub fn lay_inside(&self, owner: Owner, user_namespace: bool) -> Result<()> {
+        let make = |dir: &Path, mode: u32| {
+            let doing = || format!("cannot make {}", dir.display());
+            match fs::DirBuilder::new().mode(mode).create(dir) {
+                Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+                    return Err(e).with_context(doing);
+                }
+                _ => {}
+            }
+            // whatever the umask is
+            fs::set_permissions(dir, fs::Permissions::from_mode(mode)).with_context(doing)
+        };
+        let own = |dir: &Path| {
+            chown(dir, Some(owner.uid), Some(owner.gid))
+                .with_context(|| format!("cannot give {} to the container", dir.display()))
+        };
+        let inside = self.inside(false);
+        make(&inside, 0o755)?;
+        own(&inside)?;
+        if user_namespace {
+            make(Path::new(INSIDE), 0o711)?;
+            let way = self.way_inside();
+            make(&way, 0o700)?;
+            own(&way)?;
+            let place = self.inside(true);
+            make(&place, 0o755)?;
+            mount_bind(&inside, &place)
+                .with_context(|| format!("cannot bind {}", place.display()))?;
+        }
+        Ok(())
+    }
+
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -126,20 +176,27 @@ impl RunDir {
 
     /// Removes the directory and all it holds; one that is gone already is no error.
     pub fn remove(&self) -> Result<()> {
-        let bounded = self.bounded();
-        match unmount(&bounded, UnmountFlags::DETACH) {
-            // not mounted here: in another mount namespace, where it goes with the directory; or a run
-            // directory whose making was interrupted, or whose removal
-            Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
-            Err(e) => {
-                return Err(e).with_context(|| format!("cannot unmount {}", bounded.display()));
+        for place in [self.inside(true), self.bounded()] {
+            match unmount(&place, UnmountFlags::DETACH) {
+                // not mounted here: in another mount namespace, where it goes with the directory; or a run
+                // directory whose making was interrupted, or whose removal
+                Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
+                Err(e) => {
+                    return Err(e).with_context(|| format!("cannot unmount {}", place.display()));
+                }
             }
         }
-        match fs::remove_dir_all(&self.0) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(e)
-                .with_context(|| format!("cannot remove the run directory {}", self.0.display())),
-            _ => Ok(()),
+        for dir in [self.way_inside(), self.0.clone()] {
+            match fs::remove_dir_all(&dir) {
+                Err(e) if e.kind() != ErrorKind::NotFound => {
+                    return Err(e).with_context(|| {
+                        format!("cannot remove the run directory {}", dir.display())
+                    });
+                }
+                _ => {}
+            }
         }
+        Ok(())
     }
 }
 

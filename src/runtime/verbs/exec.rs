@@ -4,7 +4,7 @@ use crate::{
     backend::{Backend, ExecOptions},
     bundle::{SealedBundle, check_process, parse_process},
     cli::{Exec, Globals},
-    launch,
+    launch, lending,
     report::LogFormat,
     state::{State, Status},
     term::{self, Laid, Signals, Terminal},
@@ -32,7 +32,7 @@ pub fn run(
         Status::Stopped => bail!("cannot exec in a stopped container"),
         Status::Creating => bail!("cannot exec in a container that is being created"),
     }
-    let process = match process {
+    let mut process = match process {
         Some(bytes) => serde_json::from_slice(&bytes)
             .and_then(parse_process)
             .context("the process is malformed")?,
@@ -42,6 +42,10 @@ pub fn run(
     let wanted = process.terminal().unwrap_or(false);
     let terminal = Terminal::choose(wanted, request.console_socket.as_deref(), request.detach)?;
     let agreed = launch::before_exec(&state, &process)?;
+    if state.lent {
+        // like the first process; not before it was judged by what the caller wants
+        lending::name_in(&mut process);
+    }
     let signals = if request.detach {
         None
     } else {

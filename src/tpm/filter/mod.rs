@@ -14,7 +14,7 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 
-pub use broker::Broker;
+pub use broker::{Broker, ClientId};
 
 use crate::wire::{
     HEADER, MAX_MESSAGE, Malformed, RH_ENDORSEMENT, RH_NULL, RH_OWNER, RS_PW, Reader,

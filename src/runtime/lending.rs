@@ -1,0 +1,377 @@
+//! What a container has of its own TPM: a directory at [`PLACE`], read-only, with a socket where the guard
+//! answers, the event log, the list and the certificate behind it; and variables that name the socket to
+//! programs. It is in the sealed configuration like any mount, and in none of what is judged: who else
+//! mounts anything there is refused.
+//!
+//! The mount's place is made in the rootfs where the image has none, as for every mount, and taken away
+//! when the container is deleted. Where it cannot be made the container is without: see [`Lending::of`].
+
+use crate::state::RunDir;
+use anyhow::{Context, Result};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, MountBuilder, Process, Spec};
+use rustix::{
+    fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, fstatvfs, openat2, statat, unlinkat},
+    io::Errno,
+};
+use std::{
+    fmt,
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+};
+
+/// Where the container finds it.
+pub const PLACE: &str = "/run/attestrun";
+/// The socket's name; its control socket, as swtpm has one, is beside it with `.ctrl` behind.
+pub const SOCKET: &str = "tpm.sock";
+
+/// What tpm2-tools, OpenSSL's provider and the PKCS#11 module ask for their TPM.
+const VARIABLES: [&str; 3] = ["TPM2TOOLS_TCTI", "TPM2OPENSSL_TCTI", "TPM2_PKCS11_TCTI"];
+
+fn tcti() -> String {
+    format!("swtpm:path={PLACE}/{SOCKET}")
+}
+
+/// Whom the container's first user is on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// How a container comes by its TPM, or why it does not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lending {
+    To {
+        owner: Owner,
+        /// Directories of the rootfs that have to be made, the outer one first.
+        stubs: Vec<PathBuf>,
+    },
+    Not(&'static str),
+}
+
+impl Lending {
+    /// Nothing that a container would have under runc is given up for it: where its own mounts or a
+    /// read-only rootfs leave no place, it has no socket.
+    pub fn of(spec: &Spec, rootfs: BorrowedFd<'_>) -> Result<Self> {
+        let owner = match owner(spec) {
+            Ok(owner) => owner,
+            Err(why) => return Ok(Self::Not(why)),
+        };
+        let place = Path::new(PLACE);
+        let mounts = spec.mounts().iter().flatten();
+        let at = |mount: &&Mount| {
+            let there = crate::bundle::plain(mount.destination());
+            place.starts_with(&there) && there != Path::new("/") || there.starts_with(place)
+        };
+        if let Some(mount) = mounts.filter(at).last() {
+            let tmpfs = mount.typ().as_deref() == Some("tmpfs");
+            let there = crate::bundle::plain(mount.destination());
+            let above = place.starts_with(&there) && there != place;
+            let writable = !mount
+                .options()
+                .iter()
+                .flatten()
+                .any(|option| option == "ro");
+            return Ok(match tmpfs && above && writable {
+                true => Self::To {
+                    owner,
+                    stubs: Vec::new(),
+                },
+                false => Self::Not("it has a mount of its own there"),
+            });
+        }
+        Self::in_rootfs(rootfs, owner)
+    }
+
+    fn in_rootfs(rootfs: BorrowedFd<'_>, owner: Owner) -> Result<Self> {
+        let mut stubs = Vec::new();
+        for path in ["run", &PLACE[1..]] {
+            match look(rootfs, path) {
+                Ok(FileType::Directory) => {}
+                Ok(_) | Err(Errno::NOTDIR | Errno::LOOP) => {
+                    return Ok(Self::Not("the image has no directory there"));
+                }
+                // a link to nothing leads somewhere else for each who makes what is missing
+                Err(Errno::NOENT) if is_link(rootfs, path) => {
+                    return Ok(Self::Not("the image has no directory there"));
+                }
+                Err(Errno::NOENT) => stubs.push(PathBuf::from(path)),
+                Err(error) => {
+                    return Err(error)
+                        .with_context(|| format!("cannot look up {path} in the rootfs"));
+                }
+            }
+        }
+        let flags = fstatvfs(rootfs)
+            .context("cannot look at the rootfs")?
+            .f_flag;
+        if !stubs.is_empty() && flags.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+            return Ok(Self::Not(
+                "the rootfs is read-only and has no directory there",
+            ));
+        }
+        Ok(Self::To { owner, stubs })
+    }
+
+    /// Lays the directory below `run_dir` and names it in `spec`.
+    pub fn carry_out(&self, spec: &mut Spec, run_dir: &RunDir) -> Result<()> {
+        let Self::To { owner, .. } = self else {
+            return Ok(());
+        };
+        run_dir.lay_inside(*owner, has_user_namespace(spec))?;
+        let mount = mount(run_dir, spec)?;
+        spec.mounts_mut().get_or_insert_default().push(mount);
+        if let Some(process) = spec.process_mut() {
+            name_in(process);
+        }
+        Ok(())
+    }
+}
+
+/// For `state`.
+impl fmt::Display for Lending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::To { .. } => write!(f, "{PLACE}/{SOCKET}"),
+            Self::Not(why) => write!(f, "not in the container: {why}"),
+        }
+    }
+}
+
+/// What there is, symbolic links followed as the container does.
+fn look(rootfs: BorrowedFd<'_>, path: &str) -> Result<FileType, Errno> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let found = openat2(rootfs, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
+    let stat = statat(&found, "", AtFlags::EMPTY_PATH)?;
+    Ok(FileType::from_raw_mode(stat.st_mode))
+}
+
+fn is_link(rootfs: BorrowedFd<'_>, path: &str) -> bool {
+    let found = statat(rootfs, path, AtFlags::SYMLINK_NOFOLLOW);
+    found.is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Symlink)
+}
+
+/// Adds the variables that the process does not have yet.
+pub fn name_in(process: &mut Process) {
+    let mut env = process.env().clone().unwrap_or_default();
+    for name in VARIABLES {
+        if !env
+            .iter()
+            .any(|entry| entry.split('=').next() == Some(name))
+        {
+            env.push(format!("{name}={}", tcti()));
+        }
+    }
+    process.set_env(Some(env));
+}
+
+/// The mount, as it stands in the sealed configuration of the run.
+fn mount(run_dir: &RunDir, spec: &Spec) -> Result<Mount> {
+    let options = ["bind", "ro", "nosuid", "nodev", "noexec", "rprivate"];
+    let mount = MountBuilder::default()
+        .destination(PLACE)
+        .typ("bind")
+        .source(run_dir.inside(has_user_namespace(spec)))
+        .options(options.map(str::to_owned).to_vec())
+        .build()?;
+    Ok(mount)
+}
+
+/// The configuration as its caller wrote it: without what [`Lending::carry_out`] added, which only that
+/// can have, since nobody else knows the run's name.
+pub fn as_called(sealed: &Spec, run_dir: &RunDir) -> Result<(Spec, Option<Owner>)> {
+    let mut spec = sealed.clone();
+    let ours = mount(run_dir, sealed)?;
+    let mounts = spec.mounts_mut().get_or_insert_default();
+    let before = mounts.len();
+    mounts.retain(|mount| *mount != ours);
+    if mounts.len() == before {
+        return Ok((spec, None));
+    }
+    let owner = owner(sealed).map_err(anyhow::Error::msg)?;
+    if let Some(process) = spec.process_mut() {
+        let ours = VARIABLES.map(|name| format!("{name}={}", tcti()));
+        let env = process.env().clone().unwrap_or_default();
+        let env = env.into_iter().filter(|entry| !ours.contains(entry));
+        process.set_env(Some(env.collect()));
+    }
+    Ok((spec, Some(owner)))
+}
+
+/// Takes the directories away that were made for the mount, if nothing is in them.
+pub fn take_back(rootfs: &Path, stubs: &[PathBuf]) {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(root) = rustix::fs::open(rootfs, flags, Mode::empty()) else {
+        return; // unmounted: it is the engine's matter
+    };
+    for stub in stubs.iter().rev() {
+        let (parent, name) = (stub.parent(), stub.file_name());
+        let parent = parent.filter(|p| !p.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        let resolve = ResolveFlags::IN_ROOT;
+        let opened = openat2(&root, parent, flags, Mode::empty(), resolve);
+        if let (Ok(parent), Some(name)) = (opened, name) {
+            unlinkat(&parent, name, AtFlags::REMOVEDIR).ok();
+        }
+    }
+}
+
+fn has_user_namespace(spec: &Spec) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|l| l.namespaces().as_ref());
+    let mut namespaces = namespaces.into_iter().flatten();
+    namespaces.any(|n| n.typ() == LinuxNamespaceType::User)
+}
+
+fn owner(spec: &Spec) -> Result<Owner, &'static str> {
+    if !has_user_namespace(spec) {
+        return Ok(Owner { uid: 0, gid: 0 });
+    }
+    let linux = spec.linux().as_ref();
+    let first = |maps: Option<&Vec<LinuxIdMapping>>| {
+        let map = maps?.iter().find(|map| map.container_id() == 0)?;
+        Some(map.host_id())
+    };
+    let uid = first(linux.and_then(|l| l.uid_mappings().as_ref()));
+    let gid = first(linux.and_then(|l| l.gid_mappings().as_ref()));
+    match (uid, gid) {
+        (Some(uid), Some(gid)) => Ok(Owner { uid, gid }),
+        _ => Err("who its root is on the host is not in its configuration"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, os::fd::AsFd};
+    use verify::id::RunId;
+
+    fn spec(mounts: &str, rest: &str) -> Spec {
+        let text = format!(
+            r#"{{"ociVersion":"1.0.2","root":{{"path":"r"}},"mounts":[{mounts}],
+               "process":{{"user":{{"uid":0,"gid":0}},"cwd":"/","args":["sh"],"env":["A=1","TPM2TOOLS_TCTI=none"]}},
+               "linux":{{{rest}}}}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    struct Rootfs(PathBuf);
+
+    impl Rootfs {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir()
+                .join(format!("attestrun-lending-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+        fn lending(&self, spec: &Spec) -> Lending {
+            let root = fs::File::open(&self.0).unwrap();
+            Lending::of(spec, root.as_fd()).unwrap()
+        }
+    }
+
+    impl Drop for Rootfs {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_place_is_found_or_the_container_is_without() {
+        let rootfs = Rootfs::new("place");
+        let stubs = |mounts: &str| match rootfs.lending(&spec(mounts, "")) {
+            Lending::To { stubs, .. } => Some(stubs.len()),
+            Lending::Not(_) => None,
+        };
+        assert_eq!(stubs(""), Some(2));
+        fs::create_dir(rootfs.0.join("run")).unwrap();
+        assert_eq!(stubs(""), Some(1));
+        for (mount, there) in [
+            (r#"{"destination":"/run","type":"tmpfs"}"#, Some(0)),
+            (
+                r#"{"destination":"/run/","type":"tmpfs","options":["ro"]}"#,
+                None,
+            ),
+            (
+                r#"{"destination":"/run","type":"bind","source":"/srv"}"#,
+                None,
+            ),
+            (r#"{"destination":"/run/attestrun","type":"tmpfs"}"#, None),
+            (r#"{"destination":"/run/attestrun/x","type":"tmpfs"}"#, None),
+            (r#"{"destination":"/run/lock","type":"tmpfs"}"#, Some(1)),
+            (
+                r#"{"destination":"/runner","type":"bind","source":"/srv"}"#,
+                Some(1),
+            ),
+        ] {
+            assert_eq!(stubs(mount), there, "{mount}");
+        }
+        fs::remove_dir(rootfs.0.join("run")).unwrap();
+        std::os::unix::fs::symlink("/var/run", rootfs.0.join("run")).unwrap();
+        assert_eq!(stubs(""), None);
+        fs::create_dir_all(rootfs.0.join("var/run/attestrun")).unwrap();
+        assert_eq!(stubs(""), Some(0));
+        fs::remove_file(rootfs.0.join("run")).unwrap();
+        fs::write(rootfs.0.join("run"), "").unwrap();
+        assert_eq!(stubs(""), None);
+    }
+
+    #[test]
+    fn what_was_made_is_taken_back_if_it_is_empty() {
+        let rootfs = Rootfs::new("stubs");
+        let stubs = [PathBuf::from("run"), PathBuf::from("run/attestrun")];
+        fs::create_dir_all(rootfs.0.join("run/attestrun")).unwrap();
+        take_back(&rootfs.0, &stubs);
+        assert!(!rootfs.0.join("run").exists());
+        fs::create_dir_all(rootfs.0.join("run/attestrun")).unwrap();
+        fs::write(rootfs.0.join("run/other"), "").unwrap();
+        take_back(&rootfs.0, &stubs);
+        assert!(rootfs.0.join("run/other").exists());
+        assert!(!rootfs.0.join("run/attestrun").exists());
+        take_back(Path::new("/nonexistent/rootfs"), &stubs);
+    }
+
+    #[test]
+    fn owner_is_the_containers_root() {
+        let user = r#""namespaces":[{"type":"user"}]"#;
+        let maps = r#","uidMappings":[{"containerID":0,"hostID":100000,"size":9}],"gidMappings":[{"containerID":0,"hostID":200000,"size":9}]"#;
+        assert_eq!(owner(&spec("", "")), Ok(Owner { uid: 0, gid: 0 }));
+        let mapped = Owner {
+            uid: 100_000,
+            gid: 200_000,
+        };
+        assert_eq!(owner(&spec("", &format!("{user}{maps}"))), Ok(mapped));
+        assert!(owner(&spec("", user)).is_err());
+    }
+
+    #[test]
+    fn what_was_added_is_told_from_what_was_called_for() {
+        let run_dir = RunDir::of(&RunId::parse("0123456789abcdef0123456789abcdef").unwrap());
+        let called = spec(r#"{"destination":"/a","type":"tmpfs"}"#, "");
+        assert_eq!(
+            as_called(&called, &run_dir).unwrap(),
+            (called.clone(), None)
+        );
+        let mut sealed = called.clone();
+        let ours = mount(&run_dir, &called).unwrap();
+        sealed.mounts_mut().as_mut().unwrap().push(ours.clone());
+        name_in(sealed.process_mut().as_mut().unwrap());
+        let env = sealed.process().as_ref().unwrap().env().clone().unwrap();
+        assert_eq!(env[1], "TPM2TOOLS_TCTI=none");
+        assert_eq!(env.len(), 4);
+        let root = Owner { uid: 0, gid: 0 };
+        assert_eq!(
+            as_called(&sealed, &run_dir).unwrap(),
+            (called.clone(), Some(root))
+        );
+        // another run's directory, or other options, are a mount like any other
+        let other = RunDir::of(&RunId::parse("f123456789abcdef0123456789abcdef").unwrap());
+        assert_eq!(as_called(&sealed, &other).unwrap(), (sealed.clone(), None));
+        let mut writable = ours;
+        writable.set_options(Some(vec!["bind".into(), "rw".into()]));
+        sealed.set_mounts(Some(vec![writable]));
+        assert_eq!(
+            as_called(&sealed, &run_dir).unwrap(),
+            (sealed.clone(), None)
+        );
+    }
+}
