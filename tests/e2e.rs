@@ -29,6 +29,7 @@ mod host; // the attested host, and its challenger
 mod identity; // which image it is
 mod image; // test images
 mod launch; // how an image is run, judged by its engine's default profile
+mod layerwatch; // layers that are watched, and attacks on them
 mod leftover; // what a test may not leave behind
 mod limits; // limits as the kernel has them
 mod lists; // signature lists: what may be one, that none goes back, both envelopes
@@ -125,6 +126,7 @@ const MODULES: &[Module] = &[
     statements::MODULE,
     rootfs::MODULE,
     overlay::MODULE,
+    layerwatch::MODULE,
     stock_tools::MODULE,
     bad_input::MODULE,
     bad_trees::MODULE,

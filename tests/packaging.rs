@@ -169,7 +169,7 @@ fn deb_installs_runs_upgrades_and_purges(world: &World) -> Result<()> {
         .ok()?
         .says("nologin")?;
     if crate::spawn::which("systemd-analyze").is_some() {
-        let units = ["attestrun-host.service", "attestrun-agent.service"];
+        let units = ["host", "agent", "layerwatch"].map(|of| format!("attestrun-{of}.service"));
         machine
             .run(&["systemd-analyze", "verify"])
             .args(units)

@@ -66,7 +66,7 @@ fn with_mode(mode: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
 }
 
 /// How the container's rootfs was checked, as its event log says.
-fn check_of(rt: &Runtime, bundle: &Bundle) -> Result<String> {
+pub fn check_of(rt: &Runtime, bundle: &Bundle) -> Result<String> {
     rt.create(bundle).ok()?;
     let found = said();
     rt.on("delete", bundle).arg("--force").ok()?;

@@ -9,6 +9,7 @@
 //! or by the directories of its mount, which are sealed, so that unchanged ones are read once:
 //! Stack ─seal▶ cache ─hit▶ CheckedLayers
 //!          └────miss▶ tree::unpacked ─verify::rootfs::compare_layers▶ CheckedLayers ─▶ cache
+//! and by a process of its own watched, so that unchanged ones need not even be sealed again: watch
 //! ```
 
 mod beneath; // opening and reading files below a directory descriptor
@@ -22,11 +23,12 @@ pub mod seal; // whether a directory is still what it was
 pub mod signatures; // the signature store
 pub mod stack; // the directories that an overlay mount lays over each other
 pub mod store; // which image a rootfs was mounted from, by the engines' own stores
-mod sys; // the system call that rustix does not wrap
+mod sys; // the system calls that rustix does not wrap
 #[cfg(test)]
 mod testkit;
 pub mod tree; // a directory tree, walked by descriptors and hashed
 mod trusted; // files that decisions rest on
+pub mod watch; // layers that the kernel is asked to tell of
 
 pub use beneath::{open_directory, read_bounded};
 pub use sys::ignore_lease_signals;

@@ -8,7 +8,7 @@ use crate::{
 };
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use verify::{digest::DiffId, rootfs::Layer};
 
 /// Lowest first.
@@ -23,6 +23,18 @@ pub struct Stack {
 pub struct Key([u8; 32]);
 
 impl Key {
+    /// `seals` of the layers' directories, lowest first; `wanted`: the diff-IDs of the layers that they
+    /// are to hold.
+    pub fn of(seals: impl IntoIterator<Item = [u8; 32]>, wanted: &[DiffId]) -> Self {
+        let mut digest = Sha256::new_with_prefix(b"attestrun-stack-v1\0");
+        for seal in seals {
+            digest.update(seal);
+        }
+        for diff_id in wanted {
+            digest.update(diff_id.as_bytes());
+        }
+        Self(digest.finalize().into())
+    }
     pub fn hex(&self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -36,16 +48,9 @@ impl Key {
 pub struct Seals(Vec<Sealed>);
 
 impl Seals {
-    /// `wanted`: the diff-IDs of the layers that the directories are to hold.
+    /// See [`Key::of`].
     pub fn key(&self, wanted: &[DiffId]) -> Key {
-        let mut digest = Sha256::new_with_prefix(b"attestrun-stack-v1\0");
-        for sealed in &self.0 {
-            digest.update(sealed.seal);
-        }
-        for diff_id in wanted {
-            digest.update(diff_id.as_bytes());
-        }
-        Key(digest.finalize().into())
+        Key::of(self.0.iter().map(|sealed| sealed.seal), wanted)
     }
 
     /// See [`Sealed::settled`].
@@ -63,6 +68,11 @@ impl Stack {
     pub fn can_be_sealed(&self) -> bool {
         let known = |layer: &OwnedFd| seal::can_be_sealed(layer.as_fd()).unwrap_or(false);
         self.layers.iter().all(known)
+    }
+
+    /// The layers' directories, lowest first.
+    pub fn layers(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.layers.iter().map(OwnedFd::as_fd)
     }
 
     /// The state of the image's layers.

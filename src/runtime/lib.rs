@@ -20,6 +20,7 @@ mod ipc;
 mod keeper;
 mod keys;
 mod launch;
+mod layerwatch;
 mod lending;
 mod programs;
 mod report;
@@ -41,6 +42,7 @@ pub fn runtime() -> ExitCode {
         // attestrun's own processes and its administration; everything else is runc's
         Some("keeper") => verbs::own("attestrun keeper", keeper::run),
         Some("host") => verbs::own("attestrun host", || host::become_service(&words(2))),
+        Some("layerwatch") => verbs::own("attestrun layerwatch", layerwatch::run),
         Some("setup") => verbs::own("attestrun setup", setup::run),
         Some("doctor") => doctor::main(&words(2)),
         _ => verbs::main(),

@@ -197,6 +197,8 @@ pub enum Waiver {
     AnyMounts,
     /// Files that did not change in this boot were not read again (P-ROOTFS).
     RootfsBoot,
+    /// A process of the host vouched that files did not change since they were read (P-ROOTFS).
+    RootfsWatched,
     /// Contents of files were not compared (P-ROOTFS).
     RootfsStat,
 }
@@ -216,6 +218,7 @@ impl Waiver {
             Self::AnyProgram => "any-program",
             Self::AnyMounts => "any-mounts",
             Self::RootfsBoot => "rootfs-boot",
+            Self::RootfsWatched => "rootfs-watched",
             Self::RootfsStat => "rootfs-stat",
         }
     }

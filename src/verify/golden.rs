@@ -278,6 +278,7 @@ fn outcomes_have_these_spellings() {
         Waiver::AnyProgram,
         Waiver::AnyMounts,
         Waiver::RootfsBoot,
+        Waiver::RootfsWatched,
         Waiver::RootfsStat,
     ];
     let names = [
@@ -293,6 +294,7 @@ fn outcomes_have_these_spellings() {
         "any-program",
         "any-mounts",
         "rootfs-boot",
+        "rootfs-watched",
         "rootfs-stat",
     ];
     assert_eq!(waivers.map(Waiver::name), names);

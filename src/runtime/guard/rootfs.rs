@@ -3,11 +3,12 @@
 //! `full`: every file is read, in the directories of the mount: what is read there to know the layers
 //! needs no second reading. `boot`: the image's layers only if they were not read in this boot or are not
 //! the same any more (why a seal says so: `content::seal`), the container's own directories each time.
+//! `watched`: not even the layers' stamps are looked at while a process of the host vouches for them.
 //! What cannot be checked by its directories — another mount than a plain overlay, a store on a file
 //! system whose stamps mean nothing, a container with a user namespace — is read through its mount;
 //! with `stat` all but the files' content is looked at there. Evidence says which way it was.
 
-use crate::{ipc::Refused, sys};
+use crate::{ipc::Refused, layerwatch, sys};
 use anyhow::{Context, Result, bail};
 use content::{
     cache::Cache,
@@ -98,6 +99,8 @@ struct Watched {
     wanted: Vec<DiffId>,
     /// The mount's directories and their state; `None`: it is read through its mount again.
     layers: Option<(Stack, Key)>,
+    /// That state may be told by the watch of layers.
+    vouched: bool,
     reading: Reading,
 }
 
@@ -167,6 +170,7 @@ impl Question<'_> {
             owners: self.owners.cloned(),
             wanted: self.image.diff_ids().to_vec(),
             layers: stack.zip(key),
+            vouched: watch_may_vouch(self.laxest),
             reading,
         };
         sys::give_back_memory();
@@ -199,19 +203,8 @@ impl Question<'_> {
         stubs: &Stubs,
         cache: &Cache,
     ) -> Result<Option<(Outcome, RootfsManifest, Key)>> {
-        let began = Moment::now();
-        let seals = seal(stack)?;
-        let key = seals.key(self.image.diff_ids());
-        let known = match self.laxest {
-            RootfsCheck::Full | RootfsCheck::Measured => None,
-            RootfsCheck::Boot | RootfsCheck::Stat => cache.checked(&key),
-        };
-        let (layers, check) = match known {
-            Some(known) => (known, RootfsCheck::Boot),
-            None => match self.read(stack, cache, seals.settled(began), key)? {
-                Some(read) => (read, RootfsCheck::Full),
-                None => return Ok(None),
-            },
+        let Some((layers, check, key)) = self.layers(stack, cache)? else {
+            return Ok(None);
         };
         let above = match stack.above() {
             Err(WalkError::Marked { .. }) => return Ok(None),
@@ -222,6 +215,48 @@ impl Question<'_> {
             let outcome = Outcome::Checked(checked, check);
             (outcome, layers.into_manifest(), key)
         }))
+    }
+
+    /// What the image's layers hold, without a look at them where the policy lets that be.
+    fn layers(
+        &self,
+        stack: &Stack,
+        cache: &Cache,
+    ) -> Result<Option<(CheckedLayers, RootfsCheck, Key)>> {
+        let watched = match watch_may_vouch(self.laxest) {
+            true => layerwatch::standing(stack),
+            false => return self.sealed(stack, cache),
+        };
+        let Some(seals) = watched else {
+            let found = self.sealed(stack, cache)?;
+            layerwatch::begin(stack);
+            return Ok(found);
+        };
+        let key = Key::of(seals, self.image.diff_ids());
+        match cache.checked(&key) {
+            Some(known) => Ok(Some((known, RootfsCheck::Watched, key))),
+            None => self.sealed(stack, cache),
+        }
+    }
+
+    /// What the image's layers hold, by their seal or by reading them.
+    fn sealed(
+        &self,
+        stack: &Stack,
+        cache: &Cache,
+    ) -> Result<Option<(CheckedLayers, RootfsCheck, Key)>> {
+        let began = Moment::now();
+        let seals = seal(stack)?;
+        let key = seals.key(self.image.diff_ids());
+        let known = match self.laxest {
+            RootfsCheck::Full | RootfsCheck::Measured => None,
+            RootfsCheck::Boot | RootfsCheck::Watched | RootfsCheck::Stat => cache.checked(&key),
+        };
+        if let Some(known) = known {
+            return Ok(Some((known, RootfsCheck::Boot, key)));
+        }
+        let read = self.read(stack, cache, seals.settled(began), key)?;
+        Ok(read.map(|read| (read, RootfsCheck::Full, key)))
     }
 
     /// Reads the layers' directories and, beside that, the layers themselves; keeps the outcome if
@@ -316,6 +351,13 @@ fn same(
     }
 }
 
+fn watch_may_vouch(laxest: RootfsCheck) -> bool {
+    match laxest {
+        RootfsCheck::Full | RootfsCheck::Boot | RootfsCheck::Measured => false,
+        RootfsCheck::Watched | RootfsCheck::Stat => true,
+    }
+}
+
 fn seal(stack: &Stack) -> Result<Seals> {
     stack.seal().context("the image's layers")
 }
@@ -389,7 +431,7 @@ impl Rootfs {
 impl Watched {
     fn again(&self) -> Result<()> {
         let differences = match &self.layers {
-            Some((stack, key)) if seal(stack)?.key(&self.wanted) == *key => match stack.above() {
+            Some((stack, key)) if self.unchanged(stack, key)? => match stack.above() {
                 Ok(above) => compare_above(&self.manifest, above, &self.stubs),
                 // as at create: what the directories alone do not say, the mount does
                 Err(WalkError::Marked { .. }) => self.through_the_mount()?,
@@ -398,6 +440,15 @@ impl Watched {
             _ => self.through_the_mount()?,
         };
         differences.map_err(|differences| refusal(&self.image, &self.path, &differences).into())
+    }
+
+    fn unchanged(&self, stack: &Stack, key: &Key) -> Result<bool> {
+        let told = match self.vouched {
+            true => layerwatch::standing(stack),
+            false => None,
+        };
+        let told = told.is_some_and(|seals| Key::of(seals, &self.wanted) == *key);
+        Ok(told || seal(stack)?.key(&self.wanted) == *key)
     }
 
     fn through_the_mount(&self) -> Result<Result<(), Vec<Difference>>> {

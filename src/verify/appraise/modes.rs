@@ -180,6 +180,10 @@ pub(super) fn rootfs(facts: &Facts<'_>) -> Answer {
             Waiver::RootfsBoot,
             "what did not change in this boot was not read again",
         ),
+        RootfsCheck::Watched => weaker(
+            Waiver::RootfsWatched,
+            "a process of the host vouches that nothing changed since it was read in this boot",
+        ),
         RootfsCheck::Stat => weaker(Waiver::RootfsStat, "contents were not compared"),
         RootfsCheck::Full | RootfsCheck::Measured => all_of(
             problems,

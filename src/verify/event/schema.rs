@@ -108,6 +108,8 @@ pub enum RootfsCheck {
     Full,
     /// Files that were hashed in this boot and have the same inode stamps since were not read again.
     Boot,
+    /// A process of the host vouched that nothing changed since then: not even the stamps were looked at.
+    Watched,
     /// Sizes and other attributes were compared, contents were not.
     Stat,
     /// Measured, and compared with nothing: no image says what it should be, or it is not that.
@@ -447,7 +449,7 @@ macro_rules! words {
     )*};
 }
 words! {
-    RootfsCheck { Full "full", Boot "boot", Stat "stat", Measured "measured" }
+    RootfsCheck { Full "full", Boot "boot", Watched "watched", Stat "stat", Measured "measured" }
     Origin { Image "image", Sandbox "sandbox", Build "build", Bundle "bundle" }
     ProgramsRule { Listed "listed", Named "named", Args "args", Any "any" }
     MountsRule { Programs "programs", Measure "measure", Any "any" }

@@ -97,7 +97,7 @@ const USUAL_TYPES: [&str; 8] = [
     "proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs",
 ];
 /// What no bind mount may reach: neither by its source, nor by one below it or above it.
-const PROTECTED: [(&str, &str); 15] = [
+const PROTECTED: [(&str, &str); 16] = [
     ("/dev/tpm0", "a host TPM"),
     ("/dev/tpmrm0", "a host TPM"),
     ("/sys/fs/bpf", "the BPF file system"),
@@ -105,6 +105,7 @@ const PROTECTED: [(&str, &str); 15] = [
     ("/var/lib/attestrun", "attestrun's state"),
     ("/run/attestrun", "attestrun's state"),
     ("/run/attestrun-host", "attestrun's host service"),
+    ("/run/attestrun-layerwatch", "attestrun's watch of layers"),
     ("/run/docker.sock", "an engine's socket"),
     ("/run/containerd/containerd.sock", "an engine's socket"),
     ("/run/podman/podman.sock", "an engine's socket"),

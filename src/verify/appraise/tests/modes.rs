@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::digest::{FileDigest, PolicyDigest, RootfsDigest};
-use crate::event::{Enforce, EnterMode, Event, Policy};
+use crate::event::{Enforce, EnterMode, Event, Policy, RootfsCheck};
 use crate::tpm2::TpmName;
 
 pub(super) fn edit_policy(scene: &mut Scene, edit: impl Fn(&mut Policy)) {
@@ -30,6 +30,30 @@ fn refuse_weaker_modes() {
     let mut scene = Scene::new();
     scene.claim.tier = "bpf".into();
     assert_refused(&scene, &["container T-TIER"]);
+}
+
+/// Each way of not reading everything is named, and counts where the policy let it be and the challenger
+/// waives that name.
+#[test]
+fn refuse_laxer_checks_of_files() {
+    for (check, waiver) in [
+        (RootfsCheck::Boot, Waiver::RootfsBoot),
+        (RootfsCheck::Watched, Waiver::RootfsWatched),
+        (RootfsCheck::Stat, Waiver::RootfsStat),
+    ] {
+        let mut scene = Scene::new();
+        scene.edit_event("attestrun.rootfs", |event| {
+            if let Event::Rootfs(rootfs) = event {
+                rootfs.check = check;
+            }
+        });
+        scene.expect.waive.push(waiver);
+        assert_refused(&scene, &["container P-ROOTFS"]); // the policy demands `full`
+        edit_policy(&mut scene, |policy| policy.rootfs = check);
+        assert_eq!(scene.appraise().verdict.word(), "accepted", "{check}");
+        scene.expect.waive.pop();
+        assert_refused(&scene, &["container P-ROOTFS"]);
+    }
 }
 
 #[test]

@@ -71,6 +71,7 @@ pub enum RevocationWire {
 pub enum CheckWire {
     Full,
     Boot,
+    Watched,
     Stat,
 }
 
@@ -79,6 +80,7 @@ impl CheckWire {
         match self {
             Self::Full => RootfsCheck::Full,
             Self::Boot => RootfsCheck::Boot,
+            Self::Watched => RootfsCheck::Watched,
             Self::Stat => RootfsCheck::Stat,
         }
     }
