@@ -29,6 +29,9 @@ pub const MODULE: Module = Module {
         Test::Once("podman_by_default_and_beyond", podman_by_default_and_beyond),
         Test::Once("ctr_by_default_and_beyond", ctr_by_default_and_beyond),
         Test::Once("exec_beyond_the_default", exec_beyond_the_default),
+        Test::Once("selinux_labels", selinux_labels),
+        Test::Once("the_hosts_cgroup_namespace", the_hosts_cgroup_namespace),
+        Test::Once("what_looks_like_a_volume", what_looks_like_a_volume),
         Test::Once(
             "a_volume_leads_where_it_was_made_to",
             a_volume_leads_where_it_was_made_to,
@@ -144,6 +147,14 @@ fn docker_by_default_and_beyond(world: &World) -> Result<()> {
             options(&["--network=host"], &["namespace:network"]),
             options(&["--ipc=host"], &["namespace:ipc"]),
             options(&["--uts=host"], &["namespace:uts"]),
+            options(
+                &["--sysctl=net.core.somaxconn=1024"],
+                &["sysctl:net.core.somaxconn"],
+            ),
+            options(
+                &["--sysctl=net.ipv4.ping_group_range=0 1"],
+                &["sysctl:net.ipv4.ping_group_range"],
+            ),
             options(&["--device=/dev/full:/dev/e2e"], &["device:/dev/e2e"]),
             options(&["--device-cgroup-rule=c 10:229 rwm"], &["device:*"]),
             options(&["--volume", &volume], &[&mount]),
@@ -181,6 +192,7 @@ fn podman_by_default_and_beyond(world: &World) -> Result<()> {
             options(&["--pid=host"], &["namespace:pid"]),
             options(&["--ipc=host"], &["namespace:ipc"]),
             options(&["--uts=host"], &["namespace:uts"]),
+            options(&["--sysctl=kernel.msgmax=65536"], &["sysctl:kernel.msgmax"]),
             options(&["--device=/dev/full:/dev/e2e"], &["device:/dev/e2e"]),
             options(&["--volume", &volume], &[&mount]),
             options(&["--env=LD_AUDIT=/x.so"], &["env:LD_AUDIT"]),
@@ -249,6 +261,112 @@ fn exec_beyond_the_default(world: &World) -> Result<()> {
     podman::on(world, &rt, "rm")?
         .args(["-f", "-t", "0", &name])
         .ok()?;
+    Ok(())
+}
+
+/// This host has no SELinux, so that no container can have a label; one that asks for it is judged all the
+/// same, before anybody finds that out.
+fn selinux_labels(world: &World) -> Result<()> {
+    // libcontainer knows no labels: it is runc that is asked for them
+    let rt = Runtime::attestrun(&world.program("attestrun")?, Backend::Runc);
+    world.configure(Backend::Runc)?;
+    let done = labels_are_judged(world, &rt);
+    world.configure(Backend::Libcontainer)?;
+    done
+}
+
+fn labels_are_judged(world: &World, rt: &Runtime) -> Result<()> {
+    let label = "system_u:system_r:spc_t:s0";
+    let mut bundle = crate::admission::demo_bundle(world, &["/bin/true"])?;
+    bundle.set("/process/selinuxLabel", json!(label))?;
+    let output = rt.run(&bundle)?;
+    ensure!(output.code() != 0, "{output}");
+    output
+        .says("refused: ")?
+        .says(&format!("selinux:{label}"))?;
+    allowing(&[&format!("selinux:{label}")], || {
+        let output = rt.run(&bundle)?;
+        ensure!(output.code() != 0, "{output}");
+        output.says_not("refused: ")?;
+        Ok(())
+    })?;
+    let files = "system_u:object_r:etc_t:s0:c1,c2";
+    let mut bundle = bundle.again();
+    bundle.set("/process/selinuxLabel", json!(""))?;
+    bundle.set("/linux/mountLabel", json!(files))?;
+    let output = rt.run(&bundle)?;
+    output
+        .says("refused: ")?
+        .says(&format!("selinux:{files}"))?;
+    Ok(())
+}
+
+/// Engines make a cgroup namespace where cgroup v2 is all there is, and none elsewhere.
+fn the_hosts_cgroup_namespace(world: &World) -> Result<()> {
+    let (rt, demo) = (ours(world)?, &world.images()?.demo.name);
+    let unified = fs::exists("/sys/fs/cgroup/cgroup.controllers")?;
+    let with_the_hosts = || -> Result<Vec<Output>> {
+        let docker = docker::run(world, &rt)?.args(["--rm", "--cgroupns=host"]);
+        let podman = world
+            .podman_run(&rt, "run")?
+            .args(["--rm", "--cgroupns=host"]);
+        [docker, podman]
+            .map(|run| run.args([demo, "/bin/true"]).output())
+            .into_iter()
+            .collect()
+    };
+    for output in with_the_hosts()? {
+        ensure!((output.code() == 0) != unified, "{output}");
+        if unified {
+            output.says("refused: ")?.says("namespace:cgroup")?;
+        }
+    }
+    allowing(&["namespace:cgroup"], || {
+        for output in with_the_hosts()? {
+            ensure!(output.code() == 0, "{output}");
+        }
+        Ok(())
+    })
+}
+
+/// A directory of the host whose path ends as an engine's volumes do.
+fn what_looks_like_a_volume(world: &World) -> Result<()> {
+    let (rt, demo) = (ours(world)?, &world.images()?.demo.name);
+    let like = world.work.join("volumes/v/_data");
+    fs::create_dir_all(&like)?;
+    let volume = format!("{}:/data", like.display());
+    let run = |engine: Cmd, volume: &str| {
+        let run = engine.args(["--rm", "--volume", volume]);
+        run.args([demo, "/bin/true"]).output()
+    };
+    for like_one in [true, false] {
+        let (volume, code) = match like_one {
+            true => (volume.as_str(), 1),
+            false => ("e2e-podmans:/data", 0),
+        };
+        let podman = run(world.podman_run(&rt, "run")?, volume)?;
+        ensure!((podman.code() == 0) == (code == 0), "{volume}: {podman}");
+        if like_one {
+            podman.says(&format!("mount:{}", like.display()))?;
+        }
+    }
+    world.podman()?.args(["volume", "rm", "e2e-podmans"]).ok()?;
+    let docker = run(docker::run(world, &rt)?, &volume)?;
+    ensure!(docker.code() != 0, "{docker}");
+    docker
+        .says("refused: ")?
+        .says(&format!("mount:{}", like.display()))?;
+    // Docker's volume is no volume of podman's
+    world
+        .docker()?
+        .args(["volume", "create", "e2e-dockers"])
+        .ok()?;
+    let dockers = "/var/lib/docker/volumes/e2e-dockers/_data";
+    let podman = run(world.podman_run(&rt, "run")?, &format!("{dockers}:/data"))?;
+    ensure!(podman.code() != 0, "{podman}");
+    podman.says(&format!("mount:{dockers}"))?;
+    world.docker()?.args(["volume", "rm", "e2e-dockers"]).ok()?;
+    fs::remove_dir_all(world.work.join("volumes"))?;
     Ok(())
 }
 

@@ -52,6 +52,12 @@ pub struct HostView {
     pub launcher: Launcher,
     /// The kernel has AppArmor, and it is on.
     pub apparmor: bool,
+    /// The kernel has SELinux, and a policy is loaded.
+    pub selinux: bool,
+    /// cgroup v2 alone is mounted, where engines give each container a cgroup namespace.
+    pub unified_cgroups: bool,
+    /// Where this launcher keeps volumes of its own, canonical, and under their other names.
+    pub volume_roots: Vec<PathBuf>,
     /// Source of each bind mount → its canonical path (no symbolic links, no `..`).
     pub sources: BTreeMap<PathBuf, PathBuf>,
     /// Such a canonical path → other places of the same directory or file, when it is itself a bind mount
@@ -111,10 +117,18 @@ pub struct LaunchProfile {
     /// Whose defaults apply.
     pub launcher: Launcher,
     pub host_apparmor: bool,
+    pub host_selinux: bool,
+    pub host_unified_cgroups: bool,
     pub process: ProcessProfile,
     /// All eight kinds, by name.
     pub namespaces: Vec<NamespaceUse>,
     pub mounts: Vec<MountUse>,
+    /// Directories below which the engine keeps volumes of its own.
+    pub volume_roots: Vec<String>,
+    /// SELinux's label of the files that are mounted, else empty.
+    pub mount_label: String,
+    /// Kernel parameters that are set, by name.
+    pub sysctls: BTreeMap<String, String>,
     pub devices: Vec<DeviceNode>,
     /// Rules of the device cgroup in their order: `allow c 1:3 rwm`.
     pub device_rules: Vec<String>,
@@ -238,6 +252,8 @@ impl LaunchProfile {
         Ok(Self {
             launcher: host.launcher,
             host_apparmor: host.apparmor,
+            host_selinux: host.selinux,
+            host_unified_cgroups: host.unified_cgroups,
             process: ProcessProfile::of(process)?,
             namespaces: namespaces(linux, host)?,
             mounts: spec
@@ -246,6 +262,13 @@ impl LaunchProfile {
                 .flatten()
                 .map(|m| mount_use(m, host))
                 .collect::<Result<_, _>>()?,
+            volume_roots: (host.volume_roots.iter())
+                .map(|root| utf8(root))
+                .collect::<Result<_, _>>()?,
+            mount_label: linux.mount_label().clone().unwrap_or_default(),
+            sysctls: (linux.sysctl().iter().flatten())
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
             devices: devices::nodes(linux, &tpms)?,
             device_rules: rules.iter().map(devices::rule_text).collect(),
             tpm_by_rule: tpms.iter().any(|tpm| devices::reachable(rules, *tpm)),

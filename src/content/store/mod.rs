@@ -413,6 +413,22 @@ impl Roots {
         }
     }
 
+    /// Where this launcher's stores keep volumes of its own, canonical; none is made here.
+    pub fn volumes(&self, launcher: Launcher) -> Vec<PathBuf> {
+        let roots = self.canonical();
+        let stores = match launcher {
+            Launcher::Docker => roots.docker,
+            Launcher::Podman | Launcher::Buildah => roots.containers_storage,
+            Launcher::Containerd | Launcher::Cri | Launcher::CriSandbox | Launcher::Other => {
+                Vec::new()
+            }
+        };
+        let volumes = stores.into_iter().map(|root| root.join("volumes"));
+        volumes
+            .filter_map(|v| std::fs::canonicalize(v).ok())
+            .collect()
+    }
+
     /// Where the stores keep layers: what a mount's relative paths start from.
     fn layer_directories(&self) -> Vec<PathBuf> {
         const SNAPSHOTS: &str = "io.containerd.snapshotter.v1.overlayfs/snapshots";

@@ -92,7 +92,14 @@ pub fn admit(application: &Application, config: &Config, run_dir: &RunDir) -> Re
     let asked = Instant::now();
     let origin = locate(application, config, &root, &signatures)?;
     let identity = asked.elapsed();
-    let host = view::of(&spec, application, &start_hooks, &joined, launcher(&origin))?;
+    let host = view::of(
+        &spec,
+        application,
+        &start_hooks,
+        &joined,
+        launcher(&origin),
+        &config.stores,
+    )?;
     let profile = LaunchProfile::of(&spec, &host)?;
     let admission = match &origin {
         Located::Image(found) => decided(application, found, &signatures, &policy, &profile)?,

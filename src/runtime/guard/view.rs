@@ -2,9 +2,10 @@
 //! are, whose namespaces are joined, which devices are TPMs.
 
 use super::{Application, inside::Joined};
+use crate::backend::cgroup::is_unified;
 use crate::{copies, hooks::StartHook};
 use anyhow::{Context, Result};
-use content::store;
+use content::store::{self, Mount, Roots};
 use oci_spec::runtime::Spec;
 use std::{
     fs,
@@ -19,17 +20,21 @@ pub fn of(
     start_hooks: &[StartHook],
     joined: &Joined,
     launcher: Launcher,
+    stores: &Roots,
 ) -> Result<HostView> {
     let origins = &application.copies;
     let needs = needs(spec);
     let mut view = HostView {
         launcher,
         apparmor: apparmor()?,
+        selinux: Path::new(SELINUX).exists(),
+        unified_cgroups: is_unified(),
         tpm_devices: tpm_devices()?,
         ..HostView::default()
     };
     let mounts = fs::read("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
     let mounts = store::parse_mountinfo(&mounts).context("/proc/self/mountinfo")?;
+    view.volume_roots = volume_roots(stores.volumes(launcher), &mounts);
     for source in needs.sources {
         // the copy of a program is made once the policy has said yes; whose it is, is said in its place
         let named = origins.get(&source).unwrap_or(&source);
@@ -66,6 +71,17 @@ pub fn of(
         view.namespaces.insert(namespace, owner);
     }
     Ok(view)
+}
+
+/// There once a policy is loaded (selinuxfs).
+const SELINUX: &str = "/sys/fs/selinux/enforce";
+
+/// With their other names, where they were bind-mounted themselves.
+fn volume_roots(roots: Vec<PathBuf>, mounts: &[Mount]) -> Vec<PathBuf> {
+    let others: Vec<_> = (roots.iter())
+        .flat_map(|root| store::origins(root, mounts))
+        .collect();
+    roots.into_iter().chain(others).collect()
 }
 
 /// Whether the kernel has AppArmor and it is on; a kernel without the module has no such file.

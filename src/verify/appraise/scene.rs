@@ -66,6 +66,8 @@ pub(super) fn profile() -> LaunchProfile {
     LaunchProfile {
         launcher: Launcher::Cri,
         host_apparmor: false,
+        host_selinux: false,
+        host_unified_cgroups: false,
         process: ProcessProfile {
             program: "/usr/bin/app".into(),
             args_digest: ProfileDigest::of(br#"["/usr/bin/app"]"#).to_string(),
@@ -93,6 +95,9 @@ pub(super) fn profile() -> LaunchProfile {
             .map(|k| namespace(k, Namespace::New))
             .to_vec(),
         mounts: vec![],
+        volume_roots: vec![],
+        mount_label: String::new(),
+        sysctls: Default::default(),
         devices: vec![],
         device_rules: vec!["deny a *:* rwm".into()],
         tpm_by_rule: false,

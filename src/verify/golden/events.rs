@@ -14,6 +14,8 @@ fn profile() -> LaunchProfile {
     LaunchProfile {
         launcher: Launcher::Podman,
         host_apparmor: true,
+        host_selinux: false,
+        host_unified_cgroups: true,
         process: ProcessProfile {
             program: "sh".into(),
             args_digest: digest!(ProfileDigest, 1).to_string(),
@@ -87,6 +89,9 @@ fn profile() -> LaunchProfile {
         seccomp_opens: vec![],
         masked_paths: vec!["/proc/acpi".into(), "/proc/kcore".into()],
         readonly_paths: vec![],
+        volume_roots: vec!["/v".into()],
+        mount_label: String::new(),
+        sysctls: [("net.ipv4.ping_group_range".into(), "0 0".into())].into(),
         cgroups_path: "/x".into(),
     }
 }
@@ -95,7 +100,8 @@ const PROFILE: &str = concat!(
     r#"{"cgroups_path":"/x","device_rules":["deny a *:* rwm"],"#,
     r#""devices":[{"host_tpm":false,"major":10,"minor":229,"path":"/dev/fuse","type":"c"}],"#,
     r#""hooks":[{"args_digest":"@4","digest":"@3","env_names":["PATH"],"path":"/usr/bin/hook","stage":"createRuntime"}],"#,
-    r#""host_apparmor":true,"launcher":"podman","masked_paths":["/proc/acpi","/proc/kcore"],"#,
+    r#""host_apparmor":true,"host_selinux":false,"host_unified_cgroups":true,"launcher":"podman","#,
+    r#""masked_paths":["/proc/acpi","/proc/kcore"],"mount_label":"","#,
     r#""mounts":[{"destination":"/data","options":["ro"],"origins":["/disk/data"],"real_source":"/srv/data","source":"/srv/d","type":"bind"}],"#,
     r#""namespaces":[{"how":"new","path":"","type":"mount"},{"how":"joined","path":"/run/netns/x","type":"network"},"#,
     r#"{"how":"host","path":"","type":"user"}],"#,
@@ -103,7 +109,8 @@ const PROFILE: &str = concat!(
     r#""capabilities":{"ambient":[],"bounding":["CAP_KILL"],"effective":[],"inheritable":[],"permitted":[]},"#,
     r#""cwd":"/","env_digest":"@2","env_names":["PATH"],"no_new_privileges":true,"program":"sh","selinux":"","#,
     r#""terminal":false,"user":{"additional_gids":[4],"gid":100,"uid":1000}},"#,
-    r#""readonly_paths":[],"rootfs_readonly":true,"seccomp":"none","seccomp_opens":[],"tpm_by_rule":false}"#,
+    r#""readonly_paths":[],"rootfs_readonly":true,"seccomp":"none","seccomp_opens":[],"#,
+    r#""sysctls":{"net.ipv4.ping_group_range":"0 0"},"tpm_by_rule":false,"volume_roots":["/v"]}"#,
 );
 
 /// Every event: PCR, name, buffer.

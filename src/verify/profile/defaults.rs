@@ -91,6 +91,35 @@ const READ_ONLY: [&str; 6] = [
     "/proc/sysrq-trigger",
 ];
 
+/// Kernel parameters of the container's own namespaces that these set for every container.
+const SYSCTLS: [(Launcher, &str, &str); 8] = [
+    (Launcher::Docker, "net.ipv4.ip_unprivileged_port_start", "0"),
+    (
+        Launcher::Docker,
+        "net.ipv4.ping_group_range",
+        "0 2147483647",
+    ),
+    (Launcher::Podman, "net.ipv4.ping_group_range", "0 0"),
+    (Launcher::Buildah, "net.ipv4.ping_group_range", "0 0"),
+    // of containerd 2, in a pod's sandbox and in nothing that joins it
+    (Launcher::Cri, "net.ipv4.ip_unprivileged_port_start", "0"),
+    (Launcher::Cri, "net.ipv4.ping_group_range", "0 2147483647"),
+    (
+        Launcher::CriSandbox,
+        "net.ipv4.ip_unprivileged_port_start",
+        "0",
+    ),
+    (
+        Launcher::CriSandbox,
+        "net.ipv4.ping_group_range",
+        "0 2147483647",
+    ),
+];
+
+/// Types of processes and of files by which container-selinux confines containers.
+const SELINUX_PROCESS: [&str; 2] = ["container_t", "container_init_t"];
+const SELINUX_FILES: [&str; 1] = ["container_file_t"];
+
 /// Character devices that every container has: null, zero, full, random, urandom, tty, console, ptmx,
 /// pts; and the tun device, which runc itself allows (Linux `Documentation/admin-guide/devices.txt`).
 const DEVICES: [(i64, i64); 9] = [
@@ -119,6 +148,13 @@ impl Launcher {
     /// Confines its containers by a profile of its own, where the host has AppArmor.
     pub(super) fn confines(self) -> bool {
         matches!(self, Self::Docker | Self::Podman | Self::Cri)
+    }
+    /// Labels its containers, where the host has SELinux; for Docker and containerd it is an option.
+    fn labels(self) -> bool {
+        matches!(self, Self::Podman | Self::Buildah)
+    }
+    pub(super) fn sets(self, name: &str, value: &str) -> bool {
+        SYSCTLS.contains(&(self, name, value))
     }
     /// With the CRI it is the kubelet that says what is hidden: nothing, when nothing is said.
     fn hides(self) -> bool {
@@ -157,6 +193,41 @@ pub(super) fn confined_otherwise<'p>(
     })
 }
 
+/// A label of SELinux's for a process that confines it less, or otherwise, than engines' own do.
+pub(super) fn labelled_otherwise<'p>(
+    process: &'p ProcessProfile,
+    launch: &LaunchProfile,
+) -> Option<&'p str> {
+    match process.selinux.as_str() {
+        "" => (launch.host_selinux && launch.launcher.labels()).then_some("disabled"),
+        label => (!is_engines_label(label, "system_r", &SELINUX_PROCESS)).then_some(label),
+    }
+}
+
+pub(super) fn files_labelled_otherwise(launch: &LaunchProfile) -> Option<&str> {
+    let label = launch.mount_label.as_str();
+    let usual = label.is_empty() || is_engines_label(label, "object_r", &SELINUX_FILES);
+    (!usual).then_some(label)
+}
+
+/// `user:role:type:level`: one of these types, apart from others by two categories of its own
+/// (`s0:c1,c2`), as the engines draw them.
+fn is_engines_label(label: &str, role: &str, types: &[&str]) -> bool {
+    let mut parts = label.splitn(4, ':');
+    let category = |text: &str| {
+        let number = text.strip_prefix('c').unwrap_or_default();
+        !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())
+    };
+    let apart = |level: &str| match level.strip_prefix("s0:").and_then(|c| c.split_once(',')) {
+        Some((one, other)) => one != other && category(one) && category(other),
+        None => false,
+    };
+    parts.next() == Some("system_u")
+        && parts.next() == Some(role)
+        && parts.next().is_some_and(|kind| types.contains(&kind))
+        && parts.next().is_some_and(apart)
+}
+
 pub(super) fn usual_device(kind: char, major: Option<i64>, minor: Option<i64>) -> bool {
     let (Some(major), 'c') = (major, kind) else {
         return false;
@@ -188,7 +259,7 @@ pub(super) fn stays_read_only(kind: &str, profile: &LaunchProfile) -> bool {
 
 /// A bind mount that every engine makes for every container (its name files, its shared memory), or
 /// one of a volume that the engine itself keeps: no path of the host that somebody chose.
-pub(super) fn engines_own(source: &str, destination: &str, launcher: Launcher) -> bool {
+pub(super) fn engines_own(source: &str, destination: &str, profile: &LaunchProfile) -> bool {
     let name = source.rsplit('/').next().unwrap_or_default();
     let own_file = match destination {
         "/etc/hosts" => ["hosts", "etc-hosts"].contains(&name),
@@ -198,12 +269,17 @@ pub(super) fn engines_own(source: &str, destination: &str, launcher: Launcher) -
         "/dev/shm" => name == "shm" && source != "/dev/shm",
         _ => false,
     };
-    let kubelets = launcher == Launcher::Cri && source.starts_with("/var/lib/kubelet/pods/");
-    own_file || kubelets || is_volume(source)
+    let kubelets =
+        profile.launcher == Launcher::Cri && source.starts_with("/var/lib/kubelet/pods/");
+    own_file || kubelets || is_volume(source, &profile.volume_roots)
 }
 
-/// `<root>/volumes/<name>/_data`: Docker's and podman's local volumes.
-fn is_volume(source: &str) -> bool {
-    let mut parts = source.rsplit('/');
-    (parts.next(), parts.nth(1)) == (Some("_data"), Some("volumes"))
+/// `<root>/<name>/_data`: Docker's and podman's local volumes.
+fn is_volume(source: &str, roots: &[String]) -> bool {
+    let below = |root: &String| source.strip_prefix(root.as_str())?.strip_prefix('/');
+    let name = |rest: &str| match rest.split_once('/') {
+        Some((name, end)) => !name.is_empty() && end == "_data",
+        None => false,
+    };
+    roots.iter().filter_map(below).any(name)
 }

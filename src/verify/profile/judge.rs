@@ -2,7 +2,10 @@
 //! profile; and, whatever an engine's defaults are, ways to the host TPM, to the engines and to
 //! attestrun's own files, and the powers that would let it forge what is measured.
 
-use super::defaults::{confined_otherwise, engines_own, stays_read_only, uncovered, usual_place};
+use super::defaults::{
+    confined_otherwise, engines_own, files_labelled_otherwise, labelled_otherwise, stays_read_only,
+    uncovered, usual_place,
+};
 use super::relaxation::{HOSTPID_PTRACE, KINDS, LaunchRules, Relaxation};
 use super::syscalls::denied_by_default;
 use super::{How, LaunchProfile, MountUse, ProcessProfile, devices};
@@ -134,6 +137,7 @@ pub fn judge(
     court.demands(rules.demand.against(profile));
     court.filter(profile);
     court.namespaces(profile);
+    court.parameters(profile);
     court.devices(profile);
     court.covers(profile);
     for mount in &profile.mounts {
@@ -283,6 +287,13 @@ impl<'a> Court<'a> {
                 format!("AppArmor profile `{profile}` instead of its engine's own"),
             );
         }
+        if let Some(label) = labelled_otherwise(process, launch) {
+            self.object(
+                Area::Caps,
+                Some(format!("selinux:{label}")),
+                format!("SELinux label `{label}` instead of its engine's own"),
+            );
+        }
         self.environment(process);
     }
 
@@ -323,6 +334,13 @@ impl<'a> Court<'a> {
             let text = format!("{path} neither masked nor read-only");
             self.object(Area::Mount, Some(format!("writable:{path}")), text);
         }
+        if let Some(label) = files_labelled_otherwise(profile) {
+            self.object(
+                Area::Mount,
+                Some(format!("selinux:{label}")),
+                format!("SELinux label `{label}` on its files, instead of its engine's own"),
+            );
+        }
     }
 
     fn environment(&mut self, process: &ProcessProfile) {
@@ -356,11 +374,26 @@ impl<'a> Court<'a> {
         for kind in KINDS {
             let whose = match profile.namespace(kind) {
                 How::Host if OWN_NAMESPACES.contains(&kind) => "the host's",
+                // with cgroup v1 engines leave it out by default
+                How::Host if kind == "cgroup" && profile.host_unified_cgroups => "the host's",
                 How::Joined if !POD_NAMESPACES.contains(&kind) => "another container's",
                 _ => continue,
             };
             let text = format!("{whose} {kind} namespace");
             self.object(Area::Ns, Some(format!("namespace:{kind}")), text);
+        }
+    }
+
+    /// Kernel parameters; runc and libcontainer set none outside of the container's own namespaces.
+    fn parameters(&mut self, profile: &LaunchProfile) {
+        for (name, value) in &profile.sysctls {
+            if !profile.launcher.sets(name, value) {
+                self.object(
+                    Area::Ns,
+                    Some(format!("sysctl:{name}")),
+                    format!("kernel parameter {name} = `{value}`"),
+                );
+            }
         }
     }
 
@@ -467,7 +500,7 @@ impl<'a> Court<'a> {
     fn bind(&mut self, mount: &MountUse, destination: &str, profile: &LaunchProfile) {
         // a program's own name is enough
         let named = mount.program.is_some();
-        let own = |source: &str| named || engines_own(source, destination, profile.launcher);
+        let own = |source: &str| named || engines_own(source, destination, profile);
         let source = plain(&mount.real_source);
         self.source(&source, destination, own(&source));
         for origin in &mount.origins {

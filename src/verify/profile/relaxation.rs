@@ -13,7 +13,7 @@ pub(super) const HOSTPID_PTRACE: &str = "hostpid-ptrace";
 /// Text that names no relaxation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not the name of a relaxation (known are device:<path>, mount:<path or type>, cap:CAP_<NAME>, syscall:<name>, apparmor:<profile>, namespace:<kind>, shown:<path>, writable:<path>, hook:sha256:<digest>, start-hook:sha256:<digest>, program:sha256:<digest>, env:<NAME>, hook-mount:<path>, hook-device:<path>, each but program with * for all of its kind, seccomp:unconfined and hostpid-ptrace)"
+    "`{0}` is not the name of a relaxation (known are device:<path>, mount:<path or type>, cap:CAP_<NAME>, syscall:<name>, apparmor:<profile>, namespace:<kind>, sysctl:<name>, selinux:<label>, selinux:disabled, shown:<path>, writable:<path>, hook:sha256:<digest>, start-hook:sha256:<digest>, program:sha256:<digest>, env:<NAME>, hook-mount:<path>, hook-device:<path>, each but program with * for all of its kind, seccomp:unconfined and hostpid-ptrace)"
 )]
 pub struct NotARelaxation(pub String);
 
@@ -28,7 +28,9 @@ impl Relaxation {
             None => text == HOSTPID_PTRACE,
             Some(("device", rest)) => rest == "*" || rest.starts_with('/'),
             Some(("cap" | "hook" | "start-hook" | "hook-mount" | "hook-device", "*")) => true,
-            Some(("env" | "mount" | "apparmor" | "syscall", rest)) => !rest.is_empty(),
+            Some(("env" | "mount" | "apparmor" | "selinux" | "syscall" | "sysctl", rest)) => {
+                !rest.is_empty()
+            }
             Some(("seccomp", rest)) => rest == "unconfined",
             Some(("namespace", rest)) => rest == "*" || KINDS.contains(&rest),
             Some(("shown" | "writable", rest)) => rest == "*" || rest.starts_with('/'),

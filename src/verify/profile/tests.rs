@@ -64,6 +64,12 @@ fn host(spec: &Spec) -> HostView {
     HostView {
         launcher: Launcher::Docker,
         apparmor: false,
+        selinux: false,
+        unified_cgroups: false,
+        volume_roots: vec![
+            "/var/lib/docker/volumes".into(),
+            "/disk/docker/volumes".into(),
+        ],
         origins: BTreeMap::new(),
         sources: needs.sources.into_iter().map(|s| (s.clone(), s)).collect(),
         hooks: needs

@@ -421,6 +421,124 @@ fn refuse_exec_beyond_the_defaults() {
 }
 
 #[test]
+fn refuse_what_only_looks_like_a_volume() {
+    for source in [
+        "/home/x/volumes/v/_data",
+        "/var/lib/docker/volumes/v/_data/x",
+        "/var/lib/docker/volumes/_data",
+        "/var/lib/docker/volumes//_data",
+        "/var/lib/docker/volumes/v/w/_data",
+        "/var/lib/docker/volumesx/v/_data",
+    ] {
+        let found = beyond(Launcher::Docker, |v| bind(v, source, "/data"));
+        assert_eq!(found.len(), 1, "{source}: {found:?}");
+        assert!(found[0].starts_with("mount:/"), "{found:?}");
+    }
+    // another engine's volume is a directory of the host
+    let mut value = config(Launcher::Podman);
+    bind(&mut value, "/var/lib/docker/volumes/v/_data", "/data");
+    let mut profile = seen(&value, Launcher::Podman, false);
+    profile.volume_roots = vec!["/var/lib/containers/storage/volumes".into()];
+    assert_eq!(
+        named(&profile, &[]),
+        ["mount:/var/lib/docker/volumes/v/_data"]
+    );
+}
+
+#[test]
+fn refuse_kernel_parameters() {
+    let set = |name: &'static str, value: &'static str| {
+        move |v: &mut Value| v["linux"]["sysctl"][name] = json!(value)
+    };
+    for (launcher, name, value) in [
+        (Launcher::Docker, "net.core.somaxconn", "1024"),
+        (Launcher::Docker, "net.ipv4.ping_group_range", "0 0"),
+        (
+            Launcher::Podman,
+            "net.ipv4.ping_group_range",
+            "0 2147483647",
+        ),
+        (Launcher::Podman, "net.ipv4.ip_unprivileged_port_start", "0"),
+        (Launcher::Podman, "net/ipv4/ip_forward", "1"),
+        (Launcher::Containerd, "kernel.shm_rmid_forced", "1"),
+        (Launcher::Cri, "kernel.msgmax", "65536"),
+        (Launcher::Buildah, "fs.mqueue.msg_max", "100"),
+    ] {
+        let found = beyond(launcher, set(name, value));
+        assert_eq!(found, [format!("sysctl:{name}")], "{launcher}");
+    }
+    let mut value = config(Launcher::Docker);
+    set("net.core.somaxconn", "1024")(&mut value);
+    let profile = seen(&value, Launcher::Docker, false);
+    assert!(named(&profile, &["sysctl:*"]).is_empty());
+    assert_eq!(named(&profile, &["sysctl:net.core"]).len(), 1);
+}
+
+#[test]
+fn refuse_selinux_labels_that_confine_otherwise() {
+    let own = "system_u:system_r:container_t:s0:c1,c2";
+    let files = "system_u:object_r:container_file_t:s0:c1,c2";
+    let judged = |launcher: Launcher, selinux: bool, process: &str, mount: &str| {
+        let mut profile = seen(&config(launcher), launcher, false);
+        profile.host_selinux = selinux;
+        profile.process.selinux = process.into();
+        profile.mount_label = mount.into();
+        named(&profile, &[])
+    };
+    for launcher in [Launcher::Podman, Launcher::Buildah] {
+        assert!(judged(launcher, true, own, files).is_empty());
+        assert!(judged(launcher, false, "", "").is_empty());
+        assert_eq!(judged(launcher, true, "", ""), ["selinux:disabled"]);
+    }
+    // these label only when they are told to
+    for launcher in [Launcher::Docker, Launcher::Containerd] {
+        assert!(judged(launcher, true, "", "").is_empty());
+        assert!(judged(launcher, true, own, files).is_empty());
+    }
+    for label in [
+        "system_u:system_r:spc_t:s0:c1,c2",
+        "system_u:system_r:container_t:s0",
+        "system_u:system_r:container_t:s0-s0:c0.c1023",
+        "system_u:system_r:container_t:s0:c1,c1",
+        "system_u:system_r:container_t:s0:c0.c1023",
+        "unconfined_u:unconfined_r:container_t:s0:c1,c2",
+        "system_u:object_r:container_t:s0:c1,c2",
+        "container_t",
+        ":::",
+    ] {
+        for launcher in [Launcher::Podman, Launcher::Docker, Launcher::Other] {
+            let of = match launcher {
+                Launcher::Other => Launcher::Containerd,
+                launcher => launcher,
+            };
+            let mut profile = seen(&config(of), launcher, false);
+            profile.process.selinux = label.into();
+            let name = format!("selinux:{label}");
+            assert!(named(&profile, &[]).contains(&name), "{launcher} {label}");
+            assert!(!named(&profile, &[&name]).contains(&name), "{label}");
+        }
+    }
+    let other = "system_u:object_r:etc_t:s0:c1,c2";
+    let found = judged(Launcher::Podman, true, own, other);
+    assert_eq!(found, [format!("selinux:{other}")]);
+}
+
+#[test]
+fn refuse_the_hosts_cgroup_namespace_where_engines_make_one() {
+    for (_, launcher) in ENGINES {
+        let mut profile = seen(&config(launcher), launcher, false);
+        let cgroup = "namespace:cgroup".to_owned();
+        assert!(!named(&profile, &[]).contains(&cgroup), "{launcher}, v1");
+        profile.host_unified_cgroups = true;
+        assert!(named(&profile, &[]).contains(&cgroup), "{launcher}");
+        assert!(!named(&profile, &[&cgroup]).contains(&cgroup), "{launcher}");
+        let own = profile.namespaces.iter_mut().find(|n| n.kind == "cgroup");
+        own.unwrap().how = How::New;
+        assert!(!named(&profile, &[]).contains(&cgroup), "{launcher}");
+    }
+}
+
+#[test]
 fn refuse_volumes_that_are_the_hosts_directories() {
     let volume = "/var/lib/docker/volumes/v/_data";
     let mut value = config(Launcher::Docker);
