@@ -177,5 +177,52 @@ pub fn pod_is_accepted(world: &World, sandbox: &str, member: &str) -> Result<()>
     outcome(0, ask(Some(&of_sandbox), &of_member, member)?)?;
     // the peer must be what somebody expects, too
     outcome(1, ask(Some(&of_member), &of_member, member)?)?;
+    judged_again_offline(world, [&of_sandbox, &of_member], sandbox, member)
+}
+
+/// The same from files: a member that was kept is accepted with its peer's evidence, and not without.
+fn judged_again_offline(
+    world: &World,
+    [of_sandbox, of_member]: [&Path; 2],
+    sandbox: &str,
+    member: &str,
+) -> Result<()> {
+    let file = world.work.join("member.cmw");
+    let peer = |policy: &Path| format!("--peer={sandbox}={}", policy.display());
+    let ask = world.ctl()?.args(["--json", "challenge", "--save"]);
+    let ask = ask.arg(&file).arg("--policy").arg(of_member);
+    let kept: serde_json::Value =
+        serde_json::from_str(&ask.arg(peer(of_sandbox)).arg(member).ok()?.stdout)?;
+    let text =
+        |value: &serde_json::Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
+    let word = |policy: &Path, evidence: String| {
+        let of = &kept["peers"][0];
+        format!(
+            "--peer=container={sandbox},policy={},evidence={evidence},nonce={},asked-at={},channel-binding={}",
+            policy.display(),
+            text(of, "nonce"),
+            text(of, "asked_at"),
+            text(of, "channel_binding")
+        )
+    };
+    let again = |peer: Option<String>, code: i32| -> Result<Output> {
+        let appraise = world.ctl()?.args(["--json", "appraise", "--policy"]);
+        let appraise = appraise.arg(of_member).args([
+            format!("--container={member}"),
+            format!("--nonce={}", text(&kept, "nonce")),
+            format!("--asked-at={}", text(&kept, "asked_at")),
+            format!("--channel-binding={}", text(&kept, "channel_binding")),
+        ]);
+        let output = appraise.args(peer).arg(&file).output()?;
+        ensure!(output.code() == code, "{code} expected: {output}");
+        Ok(output)
+    };
+    let evidence = text(&kept["peers"][0], "evidence");
+    again(Some(word(of_sandbox, evidence.clone())), 0)?;
+    again(None, 2)?.says("C-PEER")?;
+    // by another policy, and with other evidence under its nonce
+    again(Some(word(of_member, evidence)), 1)?;
+    let member_file = file.display().to_string();
+    again(Some(word(of_sandbox, member_file)), 1)?;
     Ok(())
 }

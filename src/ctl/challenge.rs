@@ -4,6 +4,8 @@
 //! here, used once, and lives as long as the challenge; `appraise` is for evidence that was kept,
 //! and demands again what the challenger knew when it asked.
 
+mod kept; // evidence in files, and what was asked for it
+
 use crate::{
     agent::{self, Agent, AgentArgs},
     disk, key,
@@ -13,6 +15,7 @@ use crate::{
 use anyhow::{Context as _, bail};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use clap::Args;
+use kept::Kept;
 use std::{
     fmt,
     path::{Path, PathBuf},
@@ -46,8 +49,8 @@ pub struct Challenge {
     agent: AgentArgs,
     #[command(flatten)]
     expected: ExpectedArgs,
-    /// Keep the evidence in this file
-    #[arg(long)]
+    /// Keep the evidence in this file; that of peers in FILE.peer-1 and so on
+    #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
     /// A container whose namespaces this one joins, and the policy that it must meet; asked first, in
     /// this order. May be given several times
@@ -76,6 +79,11 @@ pub struct Appraise {
     /// What tied it to a TLS connection, as `challenge` printed it
     #[arg(long, value_parser = channel, default_value = "none")]
     channel_binding: ChannelBinding,
+    /// A container whose namespaces this one joins, as `challenge` printed it: its policy, kept evidence,
+    /// and what was asked. May be given several times, in the same order
+    #[arg(long, value_parser = Kept::parse, allow_hyphen_values = true, value_name =
+        "container=ID,policy=FILE,evidence=FILE,nonce=NONCE,asked-at=TIME,channel-binding=BINDING")]
+    peer: Vec<Kept>,
 }
 
 fn channel(text: &str) -> Result<ChannelBinding, String> {
@@ -83,6 +91,7 @@ fn channel(text: &str) -> Result<ChannelBinding, String> {
 }
 
 /// What the challenger knows of its own question.
+#[derive(Debug, Clone)]
 struct Asked {
     nonce: Nonce,
     container: ContainerId,
@@ -113,9 +122,12 @@ pub fn challenge(args: &Challenge, style: Style) -> anyhow::Result<Report> {
     });
     let peers: Vec<_> = peers.collect::<anyhow::Result<_>>()?;
     let container = container(&args.container)?;
-    let mut accepted = Vec::new();
-    for (peer, policy) in &peers {
+    let (mut accepted, mut kept) = (Vec::new(), Vec::new());
+    for (number, (peer, policy)) in peers.iter().enumerate() {
         let (asked, bytes) = ask(&agent, peer)?;
+        if let (Some(path), Some((_, file))) = (&args.save, args.peer.get(number)) {
+            kept.push(Kept::put(path, number + 1, file, &asked, &bytes)?);
+        }
         let appraisal = judge(&bytes, &asked, policy, &agent.to_string(), &accepted)?;
         match appraisal.verdict {
             Verdict::Accepted(trusted) => accepted.push(trusted),
@@ -137,8 +149,10 @@ pub fn challenge(args: &Challenge, style: Style) -> anyhow::Result<Report> {
     report.add("channel_binding", String::from(asked.channel));
     if let Some(path) = &args.save {
         report.add("evidence", path.display().to_string());
+        report.add("peers", kept.iter().map(Kept::json).collect::<Vec<_>>());
+        let peers: String = kept.iter().map(|peer| format!(" --peer {peer}")).collect();
         report.text.push_str(&format!(
-            "\nkept; judge it again, not later than {} s after asking, with\n  attestctl appraise {} {} --container {} --nonce {} --asked-at {} --channel-binding {}",
+            "\nkept; judge it again, not later than {} s after asking, with\n  attestctl appraise {} {} --container {} --nonce {} --asked-at {} --channel-binding {}{peers}",
             policy.expect.max_age_secs,
             path.display(),
             args.expected,
@@ -175,19 +189,44 @@ fn ask(agent: &Agent, container: &ContainerId) -> anyhow::Result<(Asked, Vec<u8>
 
 pub fn appraise_file(args: &Appraise, style: Style) -> anyhow::Result<Report> {
     let policy = Expected::read(&args.expected.policy, args.expected.inventory.as_deref())?;
-    let nonce = BASE64URL
-        .decode(&args.nonce)
-        .map_err(|e| Usage(format!("--nonce: not base64url without padding: {e}")))?;
     let asked = Asked {
-        nonce: Nonce::new(nonce).map_err(|e| Usage(format!("--nonce: {e}")))?,
+        nonce: nonce(&args.nonce).map_err(|e| Usage(format!("--nonce: {e}")))?,
         container: container(&args.container)?,
         channel: args.channel_binding,
         at: UnixTime::parse(&args.asked_at).map_err(|e| Usage(format!("--asked-at: {e}")))?,
     };
-    let bytes = disk::read(&args.evidence, "the evidence", MAX_REPLY as u64)?;
-    let source = args.evidence.display().to_string();
-    let appraisal = judge(&bytes, &asked, &policy, &source, &[])?;
+    let mut accepted = Vec::new();
+    for peer in &args.peer {
+        let policy = Expected::read(&peer.policy, args.expected.inventory.as_deref())?;
+        let appraisal = judge_file(&peer.evidence, &peer.asked, &policy, &accepted)?;
+        match appraisal.verdict {
+            Verdict::Accepted(trusted) => accepted.push(trusted),
+            Verdict::Refused | Verdict::Unknown => {
+                let mut report = verdict::report(&appraisal, style);
+                report.add("peer", peer.asked.container.as_str());
+                return Ok(report);
+            }
+        }
+    }
+    let appraisal = judge_file(&args.evidence, &asked, &policy, &accepted)?;
     Ok(verdict::report(&appraisal, style))
+}
+
+fn nonce(text: &str) -> Result<Nonce, String> {
+    let bytes = BASE64URL
+        .decode(text)
+        .map_err(|e| format!("not base64url without padding: {e}"))?;
+    Nonce::new(bytes).map_err(|e| e.to_string())
+}
+
+fn judge_file(
+    path: &Path,
+    asked: &Asked,
+    policy: &Expected,
+    peers: &[Trusted],
+) -> anyhow::Result<Appraisal> {
+    let bytes = disk::read(path, "the evidence", MAX_REPLY as u64)?;
+    judge(&bytes, asked, policy, &path.display().to_string(), peers)
 }
 
 fn judge(

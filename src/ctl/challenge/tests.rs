@@ -164,6 +164,7 @@ fn refuse_lies_and_name_every_check() {
     // What was kept is judged alike, with what the challenger remembers.
     let again = appraise_file(
         &Appraise {
+            peer: vec![],
             evidence: scene.path("evidence.json"),
             expected: scene.expected(),
             nonce: report.json["nonce"].as_str().unwrap().to_owned(),
@@ -230,6 +231,7 @@ fn unknown_without_an_answer() {
 fn used_wrongly_before_anything_is_asked() {
     let scene = Scene::new();
     let args = |nonce: &str, container: &str, asked_at: &str| Appraise {
+        peer: vec![],
         evidence: scene.path("evidence.json"),
         expected: scene.expected(),
         nonce: nonce.to_owned(),
