@@ -290,7 +290,7 @@ fn host_service_on_demand(world: &World) -> Result<()> {
 fn a_restarted_host_service_finds_its_containers(world: &World, rt: &Runtime) -> Result<()> {
     let bundle = demo(world, &["/bin/sleep", "1000"])?;
     rt.up(&bundle)?;
-    let expectations = world.expectations(&["software-root", "no-ima", "tier-none"])?;
+    let expectations = world.expectations(&["software-root", "no-ima", "tier-fanotify"])?;
     for service in ["attestrun-agent", "attestrun-host"] {
         world.stop(service)?;
     }

@@ -300,8 +300,8 @@ fn challenged(world: &World, list: &Path, signature: &Path) -> Result<()> {
     rt.up(&bundle)?;
     let mut outcomes = Vec::new();
     for waive in [
-        &["tier-none", "software-root"][..],
-        &["no-ima", "tier-none", "software-root"],
+        &["tier-fanotify", "software-root"][..],
+        &["no-ima", "tier-fanotify", "software-root"],
     ] {
         let expectations = world.expectations(waive)?;
         let text = fs::read_to_string(&expectations)?;

@@ -6,6 +6,7 @@
 #![deny(clippy::disallowed_methods)]
 
 mod admission; // what may not start
+mod attacks; // ways around the list, and what becomes of them
 mod attestation; // challenges accepted, tampering refused
 mod backends; // who makes the container where nobody says
 mod bad_input; // what is missing, corrupt or dies
@@ -28,6 +29,7 @@ mod flags; // pidfds, keyrings, real-time signals
 mod host; // the attested host, and its challenger
 mod identity; // which image it is
 mod image; // test images
+mod inside; // what processes of a container may execute
 mod launch; // how an image is run, judged by its engine's default profile
 mod layerwatch; // layers that are watched, and attacks on them
 mod leftover; // what a test may not leave behind
@@ -101,6 +103,8 @@ const MODULES: &[Module] = &[
     backends::MODULE,
     surface::MODULE,
     enter::MODULE,
+    inside::MODULE,
+    attacks::MODULE,
     launch::MODULE,
     engines::podman::MODULE,
     engines::buildah::MODULE,

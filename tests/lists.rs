@@ -242,7 +242,7 @@ fn a_bundle_made_with_openssl_is_accepted(world: &World) -> Result<()> {
         // the challenger gets the same envelope, and the same answer
         let asked = world.challenge(
             &bundle.id,
-            &world.expectations(&["software-root", "no-ima", "tier-none"])?,
+            &world.expectations(&["software-root", "no-ima", "tier-fanotify"])?,
         );
         rt.down(&bundle)?;
         let asked = asked?;

@@ -125,6 +125,18 @@ impl Holdings {
         pidfd_send_signal(&self.pidfd, Signal::KILL).ok();
     }
 
+    /// [`Self::kill_all`], until nobody is left: whoever waits for leave to execute a file must not get it
+    /// because those who answer went away first.
+    pub fn end(&self) {
+        loop {
+            self.kill_all();
+            let ended = ends_within(&self.pidfd, Duration::from_millis(50));
+            if ended && (self.means.extent == Extent::PidNamespace || self.members().is_empty()) {
+                return;
+            }
+        }
+    }
+
     fn members(&self) -> Vec<Pid> {
         let mut text = String::new();
         let file = openat(

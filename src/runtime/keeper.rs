@@ -1,12 +1,12 @@
-//! The keeper: the guard's tiny parent. It holds the container's pidfd, cgroup and mount namespace
-//! and does nothing else: guard gone → the container is killed; create gone before it handed the
+//! The keeper: the guard's tiny parent. It holds the container's pidfd, cgroup, mount namespace and group
+//! of fanotify events, and does nothing else: guard gone → the container is killed; create gone before it handed the
 //! container over → the guard is killed.
 //!
 //! It parses nothing that a container sent, so it outlives whatever a container can do to its guard.
 
 use crate::{
     ending::Holdings,
-    guard,
+    guard::{self, gate::Group},
     ipc::{Answer, Channel},
     keys, slice, sys,
 };
@@ -48,21 +48,25 @@ pub fn run() -> Result<()> {
         .context("keeper: nothing to keep")?;
     keys::begin_session()?;
     let (lifeline, guards_end) = Channel::pair()?;
+    // both hold it: a guard's death answers nobody who waits for leave to execute a file
+    let group = Group::open()?;
     // a fork, not a fresh start: what create waits for is the guard's TPM
     let Some(guard) = sys::fork().context("keeper: cannot make the guard")? else {
         drop((create, lifeline));
-        sys::exit_now(guard(begin, guards_end, fds))
+        sys::exit_now(guard(begin, guards_end, fds, group))
     };
     drop((guards_end, fds));
     let run_id = begin.run_id;
     // the guard enters by itself, while its vTPM gets ready: entering takes longer than starting it
     slice::enter(run_id.as_str())?;
-    keep(create, lifeline, guard)
+    keep(create, lifeline, guard)?;
+    drop(group);
+    Ok(())
 }
 
 /// The guard's side of the fork: its exit code.
-fn guard(begin: Begin, lifeline: Channel, fds: Vec<OwnedFd>) -> i32 {
-    match guard::run(begin, lifeline, fds) {
+fn guard(begin: Begin, lifeline: Channel, fds: Vec<OwnedFd>, group: Group) -> i32 {
+    match guard::run(begin, lifeline, fds, group) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("attestrun guard: {error:#}");
@@ -99,7 +103,7 @@ fn keep(create: Channel, lifeline: Channel, guard: Pid) -> Result<()> {
         watch = match (watch, guard_ended, other_ready) {
             (Watch::Keeping(holdings), true, _) => {
                 // No takeover: whatever the guard had seen is gone, so the container ends with it.
-                holdings.kill_all();
+                holdings.end();
                 return reap(guard);
             }
             (Watch::Keeping(_), false, true) => {

@@ -52,8 +52,8 @@ impl<'a> Search<'a> {
 
 /// The program and then each interpreter, as exec would load them under `root`.
 ///
-/// The caller's process may be replaced by another file between this and exec: without enforcement in
-/// the kernel (tier `none`) this is a check at the door, and evidence says so.
+/// The file may be replaced by another one between this and exec: with tier `none` this is a check at the
+/// door, and evidence says so; with any other the file is judged again when the kernel opens it.
 ///
 /// `known` spares reading a file again whose content this process has just hashed.
 pub fn resolve(root: BorrowedFd<'_>, path: &Path, known: &Known<'_>) -> Result<Vec<Program>> {

@@ -179,6 +179,8 @@ pub enum Waiver {
     NoIma,
     /// Nothing is enforced inside the running container (T-TIER).
     TierNone,
+    /// What execve opens is judged, other ways to run code are not (T-TIER).
+    TierFanotify,
     /// The policy was recorded, not enforced (P-MODE, P-FAULT).
     Audit,
     /// Nobody that counts signed the image (P-ORIGIN).
@@ -209,6 +211,7 @@ impl Waiver {
             Self::SoftwareRoot => "software-root",
             Self::NoIma => "no-ima",
             Self::TierNone => "tier-none",
+            Self::TierFanotify => "tier-fanotify",
             Self::Audit => "audit",
             Self::UnsignedImage => "unsigned-image",
             Self::Sandbox => "sandbox",

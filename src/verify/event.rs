@@ -15,7 +15,7 @@
 //! | 7 | `attestrun.user`, `attestrun.list`, or `attestrun.no-list`; separator |
 //! | 8 | `attestrun.fault`, any number; none in a healthy container |
 //! | 10 | executed files (`ima-ng`); before them, where the policy wants files measured by themselves, those of the rootfs in the order of their paths, and `attestrun.files-done` |
-//! | 11 | `attestrun.tier`, then at most one `attestrun.start`; before it `attestrun.mount` for each bind mount, where the policy wants mounts measured; after it at most one `attestrun.hooked`, and `attestrun.exec`, `attestrun.enter` |
+//! | 11 | `attestrun.tier`, then at most one `attestrun.start`; before it `attestrun.mount` for each bind mount, where the policy wants mounts measured; after it at most one `attestrun.hooked`, and `attestrun.exec`, `attestrun.enter`, `attestrun.inside` |
 //!
 //! The TPM proves the order within a PCR. The order between PCRs is what the log says.
 
@@ -73,6 +73,7 @@ pub enum Event {
     Hooked(HookAdditions),
     Exec(Exec),
     Enter(Enter),
+    Inside(Inside),
 }
 
 impl Event {
@@ -92,7 +93,8 @@ impl Event {
             | Self::Start
             | Self::Hooked(_)
             | Self::Exec(_)
-            | Self::Enter(_) => pcr::LIFE,
+            | Self::Enter(_)
+            | Self::Inside(_) => pcr::LIFE,
         }
     }
 
@@ -119,6 +121,7 @@ impl Event {
             Self::Hooked(_) => "attestrun.hooked",
             Self::Exec(_) => "attestrun.exec",
             Self::Enter(_) => "attestrun.enter",
+            Self::Inside(_) => "attestrun.inside",
         }
     }
 
@@ -159,6 +162,7 @@ impl Event {
             Self::Hooked(e) => canonical(e),
             Self::Exec(e) => canonical(e),
             Self::Enter(e) => canonical(e),
+            Self::Inside(e) => canonical(e),
         };
         bytes.map_err(|e| EventError::Schema {
             name: self.name(),
@@ -196,6 +200,7 @@ impl Event {
             (11, "attestrun.hooked") => Self::Hooked(read("attestrun.hooked", buf)?),
             (11, "attestrun.exec") => Self::Exec(read("attestrun.exec", buf)?),
             (11, "attestrun.enter") => Self::Enter(read("attestrun.enter", buf)?),
+            (11, "attestrun.inside") => Self::Inside(read("attestrun.inside", buf)?),
             _ => {
                 return Err(EventError::Unknown {
                     pcr: entry.pcr(),

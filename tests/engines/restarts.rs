@@ -2,7 +2,9 @@
 //! of a container whose shim or conmon is killed is the engine's affair: the same as on plain runc.
 
 use super::{containerd, docker, name, podman, same, wait_until};
-use crate::{Module, Test, attestation::accepted, runtime::Runtime, world::World};
+use crate::{
+    Module, Test, attestation::accepted, machine::patient, runtime::Runtime, world::World,
+};
 use anyhow::{Context, Result, ensure};
 use nix::{
     sys::signal::{Signal, kill},
@@ -211,6 +213,8 @@ fn nobody_is_in_the_engines_cgroup(world: &World, rt: &Runtime) -> Result<()> {
         .filter(|pid| !before.contains(pid))
         .collect();
     ensure!(ours.len() == 2, "a guard and a keeper, not {ours:?}");
+    // the guard keeps others from writing to what was just executed
+    std::thread::sleep(patient(std::time::Duration::from_millis(300)));
     for pid in ours {
         let proc = Path::new("/proc").join(pid.to_string());
         let cgroups = fs::read_to_string(proc.join("cgroup"))?;

@@ -87,7 +87,7 @@ pub fn a_million_files_are_judged_and_kept(world: &World) -> Result<()> {
             let exec = |program: &str| -> Cmd { rt.cmd("exec").arg(&bundle.id).arg(program) };
             exec("/bin/true").ok()?;
             let expectations =
-                world.expectations(&["no-ima", "tier-none", "software-root", "audit"])?;
+                world.expectations(&["no-ima", "tier-fanotify", "software-root", "audit"])?;
             let verdict = world.challenge(&bundle.id, &expectations)?;
             let verdict: Value =
                 serde_json::from_str(&verdict.stdout).with_context(|| format!("{verdict}"))?;

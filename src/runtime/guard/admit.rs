@@ -28,11 +28,12 @@ use oci_spec::runtime::{Process, Spec};
 use std::{
     os::fd::AsFd,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Instant,
 };
 use verify::{
     digest::FileDigest,
-    event::How,
+    event::{How, TierName},
     image::Image,
     policy::{
         Admission, Enforce, Material, Measure, NotAdmitted, Policy, Programs, Subject, UpperRule,
@@ -44,7 +45,7 @@ use verify::{
 
 /// Everything that the start needs, with the witnesses that say why it may.
 pub struct Admitted {
-    pub admission: Admission,
+    pub admission: Arc<Admission>,
     pub rootfs: Rootfs,
     /// The sealed config.json.
     pub spec: Spec,
@@ -149,7 +150,7 @@ pub fn admit(application: &Application, config: &Config, run_dir: &RunDir) -> Re
     let list = court.hear(serials::advance(&admission, application.created)?)?;
     let audited = court.close();
     Ok(Admitted {
-        admission,
+        admission: Arc::new(admission),
         rootfs,
         spec: sealed,
         lent,
@@ -165,6 +166,21 @@ pub fn admit(application: &Application, config: &Config, run_dir: &RunDir) -> Re
             rootfs: (began.elapsed() - identity - decision).as_micros(),
         },
     })
+}
+
+impl Admitted {
+    /// The policy's least tier.
+    pub fn demand(&mut self, tier: TierName, lacks: &str) -> Result<(), Refused> {
+        match (
+            self.admission.check_tier(tier, lacks),
+            self.admission.mode(),
+        ) {
+            (Ok(()), _) => {}
+            (Err(refusal), Enforce::Enforce) => return Err(Refused(refusal.to_string())),
+            (Err(refusal), Enforce::Audit) => self.audited.push(refusal.to_string()),
+        }
+        Ok(())
+    }
 }
 
 /// Hears every refusal: in mode `enforce` the first one ends the launch, in mode `audit` all are noted.

@@ -1,7 +1,7 @@
 //! Starting and entering: the process is judged by the list, recorded, and only then allowed.
 //!
-//! Without a gate in the kernel (tier `none`) this judges what attestrun itself is asked to start;
-//! what those programs execute later is not seen, and evidence says so.
+//! This judges what attestrun itself is asked to start; what those programs execute later is the gate's
+//! matter ([`super::gate`]).
 
 use super::{
     Guarded,
@@ -228,7 +228,7 @@ impl Guarded {
     }
 
     /// Says in PCR 8 what was denied; a fault that cannot be recorded ends in the caller's refusal anyhow.
-    fn deny(&mut self, kind: &str, reason: &str) {
+    fn deny(&self, kind: &str, reason: &str) {
         if let Err(error) = self.fault(kind, reason) {
             eprintln!("attestrun guard: {error:#}");
         }

@@ -2,8 +2,8 @@
 //! mount (`docker run --init`), also what the init is told to execute.
 //!
 //! The init is judged by its digest, which policy and challenger must name, the program behind it as an
-//! entry point. That the init executes this program, and no other, is the init's word: nothing watches
-//! it (tier `none`).
+//! entry point. That the init executes this program first is the init's word; a tier that watches
+//! executions sees to it that it is a listed one.
 
 use super::admit::judge;
 use crate::{

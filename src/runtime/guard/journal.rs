@@ -1,19 +1,30 @@
 //! The container's event log and the vTPM whose PCRs it explains: one decision path. An entry is
 //! appended, then extended, and only then does what it tells of happen.
 //!
-//! Evidence is served from this process's memory; the file is for people and for the container.
+//! Evidence is served from this process's memory; the file is for people and for the container. Several
+//! threads write; each entry, and each quote with its log, is one step.
 
 use crate::ipc::Refused;
 use anyhow::{Context, Result};
-use std::{collections::HashSet, fs::File, io::Write, path::Path};
-use tpm::vtpm::Vtpm;
+use std::{
+    collections::HashSet,
+    fs::File,
+    io::Write,
+    path::Path,
+    sync::{Mutex, MutexGuard},
+};
+use tpm::{Key, Quote, filter::Broker, vtpm::Vtpm};
 use verify::{
     digest::FileDigest,
     event::{Event, Fault},
     imalog::{EncodedPath, Entry},
+    pcr::QUOTED,
 };
 
-pub struct Journal {
+pub struct Journal(Mutex<Pages>);
+
+/// Whoever holds them must not wait for anything but the vTPM: the container waits for him.
+struct Pages {
     vtpm: Vtpm,
     file: File,
     log: Vec<u8>,
@@ -30,40 +41,61 @@ impl Journal {
     pub fn new(vtpm: Vtpm, path: &Path, max_bytes: u64) -> Result<Self> {
         let file = File::options().create_new(true).append(true).open(path);
         let file = file.with_context(|| format!("cannot make the event log {}", path.display()))?;
-        Ok(Self {
+        Ok(Self(Mutex::new(Pages {
             vtpm,
             file,
             log: Vec::new(),
             max_bytes,
             seen: HashSet::new(),
             capped: false,
-        })
+        })))
     }
 
-    pub fn vtpm(&mut self) -> &mut Vtpm {
-        &mut self.vtpm
+    fn pages(&self) -> Result<MutexGuard<'_, Pages>> {
+        // what a thread has left half written explains no PCR any more
+        self.0
+            .lock()
+            .map_err(|_| anyhow::anyhow!("a thread panicked while it wrote the event log"))
     }
 
-    pub fn log(&self) -> &[u8] {
-        &self.log
+    /// The container's way to its vTPM.
+    pub fn lend(&self) -> Result<Broker> {
+        Ok(self.pages()?.vtpm.lend())
     }
 
-    pub fn record(&mut self, event: &Event) -> Result<()> {
-        self.append(&event.to_entry()?)
+    /// The vTPM's quote of now, and the log that explains it.
+    pub fn quote(&self, key: &Key, qualifying_data: &[u8; 32]) -> Result<(Quote, Vec<u8>)> {
+        let mut pages = self.pages()?;
+        let quote = pages
+            .vtpm
+            .quote(key, qualifying_data, &QUOTED)
+            .context("the vTPM does not quote")?;
+        Ok((quote, pages.log.clone()))
     }
 
-    /// An execution of `path`: the first of this content is an entry of PCR 10.
-    pub fn execution(&mut self, path: &[u8], digest: FileDigest) -> Result<()> {
-        if self.seen.contains(&(path.to_vec(), digest)) {
-            return Ok(());
+    pub fn record(&self, event: &Event) -> Result<()> {
+        self.pages()?.append(&event.to_entry()?)
+    }
+
+    /// An execution of `path`: the first of this content is an entry of PCR 10. Whether it was the first.
+    pub fn execution(&self, path: &[u8], digest: FileDigest) -> Result<bool> {
+        let mut pages = self.pages()?;
+        if pages.seen.contains(&(path.to_vec(), digest)) {
+            return Ok(false);
         }
-        self.append(&Entry::file(digest, EncodedPath::of(path)?))?;
-        self.seen.insert((path.to_vec(), digest));
-        Ok(())
+        pages.append(&Entry::file(digest, EncodedPath::of(path)?))?;
+        pages.seen.insert((path.to_vec(), digest));
+        Ok(true)
+    }
+
+    /// Whether a file of this content, wherever it lay, was recorded as executed.
+    pub fn has_executed(&self, digest: &FileDigest) -> bool {
+        let pages = self.pages();
+        pages.is_ok_and(|pages| pages.seen.iter().any(|(_, seen)| seen == digest))
     }
 
     /// The rootfs's files, each by itself, in the order of their paths; then `done`. All of them or none.
-    pub fn files(&mut self, files: &[(Vec<u8>, FileDigest)], done: &Event) -> Result<()> {
+    pub fn files(&self, files: &[(Vec<u8>, FileDigest)], done: &Event) -> Result<()> {
         let encoded =
             |(path, digest): &(Vec<u8>, FileDigest)| Ok((EncodedPath::of(path)?, *digest));
         let mut files: Vec<_> = files.iter().map(encoded).collect::<Result<_>>()?;
@@ -75,19 +107,22 @@ impl Journal {
             .collect();
         entries.push(done.to_entry()?);
         let bytes: usize = entries.iter().map(|entry| entry.encode().len()).sum();
+        let mut pages = self.pages()?;
         // half: the container's life is to be written down as well
-        if !fits(self.log.len() + bytes, bytes, self.max_bytes) {
+        if !fits(pages.log.len() + bytes, bytes, pages.max_bytes) {
             return Err(Refused(format!(
                 "refused: {} files measured by themselves are {bytes} bytes of log, more than half of its cap \
                  (vtpm.log_max_bytes = {}); let the policy have measure = \"manifest\" or \"listed\"",
                 count,
-                self.max_bytes
+                pages.max_bytes
             ))
             .into());
         }
-        entries.iter().try_for_each(|entry| self.append(entry))
+        entries.iter().try_for_each(|entry| pages.append(entry))
     }
+}
 
+impl Pages {
     fn append(&mut self, entry: &Entry) -> Result<()> {
         let bytes = entry.encode();
         if self.capped || !fits(self.log.len(), bytes.len(), self.max_bytes) {
@@ -149,12 +184,13 @@ mod tests {
         let path = std::env::temp_dir().join(format!("attestrun-journal-{}", std::process::id()));
         fs::remove_file(&path).ok();
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        let mut journal = Journal::new(Vtpm::new(ours), &path, 65536).unwrap();
-        journal.capped = true;
+        let journal = Journal::new(Vtpm::new(ours), &path, 65536).unwrap();
+        let mut pages = journal.pages().unwrap();
+        pages.capped = true;
         let entry = Entry::buffer(pcr::LIFE, "attestrun.start", b"{}".to_vec()).unwrap();
-        let error = journal.append(&entry).unwrap_err().to_string();
+        let error = pages.append(&entry).unwrap_err().to_string();
         assert!(error.contains("cap"), "{error}");
-        assert!(journal.log().is_empty());
+        assert!(pages.log.is_empty());
         fs::remove_file(path).unwrap();
     }
 }

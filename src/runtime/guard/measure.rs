@@ -18,14 +18,22 @@ use verify::{
     signature::{Signed, Signer},
 };
 
+/// What is measured.
+pub struct Subject<'a> {
+    pub application: &'a Application,
+    pub admitted: &'a Admitted,
+    pub identity: &'a Identity,
+    pub tier: TierName,
+}
+
 /// Extends PCRs 0 to 7 and 11 and returns what is to be bound.
-pub fn measure(
-    journal: &mut Journal,
-    application: &Application,
-    admitted: &Admitted,
-    identity: &Identity,
-    config: &Config,
-) -> Result<Claim> {
+pub fn measure(journal: &Journal, subject: &Subject<'_>, config: &Config) -> Result<Claim> {
+    let Subject {
+        application,
+        admitted,
+        identity,
+        tier,
+    } = *subject;
     let admission = &admitted.admission;
     let rule = || admission.rule().to_owned();
     let runtime = Runtime {
@@ -52,7 +60,7 @@ pub fn measure(
         user_cert: listed.map_or(OrNone::None, |listed| listed.signer().certificate().into()),
         policy: admission.policy_digest(),
         mode: mode(admission.mode()).to_owned(),
-        tier: TIER.to_owned(),
+        tier: tier.name().to_owned(),
         runtime: runtime.attestrun.sha256,
         swtpm: runtime.swtpm.sha256,
         peers: admission
@@ -79,10 +87,10 @@ pub fn measure(
         Event::Policy(Policy {
             digest: claim.policy,
             enforce: admission.mode(),
-            tier: TierName::None,
+            tier,
             rootfs: check,
             measure: admission.terms().measure,
-            // tier none prevents none of these, and says so
+            // neither tier prevents any of these, and says so
             scripts: Latitude::Any,
             inject: Latitude::Any,
             anonymous_exec: Latitude::Any,
@@ -132,14 +140,14 @@ pub fn measure(
         journal.record(&Event::Separator(PcrIndex::new(pcr.into())?))?;
     }
     journal.record(&Event::Tier(Tier {
-        tier: TierName::None,
+        tier,
         kernel: kernel(),
     }))?;
     Ok(claim)
 }
 
 /// PCR 10: the rootfs's files by themselves, where the policy says so.
-fn files(journal: &mut Journal, admitted: &Admitted) -> Result<()> {
+fn files(journal: &Journal, admitted: &Admitted) -> Result<()> {
     let admission = &admitted.admission;
     let measure = admission.terms().measure;
     let wanted = |digest: &FileDigest| match measure {
@@ -204,9 +212,6 @@ fn rootfs(found: &super::rootfs::Rootfs) -> Rootfs {
         },
     }
 }
-
-/// What watches executions inside the container: nothing yet, and evidence says so.
-const TIER: &str = "none";
 
 /// Who vouched for the image.
 fn signed_by(signed: &Signed) -> Verdict {

@@ -8,6 +8,7 @@
 mod admit;
 mod enter;
 mod entry;
+pub mod gate;
 mod inside;
 mod journal;
 pub mod list_text;
@@ -23,7 +24,11 @@ mod view;
 pub use inside::joined;
 pub use swtpm::VtpmUid;
 
-use self::{journal::Journal, list_text::ListText};
+use self::{
+    gate::{Gate, Group},
+    journal::Journal,
+    list_text::ListText,
+};
 use crate::{
     config::Config,
     ending::{Holdings, Means},
@@ -37,7 +42,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
-    collections::BTreeMap, os::fd::OwnedFd, path::PathBuf, process::Child, thread, time::Duration,
+    collections::BTreeMap, os::fd::OwnedFd, path::PathBuf, process::Child, sync::Arc, thread,
+    time::Duration,
 };
 use tpm::vtpm::Vtpm;
 use verify::{
@@ -151,8 +157,8 @@ pub const ANNOTATIONS: &str = "dev.attestrun.";
 const CREATE_PATIENCE: Duration = Duration::from_secs(240);
 
 /// The guard's whole life, in a process that the keeper forked. `lifeline` ends with the keeper; the
-/// descriptors are the channels to create and to the host service.
-pub fn run(begin: Begin, lifeline: Channel, fds: Vec<OwnedFd>) -> Result<()> {
+/// descriptors are the channels to create and to the host service; the keeper holds the group as well.
+pub fn run(begin: Begin, lifeline: Channel, fds: Vec<OwnedFd>, group: Group) -> Result<()> {
     sys::retitle("attestrun", "guard")?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
     content::ignore_lease_signals();
@@ -172,14 +178,18 @@ pub fn run(begin: Begin, lifeline: Channel, fds: Vec<OwnedFd>) -> Result<()> {
         application.container == begin.container,
         "guard: create changed its container"
     );
-    let mut guarded = match vtpm.and_then(|vtpm| Guarded::admit(*application, vtpm, &run_dir)) {
-        Ok(guarded) => guarded,
+    let admitted = vtpm.and_then(|vtpm| Guarded::admit(*application, vtpm, &run_dir, group));
+    let (mut guarded, gate) = match admitted {
+        Ok(both) => both,
         Err(refusal) => return create.send(&Answer::<Measured>::of(Err(refusal)), &[]),
     };
     create.send(&Answer::Ok(guarded.measured()), &[])?;
     guarded.bound(&create)?;
     guarded.lend(&run_dir)?;
     let holdings = attached(&create)?;
+    if let Err(unwatched) = gate.arm(&guarded, &holdings) {
+        return create.send(&Answer::<Kept>::of(Err(unwatched)), &[]);
+    }
     // kept, that is revoked when this process ends
     let keys = match guarded.retained(&begin.container, &holdings) {
         Ok(keys) => keys,
@@ -236,7 +246,7 @@ impl Starting {
 struct Guarded {
     application: Application,
     admitted: admit::Admitted,
-    journal: Journal,
+    journal: Arc<Journal>,
     identity: swtpm::Identity,
     swtpm: Child,
     claim: Claim,
@@ -245,24 +255,40 @@ struct Guarded {
 }
 
 impl Guarded {
-    fn admit(application: Application, vtpm: Starting, run_dir: &RunDir) -> Result<Self> {
+    fn admit(
+        application: Application,
+        vtpm: Starting,
+        run_dir: &RunDir,
+        group: Group,
+    ) -> Result<(Self, Gate)> {
         let config = vtpm.config.clone();
         let admitted = admit::admit(&application, &config, run_dir);
         let identified = vtpm.finish(run_dir);
         // when both failed, the refusal is what the user can act upon
         let mut admitted = admitted?;
+        let profile = admitted.admission.profile();
+        let gate = Gate::of(group, &application.rootfs, profile)?;
+        admitted.demand(gate.tier(), gate.lacks())?;
         let (swtpm, vtpm, identity) = identified?;
-        let mut journal = Journal::new(
+        let journal = Journal::new(
             vtpm,
             &run_dir.bounded().join("event.log"),
             config.vtpm.log_max_bytes,
         )?;
-        let claim = measure::measure(&mut journal, &application, &admitted, &identity, &config)?;
-        let list = admitted.admission.take_list().map(ListText::keep);
+        let subject = measure::Subject {
+            application: &application,
+            admitted: &admitted,
+            identity: &identity,
+            tier: gate.tier(),
+        };
+        let claim = measure::measure(&journal, &subject, &config)?;
+        let admission = Arc::make_mut(&mut admitted.admission);
+        let list = admission.take_list().map(ListText::keep);
         let decision = serde_json::json!({
             "admitted": admitted.admission.made().to_string(),
             "rule": admitted.admission.rule(),
             "took_us": admitted.took,
+            "tier": gate.tier(),
         });
         // for people: nobody reads it back
         std::fs::write(
@@ -270,16 +296,17 @@ impl Guarded {
             format!("{decision}\n"),
         )
         .context("cannot write decision.json")?;
-        Ok(Self {
+        let guarded = Self {
             application,
             admitted,
-            journal,
+            journal: Arc::new(journal),
             identity,
             swtpm,
             claim,
             record: None,
             list: list.transpose()?,
-        })
+        };
+        Ok((guarded, gate))
     }
 
     fn measured(&self) -> Measured {
@@ -325,7 +352,7 @@ impl Guarded {
         {
             shelf.put("certificate.der", certificate)?;
         }
-        tpm_service::offer(&shelf, self.journal.vtpm().lend())
+        tpm_service::offer(&shelf, self.journal.lend()?)
     }
 
     /// Takes the record only if it says what was measured here.

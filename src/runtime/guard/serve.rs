@@ -23,7 +23,6 @@ use std::{
 use verify::{
     event::{Event, Fault},
     id::RunId,
-    pcr::QUOTED,
 };
 
 /// A verb says what it wants at once, or loses its turn.
@@ -97,7 +96,7 @@ impl Service {
         };
         if let End::KillContainer(why) = end {
             eprintln!("attestrun guard: {why}: the container is killed");
-            self.holdings.kill_all();
+            self.holdings.end();
         }
         self.guarded.swtpm.kill().ok();
         self.guarded.swtpm.wait().ok();
@@ -230,14 +229,9 @@ impl Service {
 }
 
 impl Guarded {
-    /// The vTPM's quote of now, and the log that explains it: nothing is pending, since this process
-    /// does one thing at a time.
-    fn quote(&mut self, qualifying_data: &[u8; 32]) -> Result<ContainerEvidence> {
-        let quote = self
-            .journal
-            .vtpm()
-            .quote(&self.identity.aik, qualifying_data, &QUOTED)
-            .context("the vTPM does not quote")?;
+    /// The vTPM's quote of now, and the log that explains it.
+    fn quote(&self, qualifying_data: &[u8; 32]) -> Result<ContainerEvidence> {
+        let (quote, log) = self.journal.quote(&self.identity.aik, qualifying_data)?;
         // without a list the record says `none`, and so does the event in PCR 7
         let signature = self.list.as_ref().map_or(&[][..], ListText::signature);
         Ok(ContainerEvidence {
@@ -245,13 +239,13 @@ impl Guarded {
             signature: BASE64.encode(quote.signature),
             ak: BASE64.encode(self.identity.aik_public()?),
             ek: BASE64.encode(self.identity.ek_public()?),
-            log: BASE64.encode(self.journal.log()),
+            log: BASE64.encode(log),
             siglist_signature: BASE64.encode(signature),
         })
     }
 
     /// A denial or a defect, for everybody to see in PCR 8.
-    pub(super) fn fault(&mut self, kind: &str, detail: &str) -> Result<()> {
+    pub(super) fn fault(&self, kind: &str, detail: &str) -> Result<()> {
         self.journal.record(&Event::Fault(Fault {
             kind: kind.to_owned(),
             detail: detail.to_owned(),

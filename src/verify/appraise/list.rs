@@ -6,7 +6,7 @@ use super::launch;
 use super::log::ContainerLog;
 use super::{Answer, all_of, or_refuse, refused, unknown};
 use crate::digest::FileDigest;
-use crate::event::{Enter, EnterVerdict, Event};
+use crate::event::{Enter, EnterVerdict, Event, Inside};
 use crate::imalog::EncodedPath;
 use crate::siglist::{ListRefusal, NotListed};
 use std::collections::BTreeSet;
@@ -161,6 +161,12 @@ fn unmeasured(log: &ContainerLog) -> Vec<String> {
             digest,
             ..
         }) => Some((path.as_str(), digest.as_ref())),
+        Event::Inside(Inside {
+            verdict: EnterVerdict::Allowed | EnterVerdict::Audited,
+            path,
+            digest,
+            ..
+        }) => Some((path.as_str(), Some(digest))),
         _ => None,
     });
     let missing = claims.filter(|(path, digest)| match digest {

@@ -169,7 +169,7 @@ fn broken_rules(log: &ContainerLog) -> Vec<Order> {
             }
             // measured at the start: a process may have entered before
             Event::Mount(_) if !started => {}
-            Event::Exec(_) | Event::Enter(_) => in_use = true,
+            Event::Exec(_) | Event::Enter(_) | Event::Inside(_) => in_use = true,
             // Faults may come at any time; everything else was closed before.
             Event::Hooked(_) | Event::Fault(_) => {}
             _ if in_use => broken.push(Order::AfterStart(event.name())),
@@ -268,6 +268,7 @@ pub(super) fn paths(facts: &Facts<'_>) -> Answer {
     let log = facts.log()?;
     let recorded = log.events.iter().filter_map(|event| match event {
         Event::Exec(exec) => Some(&exec.path),
+        Event::Inside(inside) => Some(&inside.path),
         // What was denied is named as it was asked for, which need not be a path.
         Event::Enter(Enter {
             verdict: EnterVerdict::Allowed | EnterVerdict::Audited,

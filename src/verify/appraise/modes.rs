@@ -7,7 +7,7 @@ use super::log::is_empty;
 use super::{Answer, Problem, all_of, ok, or_refuse, refused, waivable};
 use crate::check::Waiver;
 use crate::event::{
-    AUDITED, Enforce, Enter, EnterMode, EnterVerdict, Event, Policy, RootfsCheck, TierName,
+    AUDITED, Enforce, Enter, EnterMode, EnterVerdict, Event, Inside, Policy, RootfsCheck, TierName,
 };
 use crate::pcr;
 
@@ -210,6 +210,10 @@ pub(super) fn tier(facts: &Facts<'_>) -> Answer {
                 "tier none: what the container executes by itself is neither recorded nor enforced";
             waivable(facts, Waiver::TierNone, Problem::Refused(what.into()))
         }
+        TierName::Fanotify => {
+            let what = "tier fanotify: what execve opens is judged; memory files, later mounts and mapped code are not";
+            waivable(facts, Waiver::TierFanotify, Problem::Refused(what.into()))
+        }
     }
 }
 
@@ -228,6 +232,7 @@ pub(super) fn faults(facts: &Facts<'_>) -> Answer {
             // Its fault says the same.
             Event::Enter(enter) if audit && enter.verdict == EnterVerdict::Audited => {}
             Event::Enter(enter) => problems.extend(wrong_enter(enter, policy)),
+            Event::Inside(inside) => problems.extend(wrong_inside(inside, audit)),
             _ => {}
         }
     }
@@ -257,6 +262,16 @@ fn wrong_enter(enter: &Enter, policy: Option<&Policy>) -> Option<String> {
         (EnterVerdict::Allowed, None) => {
             Some(format!("{path} was let in under no recorded policy"))
         }
+    }
+}
+
+/// Whether an execution inside is itself a fault; one that was audited in audit mode has its fault.
+fn wrong_inside(inside: &Inside, audit: bool) -> Option<String> {
+    match inside.verdict {
+        EnterVerdict::Allowed => None,
+        EnterVerdict::Audited if audit => None,
+        EnterVerdict::Audited => Some(format!("{} was executed against the policy", inside.path)),
+        EnterVerdict::Denied => Some(format!("denied inside: {}", inside.path)),
     }
 }
 

@@ -65,6 +65,8 @@ pub struct Measured {
     /// Programs that were let into, or kept out of, the running container.
     pub entered: usize,
     pub denied: usize,
+    /// Programs that processes of the container were not let execute.
+    pub denied_inside: usize,
     pub faults: usize,
 }
 
@@ -181,6 +183,9 @@ impl Measured {
                 EnterVerdict::Allowed | EnterVerdict::Audited => self.entered += 1,
                 EnterVerdict::Denied => self.denied += 1,
             },
+            Event::Inside(inside) if inside.verdict == EnterVerdict::Denied => {
+                self.denied_inside += 1;
+            }
             Event::Fault(_) => self.faults += 1,
             Event::HostLink(_)
             | Event::RootfsDone(_)
@@ -188,7 +193,8 @@ impl Measured {
             | Event::NoList(_)
             | Event::Separator(_)
             | Event::Hooked(_)
-            | Event::Exec(_) => {}
+            | Event::Exec(_)
+            | Event::Inside(_) => {}
         }
     }
 }

@@ -175,12 +175,16 @@ pub enum Enforce {
     Audit,
 }
 
-/// What watches executions inside the running container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What watches executions inside the running container; ordered from lax to strict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TierName {
     /// Nothing: only what attestrun itself starts is judged.
     None,
+    /// fanotify(7): each file that execve(2) opens in the container's own file systems and in what is
+    /// mounted at its start waits for the guard's word. Not seen: memory files, file systems mounted
+    /// later, libraries and other code that is only mapped or read.
+    Fanotify,
 }
 
 /// How the root file system is measured.
@@ -382,6 +386,8 @@ pub enum How {
     Enter,
     /// By a startContainer hook, before the entry point.
     Hook,
+    /// By a process of the container itself.
+    Inside,
 }
 
 /// PCR 11: a program was executed; its file is in PCR 10.
@@ -398,7 +404,7 @@ pub struct Exec {
     pub how: How,
 }
 
-/// What was decided about an `exec` into the container.
+/// What was decided about an execution, by `exec` from outside or by a process of the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EnterVerdict {
@@ -431,6 +437,34 @@ pub struct Enter {
     pub reason: String,
 }
 
+/// Who called execve(2), as the host sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Caller {
+    pub pid: u32,
+    pub ppid: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// Inode numbers of the namespaces (`/proc/<pid>/ns`).
+    #[serde(with = "safe_int")]
+    pub mount_namespace: u64,
+    #[serde(with = "safe_int")]
+    pub pid_namespace: u64,
+}
+
+/// PCR 11: a process of the container executes a file for the first time; allowed, its file is in PCR 10.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inside {
+    pub verdict: EnterVerdict,
+    /// As in PCR 10: where the file was when it was opened. Scripts, interpreters and the dynamic loader
+    /// have records of their own.
+    pub path: String,
+    pub digest: FileDigest,
+    /// Absent if it ended while it was judged.
+    pub caller: Option<Caller>,
+}
+
 macro_rules! words {
     ($($type:ident { $($variant:ident $word:literal),* })*) => {$(
         impl $type {
@@ -455,11 +489,11 @@ words! {
     MountsRule { Programs "programs", Measure "measure", Any "any" }
     UpperRule { Pristine "pristine", Any "any" }
     Enforce { Enforce "enforce", Audit "audit" }
-    TierName { None "none" }
+    TierName { None "none", Fanotify "fanotify" }
     Measure { Manifest "manifest", Files "files", Listed "listed" }
     Latitude { Any "any", Deny "deny" }
     EnterMode { Deny "deny", Listed "listed", Any "any" }
     ExecLog { First "first" }
-    How { Entrypoint "entrypoint", Behind "behind", Enter "enter", Hook "hook" }
+    How { Entrypoint "entrypoint", Behind "behind", Enter "enter", Hook "hook", Inside "inside" }
     EnterVerdict { Allowed "allowed", Denied "denied", Audited "audited" }
 }

@@ -344,6 +344,28 @@ fn events() -> Vec<(Event, u8, &'static str, String)> {
             )
             .into(),
         ),
+        (
+            Event::Inside(Inside {
+                verdict: EnterVerdict::Allowed,
+                path: "/bin/ls".into(),
+                digest: digest!(FileDigest, 1),
+                caller: Some(Caller {
+                    pid: 20,
+                    ppid: 10,
+                    uid: 1000,
+                    gid: 100,
+                    mount_namespace: 4_026_531_841,
+                    pid_namespace: 4_026_531_836,
+                }),
+            }),
+            11,
+            "attestrun.inside",
+            concat!(
+                r#"{"caller":{"gid":100,"mount_namespace":4026531841,"pid":20,"pid_namespace":4026531836,"#,
+                r#""ppid":10,"uid":1000},"digest":"@1","path":"/bin/ls","verdict":"allowed"}"#
+            )
+            .into(),
+        ),
     ]
 }
 

@@ -279,7 +279,8 @@ impl Admission {
         self.decided_at
     }
 
-    /// May a program with this content be started, as entry point, by `exec` or as a hook?
+    /// May a program with this content be started, as entry point, by `exec`, as a hook, or by a process
+    /// of the container?
     pub fn may_start(&self, how: How, program: FileDigest) -> Result<(), NotAllowed> {
         match (&self.programs, how) {
             (Programs::Listed(listed), _) => {
@@ -296,11 +297,25 @@ impl Admission {
             (Programs::Named(_), _) => Err(NotAllowed::NotNamed),
             // The arguments were compared, and the file is the named image's.
             (Programs::Args(_), How::Entrypoint) => Ok(()),
-            (Programs::Args(_), How::Behind | How::Enter | How::Hook) => {
+            (Programs::Args(_), How::Behind | How::Enter | How::Hook | How::Inside) => {
                 Err(NotAllowed::NotTheSandbox)
             }
             (Programs::Any, _) => Ok(()),
         }
+    }
+
+    /// What watches executions inside is at least what the policy's entry demands.
+    pub fn check_tier(&self, tier: TierName, lacks: &str) -> Result<(), Refusal> {
+        if tier >= self.terms.min_tier {
+            return Ok(());
+        }
+        Err(self.refusal(
+            vec![format!(
+                "executions inside the container would be watched by tier `{tier}`, and min_tier is `{}`: {lacks}",
+                self.terms.min_tier
+            )],
+            "run it where the kernel and the root file system allow for that tier".to_owned(),
+        ))
     }
 
     /// Whether `digest` is a program that the list, or the policy itself, names.

@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::digest::{FileDigest, PolicyDigest, RootfsDigest};
-use crate::event::{Enforce, EnterMode, Event, Policy, RootfsCheck};
+use crate::event::{
+    Enforce, EnterMode, EnterVerdict, Event, Inside, Policy, RootfsCheck, TierName,
+};
+use crate::imalog::{EncodedPath, Entry};
 use crate::tpm2::TpmName;
 
 pub(super) fn edit_policy(scene: &mut Scene, edit: impl Fn(&mut Policy)) {
@@ -53,6 +56,79 @@ fn refuse_laxer_checks_of_files() {
         assert_eq!(scene.appraise().verdict.word(), "accepted", "{check}");
         scene.expect.waive.pop();
         assert_refused(&scene, &["container P-ROOTFS"]);
+    }
+}
+
+fn watched() -> Scene {
+    let mut scene = Scene::new();
+    scene.claim.tier = "fanotify".into();
+    edit_policy(&mut scene, |policy| policy.tier = TierName::Fanotify);
+    scene.edit_event("attestrun.tier", |event| {
+        if let Event::Tier(tier) = event {
+            tier.tier = TierName::Fanotify;
+        }
+    });
+    scene.expect.waive.push(Waiver::TierFanotify);
+    scene
+}
+
+/// Each tier has a waiver of its own.
+#[test]
+fn refuse_tiers_that_are_not_waived() {
+    let scene = watched();
+    assert_eq!(scene.appraise().verdict.word(), "accepted");
+    let mut scene = watched();
+    scene.expect.waive.retain(|w| *w != Waiver::TierFanotify);
+    assert_refused(&scene, &["container T-TIER"]);
+    let mut scene = watched();
+    edit_policy(&mut scene, |policy| policy.tier = TierName::None);
+    assert_refused(&scene, &["container T-TIER"]);
+}
+
+fn inside(verdict: EnterVerdict, content: &[u8]) -> Entry {
+    let event = Event::Inside(Inside {
+        verdict,
+        path: "/usr/bin/app".into(),
+        digest: FileDigest::of(content),
+        caller: None,
+    });
+    event.to_entry().unwrap()
+}
+
+#[test]
+fn executions_inside_are_judged() {
+    let file = |content: &[u8]| {
+        Entry::file(
+            FileDigest::of(content),
+            EncodedPath::of(b"/usr/bin/app").unwrap(),
+        )
+    };
+    let with = |entries: Vec<Entry>| {
+        let mut scene = watched();
+        scene.log.extend(entries);
+        scene
+    };
+    let listed = with(vec![inside(EnterVerdict::Allowed, b"app")]);
+    assert_eq!(listed.appraise().verdict.word(), "accepted");
+    for (verdict, content, measured, check) in [
+        (
+            EnterVerdict::Denied,
+            &b"evil"[..],
+            false,
+            "container P-FAULT",
+        ),
+        (EnterVerdict::Audited, b"app", true, "container P-FAULT"),
+        (
+            EnterVerdict::Allowed,
+            b"evil",
+            false,
+            "container P-UNLISTED",
+        ),
+        (EnterVerdict::Allowed, b"evil", true, "container P-HASH"),
+    ] {
+        let files = measured.then(|| file(content));
+        let entries = files.into_iter().chain([inside(verdict, content)]);
+        assert_refused(&with(entries.collect()), &[check]);
     }
 }
 

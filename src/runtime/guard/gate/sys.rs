@@ -1,0 +1,162 @@
+//! fanotify(7), which nix and rustix do not wrap, and leases that are kept (fcntl(2)).
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::CString,
+    fs::File,
+    io::{Error, Result},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+/// Why there is no group.
+#[derive(Debug)]
+pub enum NoGroup {
+    /// The kernel has no permission events, or does not give them to us.
+    Lacking(Error),
+    Failed(Error),
+}
+
+/// A group for permission events; its descriptors for files are read-only.
+pub fn group() -> std::result::Result<OwnedFd, NoGroup> {
+    let flags = libc::FAN_CLASS_CONTENT
+        | libc::FAN_CLOEXEC
+        | libc::FAN_NONBLOCK
+        | libc::FAN_UNLIMITED_QUEUE
+        | libc::FAN_UNLIMITED_MARKS;
+    let files = libc::O_RDONLY | libc::O_LARGEFILE | libc::O_CLOEXEC;
+    // SAFETY: the call takes two numbers and returns a new descriptor that nobody else owns.
+    let fd = unsafe { libc::fanotify_init(flags, files as u32) };
+    if fd >= 0 {
+        // SAFETY: as above.
+        return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+    let error = Error::last_os_error();
+    Err(match error.raw_os_error() {
+        Some(libc::ENOSYS | libc::EINVAL | libc::EPERM) => NoGroup::Lacking(error),
+        _ => NoGroup::Failed(error),
+    })
+}
+
+/// What a mark covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Every mount of the file system, also later ones.
+    FileSystem,
+    /// This very mount.
+    Mount,
+}
+
+/// From now on whoever executes a file there waits for the group's answer.
+pub fn mark(group: BorrowedFd<'_>, extent: Extent, place: BorrowedFd<'_>) -> Result<()> {
+    let extent = match extent {
+        Extent::FileSystem => libc::FAN_MARK_FILESYSTEM,
+        Extent::Mount => libc::FAN_MARK_MOUNT,
+    };
+    change(group, libc::FAN_MARK_ADD | extent, place)
+}
+
+/// Until the file is modified, or forgotten by the kernel, nobody is asked about it again.
+pub fn settle(group: BorrowedFd<'_>, file: BorrowedFd<'_>) -> Result<()> {
+    const EVICTABLE: libc::c_uint = 0x200; // linux/fanotify.h, FAN_MARK_EVICTABLE
+    change(
+        group,
+        libc::FAN_MARK_ADD | libc::FAN_MARK_IGNORED_MASK | EVICTABLE,
+        file,
+    )
+}
+
+fn change(group: BorrowedFd<'_>, flags: libc::c_uint, place: BorrowedFd<'_>) -> Result<()> {
+    let path = CString::new(format!("/proc/self/fd/{}", place.as_raw_fd()))?;
+    // SAFETY: the kernel reads a C string.
+    let done = unsafe {
+        libc::fanotify_mark(
+            group.as_raw_fd(),
+            flags,
+            libc::FAN_OPEN_EXEC_PERM,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+        )
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(Error::last_os_error()),
+    }
+}
+
+/// Somebody waits for leave to execute `file`.
+#[derive(Debug)]
+pub struct Asked {
+    pub file: File,
+    pub pid: i32,
+}
+
+/// struct fanotify_event_metadata: length, version, reserved, metadata's length, mask, descriptor, pid.
+const METADATA: usize = 24;
+/// So many at once: each has a descriptor.
+const AT_ONCE: usize = 32;
+
+/// Everybody who waits now, up to a limit.
+pub fn asked(group: BorrowedFd<'_>) -> Result<Vec<Asked>> {
+    let mut buffer = [0u8; METADATA * AT_ONCE];
+    let length = rustix::io::read(group, &mut buffer)?;
+    let mut rest = buffer.get(..length).unwrap_or_default();
+    let mut all = Vec::new();
+    while let Some((event, _)) = rest.split_first_chunk::<METADATA>() {
+        let word = |at: usize| {
+            let bytes = event.get(at..at + 4).and_then(|b| b.try_into().ok());
+            i32::from_ne_bytes(bytes.unwrap_or_default())
+        };
+        let (length, fd, pid) = (word(0), word(16), word(20));
+        if event.get(4) != Some(&libc::FANOTIFY_METADATA_VERSION) || fd < 0 {
+            return Err(Error::other("an event of fanotify without a file"));
+        }
+        // SAFETY: the kernel has just made this descriptor for us.
+        let file = unsafe { File::from_raw_fd(fd) };
+        all.push(Asked { file, pid });
+        let length = usize::try_from(length).unwrap_or(0).max(METADATA);
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    Ok(all)
+}
+
+/// Ends the wait for this file: it is executed, or execve(2) fails with EPERM.
+pub fn answer(group: BorrowedFd<'_>, file: &File, allow: bool) -> Result<()> {
+    let verdict = match allow {
+        true => libc::FAN_ALLOW,
+        false => libc::FAN_DENY,
+    };
+    // struct fanotify_response
+    let mut response = [0u8; 8];
+    response[..4].copy_from_slice(&file.as_raw_fd().to_ne_bytes());
+    response[4..].copy_from_slice(&verdict.to_ne_bytes());
+    match rustix::io::write(group, &response) {
+        // who waited was killed
+        Ok(_) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What came of asking for a lease.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Lease {
+    /// Nobody has the file open for writing; who wants to waits until this descriptor is closed.
+    Held,
+    /// Somebody has.
+    Busy,
+    /// The file system has no leases.
+    None,
+}
+
+pub fn lease(file: &File) -> Result<Lease> {
+    // SAFETY: F_SETLEASE takes an int and touches no memory of ours.
+    let done = unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) };
+    if done == 0 {
+        return Ok(Lease::Held);
+    }
+    let error = Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EAGAIN) => Ok(Lease::Busy),
+        Some(libc::EINVAL | libc::ENOLCK | libc::EOPNOTSUPP) => Ok(Lease::None),
+        _ => Err(error),
+    }
+}

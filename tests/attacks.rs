@@ -1,0 +1,131 @@
+//! Ways around the list, each tried from inside by a listed program (`tests/attacks/attack.c`). README has
+//! the table of what becomes of them; this holds it to its word.
+
+use crate::{
+    Module, Test,
+    admission::restoring,
+    cmd,
+    image::{Image, Plan, UNLISTED},
+    launch::allowing,
+    namespace::SOURCES,
+    publisher::STORE,
+    runtime::{Bundle, Runtime},
+    world::World,
+};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
+use std::{collections::BTreeMap, fs, path::Path};
+
+pub const MODULE: Module = Module {
+    name: "attacks",
+    prepare: |world| world.open_for_business().map(|_| ()),
+    tests: &[Test::Once("ways_around_the_list", ways_around_the_list)],
+};
+
+/// What becomes of a way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Denied,
+    Open,
+}
+
+/// README's table: `| `way` | what it is | denied |`.
+fn table() -> Result<BTreeMap<String, Fate>> {
+    let readme = fs::read_to_string(Path::new(SOURCES).join("README.md"))?;
+    let rows = readme.lines().skip_while(|l| !l.starts_with("| way |"));
+    let rows = rows.skip(2).take_while(|line| line.starts_with('|'));
+    rows.map(|row| {
+        let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [way, _, fate] = cells[..] else {
+            bail!("{row}")
+        };
+        let fate = match fate {
+            "denied" => Fate::Denied,
+            "open" => Fate::Open,
+            _ => bail!("{row}"),
+        };
+        Ok((way.trim_matches('`').to_owned(), fate))
+    })
+    .collect()
+}
+
+fn attacker(world: &World) -> Result<Image> {
+    let dir = world.work.join("attacks");
+    fs::create_dir_all(&dir)?;
+    let source = Path::new(SOURCES).join("tests/attacks/attack.c");
+    let (attack, strange) = (dir.join("attack"), dir.join("strange-loader"));
+    cmd!(
+        "cc", "-static", "-O1", "-w", "-pthread", "-o", &attack, &source
+    )
+    .ok()?;
+    let loader = "-Wl,--dynamic-linker=/dev/loader";
+    cmd!("cc", "-O1", "-w", loader, "-o", &strange, &source).ok()?;
+    let (attack, strange) = (fs::read(attack)?, fs::read(strange)?);
+    let files = [
+        ("opt/attack", 0o755, attack.as_slice()),
+        ("opt/strange-loader", 0o755, strange.as_slice()),
+        ("data/.keep", 0o644, b""),
+    ];
+    let plan = Plan {
+        name: "localhost/e2e/demo:attacks",
+        text: "ways around\n",
+    };
+    let image = Image::with_files(&world.work.join("images"), &plan, &files)?;
+    world.open_for_business()?.owner.publish(&image, 1)?;
+    Ok(image)
+}
+
+fn ways_around_the_list(world: &World) -> Result<()> {
+    let table = table()?;
+    ensure!(table.len() > 20, "README's table: {table:?}");
+    let source = fs::read_to_string(Path::new(SOURCES).join("tests/attacks/attack.c"))?;
+    let ways = source.split("WAY(\"").skip(1);
+    for way in ways.filter_map(|rest| rest.split('"').next()) {
+        ensure!(table.contains_key(way), "README does not know {way}");
+    }
+    restoring(STORE, || {
+        let image = attacker(world)?;
+        let done = allowing(&["mount:*"], || {
+            let ours = world
+                .runtimes()
+                .into_iter()
+                .filter(|rt| rt.backend.is_some());
+            for rt in ours {
+                world.select(Some(&rt))?;
+                tried(world, &rt, &image, &table).context(rt.name)?;
+            }
+            Ok(())
+        });
+        world.podman()?.args(["rmi", "-f", &image.name]).ok()?;
+        done
+    })
+}
+
+fn tried(world: &World, rt: &Runtime, image: &Image, table: &BTreeMap<String, Fate>) -> Result<()> {
+    let volume = world.work.join("attacks-volume");
+    fs::create_dir_all(&volume)?;
+    world.with_rootfs(image, |rootfs| {
+        let mut bundle = Bundle::make(&world.work, rootfs, &["/bin/sleep", "1000"])?;
+        bundle.set("/root/readonly", json!(false))?;
+        let mut mounts = bundle.config["mounts"].clone();
+        let options = ["bind", "rw"];
+        let data =
+            json!({ "destination": "/data", "type": "bind", "source": volume, "options": options });
+        mounts.as_array_mut().context("mounts")?.push(data);
+        bundle.set("/mounts", mounts)?;
+        rt.up(&bundle)?;
+        let mut wrong = Vec::new();
+        for (way, fate) in table {
+            let user = if way == "new-tmpfs" { "1000" } else { "0" };
+            let exec = rt.cmd("exec").args(["--user", user]).arg(&bundle.id);
+            let output = exec.args(["/opt/attack", way, UNLISTED]).output()?;
+            let ran = output.stdout.lines().any(|line| line == "ran");
+            if ran != (*fate == Fate::Open) {
+                wrong.push(format!("{way} should be {fate:?}: {output}"));
+            }
+        }
+        rt.cmd("delete").args(["--force", &bundle.id]).ok()?;
+        ensure!(wrong.is_empty(), "{wrong:#?}");
+        Ok(())
+    })
+}

@@ -1,0 +1,275 @@
+/* attack WAY TARGET: tries to have code run that no list names, in one way; a listed program itself.
+   Whoever gets it to run prints "ran". Built static by the test. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+extern char **environ;
+static char *words[] = {"echo", "ran", 0};
+
+static int no(const char *what)
+{
+	printf("%s: %s\n", what, strerror(errno));
+	return 1;
+}
+
+static int copy(const char *from, int to)
+{
+	char page[65536];
+	int in = open(from, O_RDONLY);
+	ssize_t n;
+	while ((n = read(in, page, sizeof page)) > 0)
+		if (write(to, page, n) != n)
+			return -1;
+	close(in);
+	return n;
+}
+
+static int copied(const char *from, const char *to)
+{
+	int out = open(to, O_WRONLY | O_CREAT | O_TRUNC, 0755);
+	if (out < 0 || copy(from, out))
+		return no(to);
+	close(out);
+	execve(to, words, environ);
+	return no("execve");
+}
+
+/* b8 2a 00 00 00 c3: mov eax, 42; ret */
+static const unsigned char code[] = {0xb8, 42, 0, 0, 0, 0xc3};
+
+static int called(void *code)
+{
+	if (code != MAP_FAILED && ((int (*)(void))code)() == 42)
+		return puts("ran"), 0;
+	return no("mmap");
+}
+
+static void *spawned(void *target)
+{
+	pid_t child;
+	errno = posix_spawn(&child, target, 0, 0, words, environ);
+	if (!errno)
+		waitpid(child, 0, 0);
+	else
+		no("posix_spawn");
+	return 0;
+}
+
+static void own_namespaces(void)
+{
+	if (unshare(CLONE_NEWUSER | CLONE_NEWNS))
+		exit(no("unshare"));
+}
+
+static void told(const char *path, const char *text)
+{
+	int file = open(path, O_WRONLY);
+	if (write(file, text, strlen(text)) < 0)
+		exit(no(path));
+	close(file);
+}
+
+/* Without them an owner has no number on a file system of the namespace's own; not for root, who would need
+   CAP_SETFCAP. */
+static void own_numbers(unsigned uid, unsigned gid)
+{
+	char line[32];
+	snprintf(line, sizeof line, "0 %u 1", uid);
+	told("/proc/self/uid_map", line);
+	told("/proc/self/setgroups", "deny");
+	snprintf(line, sizeof line, "0 %u 1", gid);
+	told("/proc/self/gid_map", line);
+}
+
+int main(int argc, char **argv)
+{
+	setbuf(stdout, 0);
+	if (argc != 3)
+		return 2;
+	const char *way = argv[1], *target = argv[2];
+#define WAY(name) if (!strcmp(way, name))
+	WAY("execve") {
+		execve(target, words, environ);
+		return no("execve");
+	}
+	WAY("execveat") {
+		syscall(SYS_execveat, open(target, O_PATH), "", words, environ, AT_EMPTY_PATH);
+		return no("execveat");
+	}
+	WAY("fexecve") {
+		fexecve(open(target, O_RDONLY), words, environ);
+		return no("fexecve");
+	}
+	WAY("vfork") {
+		if (!vfork()) {
+			execve(target, words, environ);
+			_exit(errno);
+		}
+		int status;
+		wait(&status);
+		return WEXITSTATUS(status);
+	}
+	WAY("thread") {
+		pthread_t threads[8];
+		for (int i = 0; i < 8; i++)
+			pthread_create(&threads[i], 0, spawned, (void *)target);
+		for (int i = 0; i < 8; i++)
+			pthread_join(threads[i], 0);
+		return 0;
+	}
+	WAY("hardlink") {
+		if (link(target, "/root/echo"))
+			return no("link");
+		execve("/root/echo", words, environ);
+		return no("execve");
+	}
+	WAY("symlink") {
+		if (symlink(target, "/root/sym"))
+			return no("symlink");
+		execve("/root/sym", words, environ);
+		return no("execve");
+	}
+	WAY("copy") return copied(target, "/root/echo");
+	WAY("tmpfs") return copied(target, "/dev/echo");
+	WAY("volume") return copied(target, "/data/echo");
+	WAY("deleted") {
+		int out = open("/root/gone", O_WRONLY | O_CREAT, 0755);
+		copy(target, out);
+		int in = open("/root/gone", O_PATH);
+		close(out);
+		unlink("/root/gone");
+		syscall(SYS_execveat, in, "", words, environ, AT_EMPTY_PATH);
+		return no("execveat");
+	}
+	WAY("proc") {
+		char path[64];
+		snprintf(path, sizeof path, "/proc/self/fd/%d", open(target, O_RDONLY));
+		execve(path, words, environ);
+		return no("execve");
+	}
+	WAY("script") {
+		FILE *script = fopen("/root/script", "w");
+		fprintf(script, "#!/bin/sh\necho ran\n");
+		fclose(script);
+		chmod("/root/script", 0755);
+		execve("/root/script", words, environ);
+		return no("execve");
+	}
+	WAY("interpreter") {
+		FILE *script = fopen("/root/script", "w");
+		fprintf(script, "#!%s ran\n", target);
+		fclose(script);
+		chmod("/root/script", 0755);
+		execve("/root/script", words, environ);
+		return no("execve");
+	}
+	WAY("loader") { /* a listed program whose ELF interpreter is not listed */
+		int out = open("/dev/loader", O_WRONLY | O_CREAT, 0755);
+		copy(target, out);
+		close(out);
+		execve("/opt/strange-loader", words, environ);
+		return no("execve");
+	}
+	WAY("namespace") { /* its own mounts of the same file system */
+		own_namespaces();
+		if (mount("/usr/local", "/opt", 0, MS_BIND, 0))
+			return no("mount");
+		execve("/opt/bin/echo", words, environ);
+		return no("execve");
+	}
+	WAY("overlay") { /* an overlay of its own over the container's files */
+		own_namespaces();
+		if (mount("none", "/opt", "overlay", 0, "lowerdir=/usr/local:/etc,userxattr"))
+			return no("mount");
+		execve("/opt/bin/echo", words, environ);
+		return no("execve");
+	}
+	WAY("new-tmpfs") {
+		unsigned uid = getuid(), gid = getgid();
+		own_namespaces();
+		own_numbers(uid, gid);
+		if (mount("none", "/opt", "tmpfs", 0, 0))
+			return no("mount");
+		return copied(target, "/opt/echo");
+	}
+	WAY("volume-namespace") {
+		int out = open("/data/echo", O_WRONLY | O_CREAT | O_TRUNC, 0755);
+		copy(target, out);
+		close(out);
+		own_namespaces();
+		execve("/data/echo", words, environ);
+		return no("execve");
+	}
+	WAY("rewritten") { /* run, overwritten in place, run again */
+		int out = open("/root/twice", O_RDWR | O_CREAT, 0755);
+		copy("/bin/busybox", out);
+		close(out);
+		char *quiet[] = {"true", 0};
+		pid_t child;
+		if (posix_spawn(&child, "/root/twice", 0, 0, quiet, environ) == 0)
+			waitpid(child, 0, 0);
+		return copied(target, "/root/twice");
+	}
+	WAY("shared-mapping") { /* run, overwritten through a mapping that was there before, run again */
+		struct stat stat;
+		int out = open("/root/mapped", O_RDWR | O_CREAT | O_TRUNC, 0755);
+		copy("/bin/busybox", out);
+		int in = open(target, O_RDONLY);
+		fstat(in, &stat);
+		ftruncate(out, stat.st_size - 18); /* what the unlisted one has more */
+		char *page = mmap(0, stat.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, out, 0);
+		close(out);
+		char *quiet[] = {"true", 0};
+		pid_t child;
+		if ((errno = posix_spawn(&child, "/root/mapped", 0, 0, quiet, environ)))
+			return no("posix_spawn");
+		waitpid(child, 0, 0);
+		page[stat.st_size - 19] ^= 1; /* its last byte: another content, which runs all the same */
+		execve("/root/mapped", words, environ);
+		return no("execve");
+	}
+	WAY("memfd") {
+		int memory = memfd_create("echo", 0);
+		copy(target, memory);
+		fexecve(memory, words, environ);
+		return no("fexecve");
+	}
+	WAY("library") { /* as the dynamic loader maps one */
+		int out = open("/root/library", O_WRONLY | O_CREAT, 0755);
+		write(out, code, sizeof code);
+		close(out);
+		return called(mmap(0, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE, open("/root/library", O_RDONLY), 0));
+	}
+	WAY("own-mapping") { /* written and mapped by one descriptor */
+		int both = open("/root/both", O_RDWR | O_CREAT, 0755);
+		write(both, code, sizeof code);
+		return called(mmap(0, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE, both, 0));
+	}
+	WAY("anonymous") {
+		void *page = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		memcpy(page, code, sizeof code);
+		if (mprotect(page, 4096, PROT_READ | PROT_EXEC))
+			return no("mprotect");
+		return called(page);
+	}
+	WAY("read-by-shell") {
+		char *shell[] = {"sh", "-c", "echo 'echo ran' > /root/read; exec sh /root/read", 0};
+		execve("/bin/sh", shell, environ);
+		return no("execve");
+	}
+	return 2;
+}
