@@ -22,6 +22,7 @@ mod devices; // which devices a container may open
 mod doctor; // what a host lacks to attest
 mod drop_in; // the verbs on the runtime itself: what runc does, and in runc's words
 mod engines; // docker, podman, containerd (ctr and CRI)
+mod enrolment; // a host's key proved by its TPM's maker
 mod enter; // ways into a running container
 mod explain; // what an administrator is told that the policy says
 mod fills; // the signature store filled: past TLS and passwords, and killed
@@ -124,6 +125,7 @@ const MODULES: &[Module] = &[
     attestation::MODULE,
     challengers::MODULE,
     vtpm::MODULE,
+    enrolment::MODULE,
     policy::MODULE,
     explain::MODULE,
     containers_policy::MODULE,

@@ -23,7 +23,7 @@ pub const TRUST: &str = "/etc/attestrun/trust/e2e";
 const CONTROL: &str = "/run/attestrun-host/control.sock";
 const CHALLENGE: &str = "/run/attestrun-agent/challenge.sock";
 const DEVICE: &str = "device:/dev/tpmrm0";
-const TCTI: &str = "swtpm:host=127.0.0.1,port=2321";
+pub const TCTI: &str = "swtpm:host=127.0.0.1,port=2321";
 
 /// Made once: the owner whose images may run here, and what `attestrun setup` said.
 pub struct Host {

@@ -25,6 +25,7 @@ use std::{
 };
 use verify::{
     evidence::Evidence,
+    tpm2::Credential,
     wire::{AgentRequest, Challenge, ChannelBinding, MAX_REPLY, MAX_REQUEST, WireError},
 };
 
@@ -52,6 +53,8 @@ pub fn router(service: Service) -> Router {
         .route("/v1/challenge", post(challenge))
         .route("/v1/containers", get(containers))
         .route("/v1/host", get(facts))
+        .route("/v1/host/endorsement", get(endorsement))
+        .route("/v1/host/activation", post(activation))
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/openapi.json", get(openapi))
@@ -92,17 +95,7 @@ impl Service {
     ) -> Result<(Vec<u8>, End), Problem> {
         self.limit(&peer.caller, now)?;
         check_media_type(headers)?;
-        // The only rejections are a body over the limit and a connection that broke while it was read.
-        let body = body.map_err(|e| Problem {
-            status: e.status(),
-            kind: "body",
-            title: "the challenge could not be read",
-            detail: format!(
-                "{}; a challenge has at most {MAX_REQUEST} bytes",
-                e.body_text()
-            ),
-            retry_after: None,
-        })?;
+        let body = body.map_err(|e| Problem::body(&e))?;
         let challenge = Challenge::parse(&body).map_err(|e: WireError| Problem::bad_request(&e))?;
         let asked = challenge.channel_binding;
         if asked != ChannelBinding::None && asked != peer.binding {
@@ -153,6 +146,35 @@ async fn facts(
     service.limit(&peer.caller, Instant::now())?;
     let facts = service.host.ask(&AgentRequest::Host).await?;
     Ok(answer(JSON, facts, &headers))
+}
+
+/// The endorsement key and its certificate, for enrolment.
+async fn endorsement(
+    State(service): Shared,
+    ConnectInfo(peer): From,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    service.limit(&peer.caller, Instant::now())?;
+    let endorsement = service.host.ask(&AgentRequest::Endorsement).await?;
+    Ok(answer(JSON, endorsement, &headers))
+}
+
+/// The secret out of a credential, which the host's TPM alone can open.
+async fn activation(
+    State(service): Shared,
+    ConnectInfo(peer): From,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    service.limit(&peer.caller, Instant::now())?;
+    check_media_type(&headers)?;
+    let body = body.map_err(|e| Problem::body(&e))?;
+    let credential = Credential::parse(&body).map_err(|e: WireError| Problem::bad_request(&e))?;
+    let secret = service
+        .host
+        .ask(&AgentRequest::Activate(credential))
+        .await?;
+    Ok(answer(JSON, secret, &headers))
 }
 
 /// Which attested containers run.

@@ -2,12 +2,13 @@
 
 use crate::caller::Caller;
 use axum::{
+    extract::rejection::BytesRejection,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
 use std::time::Duration;
-use verify::wire::{Failure, FailureKind, WireError};
+use verify::wire::{Failure, FailureKind, MAX_REQUEST, WireError};
 
 /// A problem document; `kind` is the last part of its `type` and does not change between versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,8 +22,8 @@ pub struct Problem {
 }
 
 /// What there is, for those who ask for something else.
-const RESOURCES: &str = "this service has POST /v1/challenge, GET /v1/containers, /v1/host, /metrics, \
-                         /healthz and /openapi.json";
+const RESOURCES: &str = "this service has POST /v1/challenge and /v1/host/activation, GET /v1/containers, \
+                         /v1/host, /v1/host/endorsement, /metrics, /healthz and /openapi.json";
 
 /// RFC 9457, section 3.1.
 #[derive(Serialize)]
@@ -34,6 +35,17 @@ struct Document<'a> {
 }
 
 impl Problem {
+    /// A body over the limit, or a connection that broke while it was read.
+    pub fn body(e: &BytesRejection) -> Self {
+        Self {
+            status: e.status(),
+            kind: "body",
+            title: "the request could not be read",
+            detail: format!("{}; it has at most {MAX_REQUEST} bytes", e.body_text()),
+            retry_after: None,
+        }
+    }
+
     pub fn bad_request(e: &WireError) -> Self {
         Self {
             status: match e {
@@ -41,7 +53,7 @@ impl Problem {
                 _ => StatusCode::BAD_REQUEST,
             },
             kind: "bad-request",
-            title: "the challenge cannot be understood",
+            title: "the request cannot be understood",
             detail: e.to_string(),
             retry_after: None,
         }

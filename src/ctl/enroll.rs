@@ -1,8 +1,9 @@
-//! `attestctl enroll`: pins a host's attestation key in an inventory, by trust on first use.
+//! `attestctl enroll`: pins a host's attestation key in an inventory: proved, if manufacturers are named whose
+//! TPMs are trusted, else by trust on first use, and the output says so.
 //!
-//! What is pinned is what the host says of itself over a local socket: nothing proves yet that the
-//! key lives in a TPM (credential activation with the EK certificate does). The output says so, and
-//! a software root stays a software root: expectations must waive it by name.
+//! A software root stays a software root, whoever certified it: expectations must waive it by name.
+
+mod prove;
 
 use crate::{
     agent::{self, AgentArgs},
@@ -11,10 +12,11 @@ use crate::{
 };
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
+use prove::{Manufacturers, Proved, prove};
 use serde_json::json;
 use std::{fmt::Write as _, path::PathBuf};
 use verify::{
-    tpm2::{AttestationKey, Public},
+    tpm2::{AttestationKey, Public, TpmName},
     wire::{HostFacts, Root},
 };
 
@@ -28,6 +30,10 @@ pub struct Enroll {
     /// File with [[hosts]] entries: expectations, or a file of their own; made if absent
     #[arg(long)]
     inventory: PathBuf,
+    /// Have the host prove that its key is in a TPM of these manufacturers: a directory with their CAs
+    /// (PEM or DER)
+    #[arg(long, value_name = "DIR")]
+    manufacturers: Option<PathBuf>,
 }
 
 #[cfg(test)]
@@ -37,6 +43,7 @@ impl Enroll {
             agent: AgentArgs::at(socket),
             name: name.to_owned(),
             inventory: inventory.into(),
+            manufacturers: None,
         }
     }
 }
@@ -56,21 +63,23 @@ pub fn run(args: &Enroll) -> anyhow::Result<Report> {
     let facts = agent::get(&agent, "/v1/host", "application/json")?;
     let facts = HostFacts::parse(&facts)
         .with_context(|| format!("reading what the host at {agent} says of itself"))?;
-    let pin = pin(&args.name, &facts)?;
+    let (pin, ak_name) = pin(&args.name, &facts)?;
+    let proved = match &args.manufacturers {
+        Some(directory) => Some(prove(&agent, &ak_name, &Manufacturers::read(directory)?)?),
+        None => None,
+    };
     let old = match args.inventory.exists() {
         true => disk::read_text(&args.inventory, "the inventory")?,
         false => String::new(),
     };
-    let added = add(&old, &pin)
+    let added = add(&old, &pin, proved.as_ref())
         .with_context(|| format!("adding host `{}` to {}", pin.name, args.inventory.display()))?;
     if let Some(text) = &added {
         disk::replace(&args.inventory, "the inventory", text.as_bytes())?;
     }
     Ok(Report::done(
         format!(
-            "pinned host `{}` in {}{}\n  attestation key {}\n  root of trust: {} (as the host says)\n\
-             Trust on first use: nothing proved that this key lives in a TPM of that host.\n\
-             Compare the key's name with `host_ak_name` that `attestrun setup` prints on the host's console.",
+            "pinned host `{}` in {}{}\n  attestation key {}\n  root of trust: {} (as the host says)\n{}",
             pin.name,
             args.inventory.display(),
             if added.is_some() {
@@ -80,13 +89,24 @@ pub fn run(args: &Enroll) -> anyhow::Result<Report> {
             },
             pin.ak_name,
             pin.root,
+            match &proved {
+                Some(proved) => format!(
+                    "Proved: the key is in the TPM whose endorsement key was certified by {}.",
+                    proved.issuer()
+                ),
+                None => "Trust on first use: nothing proved that this key lives in a TPM of that host.\n\
+                         Compare the key's name with `host_ak_name` that `attestrun setup` prints on the host's \
+                         console, or name the manufacturers whose TPMs you trust (--manufacturers)."
+                    .to_owned(),
+            },
         ),
         json!({
             "host": pin.name,
             "ak_name": pin.ak_name,
             "root": pin.root,
             "binding_pcr_start": pin.binding_pcr_start,
-            "trust": "pinned",
+            "trust": if proved.is_some() { "proved" } else { "pinned" },
+            "manufacturer": proved.as_ref().map(Proved::issuer),
             "inventory": args.inventory,
             "changed": added.is_some(),
         }),
@@ -104,11 +124,11 @@ fn check_name(name: &str) -> anyhow::Result<()> {
 }
 
 /// Refuses keys that could sign what no TPM made: pinning one would make every later check vain.
-fn pin(name: &str, facts: &HostFacts) -> anyhow::Result<Pin> {
+fn pin(name: &str, facts: &HostFacts) -> anyhow::Result<(Pin, TpmName)> {
     let public = Public::parse_2b(&facts.ak).context("reading the host's attestation key")?;
     let key = AttestationKey::check(&public)
         .map_err(|e| Refused(format!("the host's key cannot attest: {e}")))?;
-    Ok(Pin {
+    let pin = Pin {
         name: name.to_owned(),
         ak_name: key.name().to_string(),
         root: match facts.root {
@@ -116,11 +136,12 @@ fn pin(name: &str, facts: &HostFacts) -> anyhow::Result<Pin> {
             Root::Hardware => "hardware",
         },
         binding_pcr_start: hex::encode(facts.binding_pcr_start),
-    })
+    };
+    Ok((pin, key.name()))
 }
 
 /// The inventory's text with `pin` in it; `None` if exactly this is there already.
-fn add(old: &str, pin: &Pin) -> anyhow::Result<Option<String>> {
+fn add(old: &str, pin: &Pin, proved: Option<&Proved>) -> anyhow::Result<Option<String>> {
     let table: toml::Table = toml::from_str(old).map_err(|e| anyhow!("it is not TOML: {e}"))?;
     let hosts = match table.get("hosts") {
         None => &[][..],
@@ -161,12 +182,16 @@ fn add(old: &str, pin: &Pin) -> anyhow::Result<Option<String>> {
     if !text.is_empty() && !text.ends_with("\n\n") {
         text.push_str(if text.ends_with('\n') { "\n" } else { "\n\n" });
     }
+    let how = match proved {
+        Some(proved) => format!("In the TPM that {} certified.", proved.issuer()),
+        None => "Pinned by trust on first use; see attestctl enroll.".to_owned(),
+    };
     // Names and hex digits: nothing in these needs TOML's escapes.
     write!(
         text,
-        "# Pinned by trust on first use; see attestctl enroll.\n[[hosts]]\nname = \"{}\"\nak_name = \"{}\"\n\
+        "# {}\n[[hosts]]\nname = \"{}\"\nak_name = \"{}\"\n\
          root = \"{}\"\nbinding_pcr_start = \"{}\"\n",
-        pin.name, pin.ak_name, pin.root, pin.binding_pcr_start
+        how, pin.name, pin.ak_name, pin.root, pin.binding_pcr_start
     )
     .context("writing the entry")?;
     Ok(Some(text))
@@ -187,34 +212,38 @@ mod tests {
 
     #[test]
     fn accept_new_hosts_and_keep_what_was_there() {
-        let first = add("# mine\nmax_age_secs = 60\n", &host("a", '1'))
+        let first = add("# mine\nmax_age_secs = 60\n", &host("a", '1'), None)
             .unwrap()
             .unwrap();
         assert!(
             first.starts_with("# mine\nmax_age_secs = 60\n\n"),
             "{first}"
         );
-        let second = add(&first, &host("b", '2')).unwrap().unwrap();
+        let second = add(&first, &host("b", '2'), None).unwrap().unwrap();
         let table: toml::Table = toml::from_str(&second).unwrap();
         assert_eq!(table["hosts"].as_array().unwrap().len(), 2);
         assert_eq!(
             table["hosts"][1]["ak_name"].as_str().unwrap(),
             host("b", '2').ak_name
         );
-        assert_eq!(add(&second, &host("a", '1')).unwrap(), None);
+        assert_eq!(add(&second, &host("a", '1'), None).unwrap(), None);
     }
 
     #[test]
     fn refuse_another_key_for_a_known_host() {
-        let text = add("", &host("a", '1')).unwrap().unwrap();
-        let refused = |pin| add(&text, &pin).unwrap_err().is::<Refused>();
+        let text = add("", &host("a", '1'), None).unwrap().unwrap();
+        let refused = |pin| add(&text, &pin, None).unwrap_err().is::<Refused>();
         assert!(refused(host("a", '2')));
         assert!(refused(host("b", '1')));
         let mut other_start = host("a", '1');
         other_start.binding_pcr_start = "1".repeat(64);
         assert!(refused(other_start));
         let hardware = text.replace("software", "hardware");
-        assert!(add(&hardware, &host("a", '1')).unwrap_err().is::<Refused>());
+        assert!(
+            add(&hardware, &host("a", '1'), None)
+                .unwrap_err()
+                .is::<Refused>()
+        );
     }
 
     #[test]

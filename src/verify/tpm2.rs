@@ -5,6 +5,8 @@
 //! bytes over that qualifying data; [`QuotedPcrs`] that the quoted PCRs had exactly these values.
 
 mod attest;
+mod credential;
+mod ek_certificate;
 mod public;
 mod quote;
 #[cfg(test)]
@@ -13,6 +15,8 @@ pub(crate) mod softkey;
 mod tests;
 
 pub use attest::{Attest, Body, Selection, Signature};
+pub use credential::{Credential, NoScalar, make_credential};
+pub use ek_certificate::{CertifiedEk, EkRefusal, certify};
 pub use public::{AttestationKey, EndorsementKey, KeyRefusal, Public, aik_template, ek_template};
 pub use quote::{QuoteError, QuotedPcrs, VerifiedQuote, verify_quote};
 

@@ -6,14 +6,17 @@
 
 mod challenge;
 mod containers;
+mod enrolment;
 
 pub use crate::evidence::Root;
 pub use challenge::{Challenge, ChannelBinding};
 pub use containers::{ContainerFacts, Containers};
+pub use enrolment::{Activated, Endorsement};
 
-use crate::{id::IdError, pcr::HOST_BINDING_PCR};
+use crate::{id::IdError, pcr::HOST_BINDING_PCR, tpm2::Credential};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use challenge::ChallengeText;
+use enrolment::CredentialText;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 /// Version of this protocol; a service understands this one and the one before (there is none yet).
@@ -84,6 +87,10 @@ pub enum AgentRequest {
     Host,
     /// Which attested containers run: [`Containers`].
     Containers,
+    /// The host TPM's endorsement key and its certificate: [`Endorsement`].
+    Endorsement,
+    /// The secret out of a credential for the endorsement key and the attestation key: [`Activated`].
+    Activate(Credential),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -92,6 +99,8 @@ enum RequestText {
     Challenge { challenge: ChallengeText },
     Host { v: u64 },
     Containers { v: u64 },
+    Endorsement { v: u64 },
+    Activate { credential: CredentialText },
 }
 
 impl AgentRequest {
@@ -103,6 +112,10 @@ impl AgentRequest {
             },
             Self::Host => RequestText::Host { v: VERSION },
             Self::Containers => RequestText::Containers { v: VERSION },
+            Self::Endorsement => RequestText::Endorsement { v: VERSION },
+            Self::Activate(credential) => RequestText::Activate {
+                credential: CredentialText::of(credential),
+            },
         };
         frame(&json(&text)?, MAX_REQUEST)
     }
@@ -113,6 +126,8 @@ impl AgentRequest {
             RequestText::Challenge { challenge } => challenge.check().map(Self::Challenge),
             RequestText::Host { v } => version(v).map(|()| Self::Host),
             RequestText::Containers { v } => version(v).map(|()| Self::Containers),
+            RequestText::Endorsement { v } => version(v).map(|()| Self::Endorsement),
+            RequestText::Activate { credential } => credential.check().map(Self::Activate),
         }
     }
 }

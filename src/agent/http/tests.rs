@@ -115,6 +115,8 @@ async fn accept_evidence_is_passed_on_byte_for_byte() {
             AgentRequest::Challenge(c) => format!(r#"{{ "b":1,"a":"{}"}}"#, c.container),
             AgentRequest::Host => r#"{"host":true}"#.to_owned(),
             AgentRequest::Containers => r#"{"containers":[]}"#.to_owned(),
+            AgentRequest::Endorsement => r#"{"ek":""}"#.to_owned(),
+            AgentRequest::Activate(_) => r#"{"secret":""}"#.to_owned(),
         };
         Some(AgentReply::Ok(object.into_bytes()).encode().unwrap())
     });
@@ -128,6 +130,12 @@ async fn accept_evidence_is_passed_on_byte_for_byte() {
     assert!(head.contains("cache-control: no-store"), "{head}");
     let (status, _, body) = http(&place, &get("/v1/host")).await;
     assert_eq!((status, body.as_str()), (200, r#"{"host":true}"#));
+    let (status, _, body) = http(&place, &get("/v1/host/endorsement")).await;
+    assert_eq!((status, body.as_str()), (200, r#"{"ek":""}"#));
+    let credential = post(r#"{"v":1,"blob":"AA","seed":"AA"}"#);
+    let credential = credential.replace("/v1/challenge", "/v1/host/activation");
+    let (status, _, body) = http(&place, &credential).await;
+    assert_eq!((status, body.as_str()), (200, r#"{"secret":""}"#));
     assert_eq!(http(&place, &get("/healthz")).await.0, 200);
     let (status, _, body) = http(&place, &get("/v1/containers")).await;
     assert_eq!((status, body.as_str()), (200, r#"{"containers":[]}"#));
@@ -374,7 +382,7 @@ async fn the_document_says_what_is_served() {
     for path in &served {
         assert!(body.contains(path), "the 404 does not name {path}: {body}");
     }
-    assert_eq!(served.len(), 6);
+    assert_eq!(served.len(), 8);
     // Each reference leads somewhere.
     let text = document.to_string();
     for name in text.split("\"$ref\":\"#").skip(1) {

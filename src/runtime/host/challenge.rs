@@ -32,6 +32,14 @@ pub fn serve(core: &Core, mut agent: UnixStream) -> Result<()> {
         Ok(AgentRequest::Challenge(challenge)) => answer(core, &challenge),
         Ok(AgentRequest::Host) => facts(core).map_err(failed),
         Ok(AgentRequest::Containers) => containers(core).map_err(failed),
+        Ok(AgentRequest::Endorsement) => core
+            .endorsement()
+            .and_then(|endorsement| Ok(endorsement.encode()?))
+            .map_err(failed),
+        Ok(AgentRequest::Activate(credential)) => core
+            .activate(&credential)
+            .and_then(|activated| Ok(activated.encode()?))
+            .map_err(failed),
         Err(error) => Err(Failure {
             kind: FailureKind::BadRequest,
             detail: error.to_string(),

@@ -36,6 +36,8 @@ use verify::{
     id::{ContainerId, RunId},
     pcr::{HOST_QUOTED, PcrIndex},
     profile::Peer,
+    tpm2::{Credential, Public},
+    wire::{Activated, Endorsement},
 };
 
 /// A guard that does not quote within this time is as good as gone.
@@ -296,6 +298,19 @@ impl Core {
             before = after;
         }
         bail!("the host's PCRs changed during each of {ATTEMPTS} quotes")
+    }
+
+    pub fn endorsement(&self) -> Result<Endorsement> {
+        let tpm = &mut self.state().tpm;
+        let ek = Public::parse(&tpm.ek_public()?)?.to_2b();
+        let certificate = tpm.ek_certificate()?;
+        Ok(Endorsement { ek, certificate })
+    }
+
+    /// Opens a credential for whoever made it: it was made for this TPM's keys, or it is not opened.
+    pub fn activate(&self, credential: &Credential) -> Result<Activated> {
+        let secret = self.state().tpm.activate(credential)?;
+        Ok(Activated { secret })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -5,8 +5,10 @@ use crate::rc::Rc;
 use tss_esapi::{
     Context, Error,
     constants::{CapabilityType, response_code::Tss2ResponseCode},
-    handles::TpmHandle,
-    interface_types::algorithm::HashingAlgorithm,
+    handles::{NvIndexHandle, NvIndexTpmHandle, TpmHandle},
+    interface_types::{
+        algorithm::HashingAlgorithm, resource_handles::NvAuth, session_handles::AuthSession,
+    },
     structures::CapabilityData,
 };
 
@@ -24,6 +26,8 @@ pub enum Step {
     Quote,
     Clock,
     Flush,
+    Certificate,
+    Activate,
 }
 
 impl Step {
@@ -40,6 +44,8 @@ impl Step {
             Self::Quote => "TPM2_Quote",
             Self::Clock => "TPM2_GetTime",
             Self::Flush => "TPM2_FlushContext",
+            Self::Certificate => "TPM2_NV_Read of the endorsement certificate",
+            Self::Activate => "TPM2_ActivateCredential",
         }
     }
 
@@ -75,7 +81,9 @@ impl Step {
             Self::CreateEk | Self::Policy | Self::Clock if rc.is_wrong_auth() => {
                 HostError::EndorsementAuth { command, rc }
             }
-            Self::Quote if rc.is_wrong_auth() => HostError::AikAuth { command, rc },
+            Self::Quote | Self::Activate if rc.is_wrong_auth() => {
+                HostError::AikAuth { command, rc }
+            }
             Self::LoadAik if matches!(rc.name(), Some("INTEGRITY" | "BINDING" | "SENSITIVE")) => {
                 HostError::ForeignAik { command, rc }
             }
@@ -130,6 +138,41 @@ pub fn flush_leftovers(context: &mut Context) -> Result<(), HostError> {
         }
     }
     Ok(())
+}
+
+/// The whole content of an NV index, with the owner's authorization; `None`: there is none.
+pub fn nv_content(context: &mut Context, index: u32) -> Result<Option<Vec<u8>>, HostError> {
+    /// Any TPM reads so many bytes at once (TPM_PT_NV_BUFFER_MAX is 512 at least in the PC Client profile).
+    const PIECE: u16 = 512;
+    const STEP: Step = Step::Certificate;
+    let (data, _) = context
+        .execute_without_session(|c| c.get_capability(CapabilityType::Handles, index, 1))
+        .map_err(STEP.failed())?;
+    let CapabilityData::Handles(list) = data else {
+        return Err(STEP.malformed("these are not handles"));
+    };
+    let wanted = NvIndexTpmHandle::new(index).map_err(STEP.failed())?;
+    if list.into_inner().first() != Some(&TpmHandle::NvIndex(wanted)) {
+        return Ok(None);
+    }
+    let handle: NvIndexHandle = context
+        .execute_without_session(|c| c.tr_from_tpm_public(TpmHandle::NvIndex(wanted)))
+        .map_err(STEP.failed())?
+        .into();
+    let (public, _) = context
+        .execute_without_session(|c| c.nv_read_public(handle))
+        .map_err(STEP.failed())?;
+    let size = u16::try_from(public.data_size()).unwrap_or(u16::MAX);
+    let mut content = Vec::new();
+    for offset in (0..size).step_by(PIECE.into()) {
+        let piece = context
+            .execute_with_session(Some(AuthSession::Password), |c| {
+                c.nv_read(NvAuth::Owner, handle, PIECE.min(size - offset), offset)
+            })
+            .map_err(STEP.failed())?;
+        content.extend_from_slice(piece.value());
+    }
+    Ok(Some(content))
 }
 
 #[cfg(test)]

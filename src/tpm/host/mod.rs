@@ -25,13 +25,14 @@ use tss_esapi::{
         session_handles::{AuthSession, PolicySession},
     },
     structures::{
-        AttestInfo, Auth, Data, Digest, DigestValues, PcrSelectionList, PcrSelectionListBuilder,
-        PcrSlot, Private, Public, Signature, SignatureScheme, SymmetricDefinition,
+        AttestInfo, Auth, Data, Digest, DigestValues, EncryptedSecret, IdObject, PcrSelectionList,
+        PcrSelectionListBuilder, PcrSlot, Private, Public, Signature, SignatureScheme,
+        SymmetricDefinition,
     },
     traits::{Marshall as _, UnMarshall as _},
 };
 use verify::pcr::PcrIndex;
-use verify::tpm2::{self, AttestationKey, TpmName};
+use verify::tpm2::{self, AttestationKey, Credential, TpmName};
 
 use command::Step;
 
@@ -50,6 +51,9 @@ pub struct HostTpm {
     has_sha1: bool,
     aik: Option<LoadedAik>,
 }
+
+/// TCG EK Credential Profile, 2.2.1.4: the certificate of the key of template L-2.
+const EK_CERTIFICATE: u32 = 0x01C0_000A;
 
 struct LoadedAik {
     handle: KeyHandle,
@@ -135,6 +139,45 @@ impl HostTpm {
 
     pub fn aik_name(&self) -> Result<TpmName, HostError> {
         self.aik().map(|aik| aik.key.name())
+    }
+
+    /// TPMT_PUBLIC of the endorsement key, template L-2.
+    pub fn ek_public(&mut self) -> Result<Vec<u8>, HostError> {
+        const STEP: Step = Step::CreateEk;
+        let template = public(&tpm2::ek_template(), STEP)?;
+        let ek = self
+            .context
+            .execute_with_session(Some(AuthSession::Password), |context| {
+                context.create_primary(Hierarchy::Endorsement, template, None, None, None, None)
+            })
+            .map_err(STEP.failed())?;
+        let flushed = self.context.flush_context(ek.key_handle.into());
+        flushed.map_err(STEP.failed())?;
+        ek.out_public.marshall().map_err(STEP.failed())
+    }
+
+    /// What the TPM keeps as the certificate of that key; `None`: nothing.
+    pub fn ek_certificate(&mut self) -> Result<Option<Vec<u8>>, HostError> {
+        command::nv_content(&mut self.context, EK_CERTIFICATE)
+    }
+
+    /// The secret in a credential that was made for the endorsement key and the attestation key's name
+    /// (Part 3, 12.5). The TPM opens none that was made for another key.
+    pub fn activate(&mut self, credential: &Credential) -> Result<Vec<u8>, HostError> {
+        const STEP: Step = Step::Activate;
+        let aik = self.aik()?.handle;
+        let blob = IdObject::try_from(credential.blob.clone()).map_err(STEP.failed())?;
+        let seed = EncryptedSecret::try_from(credential.seed.clone()).map_err(STEP.failed())?;
+        let session = self.start_session(STEP, SessionType::Hmac, None)?;
+        let opened = self.under_ek(STEP, |context, ek| {
+            let (policy, ..) = context.sessions();
+            context.execute_with_sessions((Some(session), policy, None), |context| {
+                context.activate_credential(aik, ek, blob, seed)
+            })
+        });
+        let flushed = self.flush_session(STEP, session);
+        let secret = opened?;
+        flushed.map(|()| secret.value().to_vec())
     }
 
     /// Extends the SHA-256 bank with `value` and the SHA-1 bank with SHA-1 of it.

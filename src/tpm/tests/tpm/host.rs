@@ -5,7 +5,9 @@ use crate::{checkquote, pcr};
 use std::time::Instant;
 use tpm::host::{AikBlob, HostError, HostTpm, HostTpmConfig, Root};
 use verify::pcr::{HOST_BINDING_PCR, HOST_QUOTED, extend_sha256};
-use verify::tpm2::{AttestationKey, Public, verify_quote};
+use verify::tpm2::{
+    AttestationKey, EndorsementKey, Public, TpmName, aik_template, make_credential, verify_quote,
+};
 
 fn tcti(port: u16) -> String {
     format!("swtpm:host=127.0.0.1,port={port}")
@@ -340,4 +342,78 @@ fn refuse_a_tpm_that_is_not_there() {
 fn a_host_tpm_can_change_threads() {
     fn sendable<T: Send>() {}
     sendable::<HostTpm>();
+}
+
+/// A credential for the two keys is opened by the TPM that has them, and by no other; not for another name.
+#[test]
+fn a_credential_is_opened_by_its_two_keys_alone() {
+    let (_swtpm, port) = Swtpm::host();
+    let mut host = open(port).unwrap();
+    let blob = host.create_aik().unwrap();
+    host.load_aik(&blob).unwrap();
+    let ek = host.ek_public().unwrap();
+    let ek = EndorsementKey::check(&Public::parse(&ek).unwrap()).unwrap();
+    let secret = [0x5A; 32];
+    let made = |name: &TpmName| make_credential(&ek, name, &secret, &[7; 32]).unwrap();
+    let good = made(&host.aik_name().unwrap());
+    assert_eq!(host.activate(&good).unwrap(), secret);
+    assert_eq!(
+        host.activate(&good).unwrap(),
+        secret,
+        "keys and sessions are not used up"
+    );
+    assert!(
+        host.activate(&made(&TpmName::of_public(&aik_template())))
+            .is_err()
+    );
+    for at in 0..good.blob.len() {
+        let mut changed = good.clone();
+        changed.blob[at] ^= 1;
+        assert!(host.activate(&changed).is_err(), "byte {at}");
+    }
+    host.quote(&[9; 32], &HOST_QUOTED).unwrap();
+    assert_eq!(host.ek_certificate().unwrap(), None);
+
+    let (_other, port) = Swtpm::host();
+    let mut other = open(port).unwrap();
+    let blob = other.create_aik().unwrap();
+    other.load_aik(&blob).unwrap();
+    assert!(other.activate(&good).is_err());
+    let for_its_key = made(&other.aik_name().unwrap());
+    assert!(
+        other.activate(&for_its_key).is_err(),
+        "another TPM's endorsement key"
+    );
+}
+
+/// Longer than what a TPM reads at once.
+#[test]
+fn the_certificate_is_read_whole() {
+    let (_swtpm, port) = Swtpm::host();
+    let dir = TempDir::new();
+    let certificate: Vec<u8> = (0..1300u32).map(|n| n as u8).collect();
+    std::fs::write(dir.path().join("certificate"), &certificate).unwrap();
+    let tcti = format!("--tcti=swtpm:host=127.0.0.1,port={port}");
+    for arguments in [
+        &[
+            "0x1c0000a",
+            "-C",
+            "o",
+            "-s",
+            "1300",
+            "-a",
+            "ownerread|ownerwrite|authread",
+        ][..],
+        &["0x1c0000a", "-C", "o", "-i", "certificate"][..],
+    ] {
+        let name = if arguments.len() > 5 {
+            "tpm2_nvdefine"
+        } else {
+            "tpm2_nvwrite"
+        };
+        let arguments = [&[tcti.as_str()], arguments].concat();
+        assert!(tool(name, &arguments, dir.path()).status.success());
+    }
+    let mut host = open(port).unwrap();
+    assert_eq!(host.ek_certificate().unwrap(), Some(certificate));
 }
