@@ -59,7 +59,7 @@ pub fn findings(said: &Value, check: &str) -> Result<Vec<Value>> {
 }
 
 fn what_is_missing_is_named(world: &World) -> Result<()> {
-    let good = ["configuration", "policy", "host-key", "serials"];
+    let good = ["configuration", "policy", "host-key", "serials", "tier"];
     let said = diagnosis(world)?;
     for check in good {
         ensure!(
@@ -94,6 +94,8 @@ fn what_is_missing_is_named(world: &World) -> Result<()> {
             Ok(())
         })?;
     }
+    let tier = &findings(&diagnosis(world)?, "tier")?[0];
+    ensure!(tier["detail"].to_string().contains("fanotify: "), "{tier}");
     let plain = cmd!(world.program("attestrun")?, "doctor").output()?;
     plain.says("serials.json|record of the lists' serials")?;
     cmd!(world.program("attestrun")?, "doctor", "--everything").exits(64)?;

@@ -57,6 +57,7 @@ mod surface; // what a process sees and may do, compared with runc
 mod systemd; // a host whose first process is systemd
 mod tidy; // rules about the source itself
 mod vtpm; // the container's own TPM, as it sees it
+mod workloads; // ordinary workloads under a list
 mod world; // binaries, software root, engines, images
 mod wrong_calls; // command lines, ids, places, streams: compared with runc
 mod wrong_input; // bundles: compared with runc
@@ -106,6 +107,7 @@ const MODULES: &[Module] = &[
     enter::MODULE,
     inside::MODULE,
     attacks::MODULE,
+    workloads::MODULE,
     launch::MODULE,
     engines::podman::MODULE,
     engines::buildah::MODULE,

@@ -3,6 +3,7 @@
 
 mod host;
 mod programs;
+mod tiers;
 
 use crate::{config::Config, verbs};
 use serde::Serialize;
@@ -19,6 +20,7 @@ const CHECKS: &[fn(&Examined) -> Vec<Finding>] = &[
     host::attestation_key,
     host::serials,
     host::tpm_devices,
+    tiers::tier,
     programs::programs,
 ];
 
