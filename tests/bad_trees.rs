@@ -49,14 +49,17 @@ const CACHE: &str = "/run/attestrun/cache/layers";
 const SETTLED: Duration = Duration::from_millis(100);
 
 /// A directory without an image, which a `[[bundle]]` entry admits whatever it holds.
-struct Directory<'w> {
+pub struct Directory<'w> {
     world: &'w World,
-    rt: Runtime,
-    root: PathBuf,
-    bundle: Bundle,
+    pub rt: Runtime,
+    pub root: PathBuf,
+    pub bundle: Bundle,
 }
 
-fn with_directory(world: &World, body: impl FnOnce(&Directory<'_>) -> Result<()>) -> Result<()> {
+pub fn with_directory(
+    world: &World,
+    body: impl FnOnce(&Directory<'_>) -> Result<()>,
+) -> Result<()> {
     let root = world.work.join("bad-tree/rootfs");
     fs::create_dir_all(&root)?;
     cmd!("cp", "-a", world.rootfs(0)?.path.join("."), &root).ok()?;
@@ -141,23 +144,15 @@ fn ten_thousand_directories_deep(world: &World) -> Result<()> {
     })
 }
 
-/// Time and the guard's memory are linear in the number of files; a million take `tests/bench B16`.
+/// Time and the guard's memory are linear in the number of files; a million take `tests/bench B17`.
 fn many_files(world: &World) -> Result<()> {
     const FEW: usize = 10_000;
     const MANY: usize = 60_000;
     with_directory(world, |directory| {
         let place = directory.root.join("etc/many");
-        let mut made = 0;
         let mut costs = Vec::new();
         for files in [FEW, MANY] {
-            while made < files {
-                let parent = place.join((made / 1000).to_string());
-                fs::create_dir_all(&parent)?;
-                for name in 0..1000 {
-                    fs::File::create(parent.join(name.to_string()))?;
-                }
-                made += 1000;
-            }
+            fill(&place, files)?;
             costs.push(create_costs(&directory.rt, &directory.bundle)?);
         }
         fs::remove_dir_all(&place)?;
@@ -172,6 +167,21 @@ fn many_files(world: &World) -> Result<()> {
         ensure!(many < most, "{MANY} files took {many:?}, {FEW} {few:?}");
         Ok(())
     })
+}
+
+/// Empty files, a thousand in each directory; those that are there stay.
+pub fn fill(place: &Path, files: usize) -> Result<()> {
+    for number in 0..files / 1000 {
+        let directory = place.join(number.to_string());
+        if directory.exists() {
+            continue;
+        }
+        fs::create_dir_all(&directory)?;
+        for name in 0..1000 {
+            fs::File::create(directory.join(name.to_string()))?;
+        }
+    }
+    Ok(())
 }
 
 /// How long `create` takes, and the most memory that the guard had (KiB).

@@ -1,11 +1,11 @@
 //! Benchmarks B1 and B2: an attested start beside plain runc's, interleaved in one run; B13: how long it
-//! takes to know an image and decide about it. B3, B4, B14 and B15 are next door.
+//! takes to know an image and decide about it. B3, B4 and B14 to B18 are next door.
 //!
 //! `bench [B1 B2 …] [--json FILE] [--runs N]`; no id means all. Times are wall clock; absolute ones
 //! are printed and never judged, since machines differ: the goals are about ratios and differences.
 
 use crate::{
-    bench_list, bench_rootfs, cmd,
+    bench_list, bench_rootfs, bench_scale, cmd,
     runtime::{Backend, Bundle, Runtime},
     world::World,
 };
@@ -21,7 +21,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-const IDS: [&str; 7] = ["B1", "B2", "B3", "B4", "B13", "B14", "B15"];
+const IDS: [&str; 10] = [
+    "B1", "B2", "B3", "B4", "B13", "B14", "B15", "B16", "B17", "B18",
+];
 const RUNS: usize = 40;
 const WARM_UP: usize = 3;
 const STEPS: [&str; 4] = ["create", "start", "exit", "delete"];
@@ -82,6 +84,15 @@ pub fn run(world: &World, args: &[String]) -> Result<()> {
     }
     if wanted.has("B15") {
         results.push(bench_list::b15(world, wanted.runs)?);
+    }
+    if wanted.has("B16") {
+        results.push(bench_scale::b16(world)?);
+    }
+    if wanted.has("B17") {
+        results.push(bench_scale::b17(world)?);
+    }
+    if wanted.has("B18") {
+        results.push(bench_scale::b18(world, wanted.runs)?);
     }
     report(&results, wanted.json)
 }

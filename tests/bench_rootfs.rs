@@ -1,6 +1,6 @@
 //! B3 and B4: what the rootfs costs a start. B3: an image of 10 000 files and 500 MB that is started for
 //! the first time, beside `sha256sum` over the same files with as many processes as cores, page cache
-//! dropped and warm (podman's store; layers that are kept compressed, as containerd's, take longer);
+//! dropped and warm (podman's store; layers that are kept compressed, as containerd's: B15);
 //! B14: the same with 20 files and 1 GB. B4: the same start again, against the number of files.
 
 use crate::{
@@ -15,11 +15,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, path::Path, time::Duration};
 
 const CACHE: &str = "/run/attestrun/cache/layers";
 const COLD_RUNS: usize = 5;
@@ -152,9 +148,9 @@ fn first_start(world: &World, shape: &Shape) -> Result<Value> {
         start.time()?; // makes the cache that each cold run forgets
         for _ in 0..COLD_RUNS {
             for (at, dropped) in [true, false].into_iter().enumerate() {
-                prepare(dropped, None)?;
+                prepare(dropped, false)?;
                 anchor[at].push(sha256sum(&bulk).timed()?);
-                prepare(dropped, Some(Path::new(CACHE)))?;
+                prepare(dropped, true)?;
                 ours[at].push(start.time()?);
             }
             warm.push(start.time()?);
@@ -187,15 +183,9 @@ fn first_start(world: &World, shape: &Shape) -> Result<Value> {
 }
 
 /// The page cache dropped or left, attestrun's own forgotten.
-fn prepare(dropped: bool, forget: Option<&Path>) -> Result<()> {
-    if let Some(cache) = forget {
-        let entries = fs::read_dir(cache).with_context(|| cache.display().to_string())?;
-        let paths: Vec<PathBuf> = entries
-            .map(|entry| Ok(entry?.path()))
-            .collect::<Result<_>>()?;
-        for path in paths {
-            fs::remove_file(path)?;
-        }
+fn prepare(dropped: bool, forgotten: bool) -> Result<()> {
+    if forgotten {
+        forget()?;
     }
     if dropped {
         cmd!("sync").ok()?;
@@ -204,8 +194,18 @@ fn prepare(dropped: bool, forget: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
+/// What attestrun keeps of layers in this boot.
+pub fn forget() -> Result<()> {
+    let entries = fs::read_dir(CACHE).context(CACHE)?;
+    let paths = entries.map(|entry| Ok(entry?.path()));
+    for path in paths.collect::<Result<Vec<_>>>()? {
+        fs::remove_file(path)?;
+    }
+    Ok(())
+}
+
 /// One process per core.
-fn sha256sum(directory: &Path) -> Cmd {
+pub fn sha256sum(directory: &Path) -> Cmd {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let script = format!("find \"$1\" -type f -print0 | xargs -0 -n 64 -P {cores} sha256sum");
     cmd!("sh", "-c", script, "sh", directory)

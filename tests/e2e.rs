@@ -14,6 +14,7 @@ mod bad_trees; // root file systems that cannot be read
 mod bench; // B1, B2, B13
 mod bench_list; // B15: a list of a million files
 mod bench_rootfs; // B3 and B4: the rootfs read for the first time, and again
+mod bench_scale; // B16 to B18: compressed layers, a million files, watched layers
 mod challengers; // who may ask, and what each sees
 mod conformance; // runc's own tests, and a driver on go-runc
 mod containers_policy; // /etc/containers/policy.json

@@ -68,7 +68,14 @@ impl Image {
     /// The demo's layers, and one of `files` files of `size` bytes each.
     pub fn with_bulk(dir: &Path, plan: &Plan<'_>, files: usize, size: usize) -> Result<Self> {
         let mut layers = Vec::from(usual_layers(plan, &[])?);
-        layers.push(bulk_layer(files, size)?);
+        layers.push(bulk_layer(files, size, u64::MAX)?);
+        Self::of_layers(dir, plan.name, &layers, |_| ())
+    }
+
+    /// The same, with files that compress to some three quarters, as an image's do.
+    pub fn with_text(dir: &Path, plan: &Plan<'_>, files: usize, size: usize) -> Result<Self> {
+        let mut layers = Vec::from(usual_layers(plan, &[])?);
+        layers.push(bulk_layer(files, size, 0x3f3f_3f3f_3f3f_3f3f)?);
         Self::of_layers(dir, plan.name, &layers, |_| ())
     }
 
@@ -216,7 +223,7 @@ fn usual_layers(plan: &Plan<'_>, files: &[File<'_>]) -> Result<[Vec<u8>; 2]> {
 }
 
 /// A layer of `files` files of `size` bytes each, no two the same, 100 to a directory.
-fn bulk_layer(files: usize, size: usize) -> Result<Vec<u8>> {
+fn bulk_layer(files: usize, size: usize, bits: u64) -> Result<Vec<u8>> {
     let mut layer = Layer::new();
     layer.add(tar::EntryType::Directory, "bulk/", 0o755, b"", None)?;
     let mut content = vec![0; size];
@@ -228,11 +235,11 @@ fn bulk_layer(files: usize, size: usize) -> Result<Vec<u8>> {
             layer.add(tar::EntryType::Directory, &name, 0o755, b"", None)?;
         }
         for word in content.chunks_mut(8) {
-            // xorshift64 (Marsaglia 2003): cheap, and nothing compresses it
+            // xorshift64 (Marsaglia 2003): cheap, and nothing compresses what all bits are taken of
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            word.copy_from_slice(&state.to_le_bytes()[..word.len()]);
+            word.copy_from_slice(&(state & bits).to_le_bytes()[..word.len()]);
         }
         let name = format!("bulk/{directory}/{number}");
         layer.add(tar::EntryType::Regular, &name, 0o644, &content, None)?;

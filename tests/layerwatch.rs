@@ -8,6 +8,7 @@ use crate::{
     admission::{layer_with, ours, refusal, restoring},
     cmd,
     host::{POLICY, policy},
+    image::Image,
     rootfs::check_of,
     runtime::{Bundle, Runtime},
     spawn::Running,
@@ -49,7 +50,7 @@ impl Disk {
     pub fn make(world: &World, name: &str, mebibytes: u64) -> Result<Self> {
         let image = world.work.join(name).with_extension("ext4");
         fs::File::create(&image)?.set_len(mebibytes << 20)?;
-        cmd!("mkfs.ext4", "-q", "-F", "-I", "256", &image).ok()?;
+        cmd!("mkfs.ext4", "-q", "-F", "-i", "4096", &image).ok()?;
         let place = world.work.join(name);
         fs::create_dir_all(&place)?;
         let disk = Self { image, place };
@@ -74,9 +75,14 @@ impl Drop for Disk {
     }
 }
 
-/// A store of podman's on a disk of its own, which attestrun's configuration names.
-fn with_store(world: &World, body: impl FnOnce(&Rootfs) -> Result<()>) -> Result<()> {
-    let disk = Disk::make(world, "watched", 96)?;
+/// A store of podman's on a disk of its own, which attestrun's configuration names, with `image` alone.
+pub fn with_store(
+    world: &World,
+    image: &Image,
+    mebibytes: u64,
+    body: impl FnOnce(&Rootfs) -> Result<()>,
+) -> Result<()> {
+    let disk = Disk::make(world, "watched", mebibytes)?;
     let root = disk.place.join("storage");
     let run = world.work.join("watched-run");
     let podman = |words: &[&str]| {
@@ -92,11 +98,10 @@ fn with_store(world: &World, body: impl FnOnce(&Rootfs) -> Result<()>) -> Result
         );
         ensure!(config.contains(usual), "{config}");
         fs::write(CONFIG, config.replace(usual, &both))?;
-        let demo = &world.images()?.demo;
         podman(&["load", "--quiet", "--input"])
-            .arg(&demo.archive)
+            .arg(&image.archive)
             .ok()?;
-        let id = podman(&["create", "--network=none", &demo.name, "/bin/true"])
+        let id = podman(&["create", "--network=none", &image.name, "/bin/true"])
             .ok()?
             .stdout
             .trim()
@@ -114,7 +119,7 @@ fn with_store(world: &World, body: impl FnOnce(&Rootfs) -> Result<()>) -> Result
     })
 }
 
-fn start_watch(world: &World) -> Result<Running> {
+pub fn start_watch(world: &World) -> Result<Running> {
     let watch = cmd!(world.program("attestrun")?, "layerwatch").start()?;
     let since = Instant::now();
     while !Path::new(SOCKET).exists() {
@@ -129,7 +134,7 @@ fn start_watch(world: &World) -> Result<Running> {
 }
 
 /// Creates until the layers are watched, which they are after the first ones.
-fn until_watched(watch: &Running, rt: &Runtime, bundle: &Bundle) -> Result<()> {
+pub fn until_watched(watch: &Running, rt: &Runtime, bundle: &Bundle) -> Result<()> {
     let since = Instant::now();
     loop {
         let check = check_of(rt, bundle)?;
@@ -158,7 +163,7 @@ fn with_watched(body: impl FnOnce() -> Result<()>) -> Result<()> {
 
 fn a_start_without_a_look(world: &World) -> Result<()> {
     let rt = ours(world)?;
-    with_store(world, |rootfs| {
+    with_store(world, &world.images()?.demo, 96, |rootfs| {
         let bundle = Bundle::make(&world.work, rootfs, &["/bin/true"])?;
         let done = with_watched(|| {
             std::thread::sleep(Duration::from_millis(100));

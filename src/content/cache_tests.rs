@@ -156,6 +156,25 @@ fn what_was_not_used_for_long_goes() {
     assert!(left("stack-used") && left(&format!("layer-{}", diff_id.hex())));
 }
 
+/// What was used last stays, as far as it is not too much alone.
+#[test]
+fn what_is_too_much_goes() {
+    let scratch = Scratch::new();
+    let cache = Cache::open(&scratch.join("cache"), heard).unwrap();
+    let (source, diff_id) = source(&scratch, "f", b"x");
+    for (name, minutes) in [("stack-a", 1), ("stack-b", 2), ("stack-c", 3)] {
+        let path = scratch.write(&format!("cache/{name}"), "");
+        let file = File::options().write(true).open(path).unwrap();
+        file.set_len(MAX_BYTES / 2 - 4096).unwrap(); // sparse
+        let when = SystemTime::now() - Duration::from_secs(minutes * 60);
+        file.set_modified(when).unwrap();
+    }
+    cache.layers(&[source], &[diff_id]).unwrap();
+    let left = |name: &str| scratch.join("cache").join(name).exists();
+    assert!(left("stack-a") && left("stack-b") && !left("stack-c"));
+    assert!(left(&format!("layer-{}", diff_id.hex())));
+}
+
 /// No space left: the layers are read all the same, with a warning.
 #[test]
 fn what_cannot_be_kept_is_only_slower() {

@@ -23,6 +23,16 @@ pub const MODULE: Module = Module {
 
 /// `ctr run` of the demo image; the program follows.
 pub fn run(world: &World, rt: &Runtime, id: &str, options: &[&str]) -> Result<Cmd> {
+    run_image(world, rt, &world.images()?.demo.name, id, options)
+}
+
+pub fn run_image(
+    world: &World,
+    rt: &Runtime,
+    image: &str,
+    id: &str,
+    options: &[&str],
+) -> Result<Cmd> {
     let run = world
         .ctr()?
         .args(["run", "--runc-binary"])
@@ -39,7 +49,7 @@ pub fn run(world: &World, rt: &Runtime, id: &str, options: &[&str]) -> Result<Cm
     } else {
         run
     };
-    Ok(run.args([&world.images()?.demo.name, id]))
+    Ok(run.args([image, id]))
 }
 
 pub fn task(world: &World, args: &[&str]) -> Result<Cmd> {

@@ -44,7 +44,10 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{HashMap, HashSet, hash_map::RandomState},
+    collections::{
+        HashMap, HashSet,
+        hash_map::{Entry, RandomState},
+    },
     fs::File,
     hash::BuildHasher as _,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -169,14 +172,14 @@ impl Watch {
             table.layers.len() < MAX_LAYERS,
             "{MAX_LAYERS} layers are watched already"
         );
-        if !table.marked.contains_key(&id.device) {
+        if let Entry::Vacant(unmarked) = table.marked.entry(id.device) {
             ensure!(
                 has_handles_for_all(root.as_fd())?,
                 "only layers on ext4 and XFS can be watched"
             );
             let kept = directory(root)?;
             sys::mark_file_system(&self.group, &kept).context("fanotify_mark")?;
-            table.marked.insert(id.device, kept);
+            unmarked.insert(kept);
         }
         table.begun += 1;
         let begun = table.begun;
