@@ -2,6 +2,7 @@
 //! reach of others say. Each attack stands beside the same thing done honestly, which runs.
 
 mod kept; // signatures that engines keep; images without layers
+mod measured; // the engine's image and the host's log
 mod stores; // roots that did not come the usual way
 
 use crate::{
@@ -58,6 +59,10 @@ pub const MODULE: Module = Module {
         Test::Once("a_step_of_a_build", stores::a_step_of_a_build),
         Test::Once("umocis_bundle", stores::umocis_bundle),
         Test::Once("a_hung_containerd", stores::a_hung_containerd),
+        Test::Once(
+            "what_an_engine_has_is_what_is_measured",
+            measured::what_an_engine_has_is_what_is_measured,
+        ),
     ],
 };
 

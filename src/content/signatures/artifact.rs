@@ -3,6 +3,8 @@
 use super::{LIST_ARTIFACT, SIGNATURE, SIMPLE_SIGNING};
 use crate::oci::{self, Descriptor, Directory, ManifestFile};
 use anyhow::{Context as _, Result};
+use std::collections::BTreeMap;
+use verify::digest::BlobDigest;
 use verify::signature::{SimpleSignature, StoredEnvelope, StoredSignature};
 
 /// An attestation of cosign 1 and 2 (sigstore/cosign, `specs/SIGNATURE_SPEC.md`; DSSE).
@@ -30,24 +32,27 @@ pub(super) fn is_artifact(manifest: &ManifestFile) -> bool {
 
 /// The signature or attestation in a layer; `None` when it is neither, or has lost its signature.
 pub(super) fn proof(from: &Directory, layer: &Descriptor) -> Result<Option<StoredSignature>> {
+    proof_of(layer, |digest, max| {
+        from.blob(digest, max)?
+            .with_context(|| format!("the signature's blob {digest} is missing"))
+    })
+}
+
+/// The same wherever blobs come from: `blob` gives one of at most so many bytes.
+pub(crate) fn proof_of<E>(
+    layer: &Descriptor,
+    blob: impl FnOnce(BlobDigest, u64) -> Result<Vec<u8>, E>,
+) -> Result<Option<StoredSignature>, E> {
     let content = || {
         let max = match layer.media_type.as_str() {
             SIMPLE_SIGNING => oci::MAX_DOCUMENT,
             _ => MAX_BUNDLE,
         };
-        from.blob(layer.digest, max)?
-            .with_context(|| format!("the signature's blob {} is missing", layer.digest))
+        blob(layer.digest, max)
     };
-    let mut annotations = layer.annotations.clone();
+    let annotations = layer.annotations.clone();
     Ok(match layer.media_type.as_str() {
-        SIMPLE_SIGNING => match annotations.remove(SIGNATURE) {
-            Some(signature_b64) => Some(StoredSignature::Simple(SimpleSignature {
-                payload: content()?,
-                signature_b64,
-                annotations,
-            })),
-            None => None,
-        },
+        SIMPLE_SIGNING if annotations.contains_key(SIGNATURE) => simple(content()?, annotations),
         ENVELOPE => Some(StoredSignature::Envelope(StoredEnvelope {
             envelope: content()?,
             annotations,
@@ -55,4 +60,17 @@ pub(super) fn proof(from: &Directory, layer: &Descriptor) -> Result<Option<Store
         kind if kind.starts_with(BUNDLES) => Some(StoredSignature::Bundle(content()?)),
         _ => None,
     })
+}
+
+/// A payload with the annotations that came with it; `None` where its signature is not among them.
+pub(crate) fn simple(
+    payload: Vec<u8>,
+    mut annotations: BTreeMap<String, String>,
+) -> Option<StoredSignature> {
+    let signature_b64 = annotations.remove(SIGNATURE)?;
+    Some(StoredSignature::Simple(SimpleSignature {
+        payload,
+        signature_b64,
+        annotations,
+    }))
 }

@@ -4,7 +4,7 @@
 //! What it gives is bytes for `verify` to judge. `cosign save` writes the same layout; descriptors
 //! that we write carry two annotations more, by which others are skipped without being read.
 
-mod artifact; // manifests that carry signatures
+pub(crate) mod artifact; // manifests that carry signatures
 mod containers_storage;
 mod import;
 mod lookup; // finding entries of index.json
@@ -39,7 +39,7 @@ const KIND_INDEX: &str = "dev.cosignproject.cosign/imageIndex";
 const KIND_SIGNATURES: &str = "dev.cosignproject.cosign/sigs";
 const KIND_ATTESTATIONS: &str = "dev.cosignproject.cosign/atts";
 /// Simple signing (sigstore/cosign, specs/SIGNATURE_SPEC.md).
-const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
+pub(crate) const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
 
 /// A signature list as an artifact: layer 0 the statement, layer 1 its detached signature (CMS, or a

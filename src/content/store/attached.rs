@@ -4,22 +4,19 @@
 
 use super::{Attached, blobs::Blobs, containerd::Containerd};
 use crate::oci::{Descriptor, ManifestFile};
-use crate::signatures::Store;
+use crate::signatures::{
+    SIMPLE_SIGNING, Store,
+    artifact::{proof_of, simple},
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use verify::{
     digest::{BlobDigest, ImageDigest},
     image::{ClaimedImage, Image, Index},
-    signature::{SimpleSignature, StoredEnvelope, StoredSignature},
+    signature::StoredSignature,
 };
 
-/// cosign's marks (sigstore/cosign, specs/SIGNATURE_SPEC.md).
-const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
-const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
-const ENVELOPE: &str = "application/vnd.dsse.envelope.v1+json";
-/// A Sigstore bundle, of any version (specs/BUNDLE_SPEC.md).
-const BUNDLES: &str = "application/vnd.dev.sigstore.bundle";
 /// Behind `<repository>:sha256-<hex>`: signatures, attestations, the list of referrers.
 const TAGS: [&str; 3] = [".sig", ".att", ""];
 
@@ -66,21 +63,7 @@ pub(crate) fn sigstore(blob: &[u8]) -> Result<StoredSignature, String> {
     let payload = STANDARD
         .decode(&json.payload)
         .map_err(|error| error.to_string())?;
-    simple(payload, json.annotations)
-}
-
-fn simple(
-    payload: Vec<u8>,
-    mut annotations: BTreeMap<String, String>,
-) -> Result<StoredSignature, String> {
-    let signature_b64 = annotations
-        .remove(SIGNATURE)
-        .ok_or_else(|| format!("a signature without the annotation {SIGNATURE}"))?;
-    Ok(StoredSignature::Simple(SimpleSignature {
-        payload,
-        signature_b64,
-        annotations,
-    }))
+    simple(payload, json.annotations).ok_or_else(|| "a signature that has lost its bytes".into())
 }
 
 /// What the signature store has about `digest`, then what the engine has.
@@ -149,7 +132,7 @@ fn of_artifact(
     let manifest: ManifestFile =
         serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
     attached.extend(manifest.layers.into_iter().take(MAX).map(|layer| {
-        match of_layer(blobs, layer) {
+        match of_layer(blobs, &layer) {
             Ok(signature) => Attached::Signature(signature),
             Err(why) => Attached::Unusable(why),
         }
@@ -157,19 +140,15 @@ fn of_artifact(
     Ok(())
 }
 
-fn of_layer(blobs: &Blobs, layer: Descriptor) -> Result<StoredSignature, String> {
-    let annotations = layer.annotations;
-    match layer.media_type.as_str() {
-        SIMPLE_SIGNING => simple(content(blobs, layer.digest)?, annotations),
-        ENVELOPE => Ok(StoredSignature::Envelope(StoredEnvelope {
-            envelope: content(blobs, layer.digest)?,
-            annotations,
-        })),
-        kind if kind.starts_with(BUNDLES) => {
-            content(blobs, layer.digest).map(StoredSignature::Bundle)
-        }
-        other => Err(format!("a signature of type {other}")),
-    }
+fn of_layer(blobs: &Blobs, layer: &Descriptor) -> Result<StoredSignature, String> {
+    // blobs of a content store have one bound for all
+    let found = proof_of(layer, |digest, _| content(blobs, digest))?;
+    found.ok_or_else(|| {
+        format!(
+            "a signature of type {}, or without its bytes",
+            layer.media_type
+        )
+    })
 }
 
 fn content(blobs: &Blobs, digest: BlobDigest) -> Result<Vec<u8>, String> {
