@@ -58,6 +58,7 @@ pub const MODULE: Module = Module {
         Test::Once("a_part_of_an_overlay", stores::a_part_of_an_overlay),
         Test::Once("a_step_of_a_build", stores::a_step_of_a_build),
         Test::Once("umocis_bundle", stores::umocis_bundle),
+        Test::Once("dockers_init_layer", stores::dockers_init_layer),
         Test::Once("a_hung_containerd", stores::a_hung_containerd),
         Test::Once(
             "what_an_engine_has_is_what_is_measured",

@@ -5,7 +5,7 @@
 mod engines;
 mod made;
 
-pub use engines::each_engine_asks_for_every_kind;
+pub use engines::{each_engine_asks_for_every_kind, every_kind_on_some_engine};
 pub use made::Made;
 
 use crate::{
@@ -85,6 +85,12 @@ struct Cell {
     signer: Signer,
     about: About,
     case: Case,
+}
+
+impl Cell {
+    fn same_but_for_the_case(&self, other: &Self) -> bool {
+        (self.format, self.signer, self.about) == (other.format, other.signer, other.about)
+    }
 }
 
 /// Those that there are.

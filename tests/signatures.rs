@@ -43,6 +43,10 @@ pub const MODULE: Module = Module {
             "each_engine_asks_for_every_kind",
             crate::matrix::each_engine_asks_for_every_kind,
         ),
+        Test::Once(
+            "every_kind_on_some_engine",
+            crate::matrix::every_kind_on_some_engine,
+        ),
         Test::Once("the_matrix", crate::matrix::the_matrix),
         Test::Once(
             "what_engines_keep_is_imported",

@@ -233,10 +233,35 @@ pub fn a_hung_containerd(world: &World) -> Result<()> {
         ensure!(!output.status.success(), "{output}");
         output.says(&shown)?.says("was not answered within")?;
         output.says("restart containerd")?.says_not("refused")?;
+        // the step, by its name in containerd's API
+        output.says("Containers.Get was not")?;
         // others do not wait for it
         good(&podman(world, DEMO, &[])?)
     });
     fs::remove_file(&socket)?;
     output?;
     good(&ctr(world, DEMO, &[])?)
+}
+
+/// Docker's own layer between image and container has empty stubs for what it mounts; with anything more in
+/// it, or in them, the container does not start.
+pub fn dockers_init_layer(world: &World) -> Result<()> {
+    let runtime = format!("--runtime=e2e-{}", ours(world)?.name);
+    for (file, shown) in [("bin/extra", "bin/extra"), ("etc/hosts", "etc/hosts")] {
+        let create = ["create", "--network=none", &runtime, DEMO, "/bin/true"];
+        let id = world.docker()?.args(create).ok()?.stdout.trim().to_owned();
+        let record = format!("/var/lib/docker/image/overlay2/layerdb/mounts/{id}/init-id");
+        let layer = Path::new("/var/lib/docker/overlay2").join(fs::read_to_string(record)?);
+        let place = layer.join("diff").join(file);
+        ensure!(
+            layer.join("diff/etc/hosts").exists(),
+            "no stubs in {layer:?}"
+        );
+        fs::create_dir_all(place.parent().context("parent")?)?;
+        fs::write(&place, "1.2.3.4 bank.example\n")?;
+        let output = world.docker()?.args(["start", "--attach", &id]).output()?;
+        world.docker()?.args(["rm", "-f", &id]).ok()?;
+        refusal(&output, shown).with_context(|| format!("{file} in Docker's init layer"))?;
+    }
+    Ok(())
 }
