@@ -44,6 +44,10 @@ pub const MODULE: Module = Module {
             crate::matrix::each_engine_asks_for_every_kind,
         ),
         Test::Once(
+            "what_inspect_says_of_an_image",
+            what_inspect_says_of_an_image,
+        ),
+        Test::Once(
             "every_kind_on_some_engine",
             crate::matrix::every_kind_on_some_engine,
         ),
@@ -331,6 +335,47 @@ fn fetched_by_referrers(world: &World) -> Result<()> {
     fetch(&store, 3)?;
     let key = dir.join("cosign.pub").display().to_string();
     accepted(&verify(world, &store, &demo.manifest, &["--key", &key])?)
+}
+
+/// Digests and layers as the files themselves have them, and what is said about the image, unproved.
+fn what_inspect_says_of_an_image(world: &World) -> Result<()> {
+    let dir = fresh(world, "inspect")?;
+    let demo = &world.images()?.demo;
+    signed_twice(world, &dir.join("owner"), demo)?;
+    let manifest: Value = serde_json::from_slice(&fs::read(demo.blob(&demo.manifest))?)?;
+    let config = manifest["config"]["digest"].as_str().context("config")?;
+    let diff_ids: Value = serde_json::from_slice(&fs::read(demo.blob(config))?)?;
+    for image in [&demo.layout, &demo.archive] {
+        let inspect = world.ctl()?.args(["--json", "image", "inspect", "--store"]);
+        let inspect = inspect.arg(dir.join("owner")).arg(image);
+        let said: Value = serde_json::from_str(&inspect.ok()?.stdout)?;
+        ensure!(said["manifest"] == json!(demo.manifest), "{said:#}");
+        ensure!(said["config"] == json!(config), "{said:#}");
+        let layers = said["layers"].as_array().context("layers")?;
+        let of = |key: &str| layers.iter().map(|l| l[key].clone()).collect::<Vec<_>>();
+        let blobs = manifest["layers"].as_array().context("layers")?.iter();
+        let blobs: Vec<_> = blobs.map(|layer| layer["digest"].clone()).collect();
+        ensure!(of("digest") == blobs, "{said:#}");
+        ensure!(
+            json!(of("diff_id")) == diff_ids["rootfs"]["diff_ids"],
+            "{said:#}"
+        );
+        let unproved = said["unproved"].as_array().context("unproved")?;
+        let any = |key: &str, value: &str| unproved.iter().any(|one| one[key] == value);
+        ensure!(unproved.len() == 2, "{said:#}");
+        ensure!(any("reference", demo.repository()), "{said:#}");
+        ensure!(
+            any("predicate_type", "https://sigstore.dev/cosign/sign/v1"),
+            "{said:#}"
+        );
+    }
+    let bare = world
+        .ctl()?
+        .args(["image", "inspect"])
+        .arg(&demo.layout)
+        .ok()?;
+    bare.says(&demo.manifest)?.says_not("unproved")?;
+    Ok(())
 }
 
 /// containerd's content store, and containers-storage, as the engines themselves have filled them.

@@ -16,6 +16,7 @@ pub const MODULE: Module = Module {
             files_are_short_and_say_what_they_are,
         ),
         Test::Once("hazards_have_one_home", hazards_have_one_home),
+        Test::Once("who_knows_the_network", who_knows_the_network),
         Test::Once("no_private_key_is_kept", no_private_key_is_kept),
         Test::Once("scripts_are_sound", scripts_are_sound),
         Test::Once("packaged_policy_parses", packaged_policy_parses),
@@ -122,6 +123,45 @@ fn hazards_have_one_home(_: &World) -> Result<()> {
         }
     }
     none("outside sys.rs and spawn.rs", found)
+}
+
+/// The runtime and what it is made of open no socket but local ones: neither their code names another, nor do
+/// they depend on a library that is there for it. (A TPM's library has a way of its own to a software root.)
+fn who_knows_the_network(_: &World) -> Result<()> {
+    const AT_HOME: [&str; 4] = ["src/agent/", "src/ctl/", "src/tpm/tests/", "tests/"];
+    let sockets = ["TcpStream", "TcpListener", "UdpSocket", "SocketAddr"];
+    let libraries = ["oci-client", "hyper", "axum", "reqwest", "rustls"];
+    let mut found = Vec::new();
+    let strangers = |name: &str| !AT_HOME.iter().any(|home| name.starts_with(home));
+    for (name, text) in rust_files()?
+        .into_iter()
+        .filter(|(name, _)| strangers(name))
+    {
+        for (line, code) in code(&text).filter(|(_, c)| sockets.iter().any(|s| c.contains(s))) {
+            found.push(format!("{name}:{line}: {code}"));
+        }
+    }
+    for part in ["verify", "content", "runtime", "tpm"] {
+        let manifest = fs::read_to_string(root().join(format!("src/{part}/Cargo.toml")))?;
+        let depends = |library: &&str| {
+            let begins = [
+                format!("{library}."),
+                format!("{library} "),
+                format!("{library}-"),
+            ];
+            manifest
+                .lines()
+                .any(|line| begins.iter().any(|b| line.starts_with(b)))
+        };
+        // certificate chains, without a connection
+        let exempt = |library: &&str| part == "verify" && *library == "rustls";
+        let all = libraries.iter().filter(|library| !exempt(library));
+        found.extend(
+            all.filter(|l| depends(l))
+                .map(|l| format!("src/{part}: {l}")),
+        );
+    }
+    none("ways to a network", found)
 }
 
 fn no_private_key_is_kept(_: &World) -> Result<()> {
