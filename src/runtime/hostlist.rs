@@ -6,6 +6,7 @@ use crate::{
     executables,
 };
 use anyhow::{Context, Result, anyhow, bail};
+use content::{MAX_TRUST_FILE, read_trusted};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -31,7 +32,8 @@ const SHIMS: [&str; 6] = [
 /// The list, by its signature and as of now.
 pub fn verified(named: &HostList) -> Result<VerifiedList> {
     let read = |what: &str, path: &Path| {
-        fs::read(path).with_context(|| format!("cannot read {what} {}", path.display()))
+        read_trusted(path, MAX_TRUST_FILE)
+            .map_err(|why| anyhow!("cannot read {what} {}: {why:#}", path.display()))
     };
     let roots = read("the administrator's CA", &named.ca)?;
     let roots = certificates_from_pem(&roots).with_context(|| named.ca.display().to_string())?;

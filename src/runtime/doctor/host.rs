@@ -43,14 +43,14 @@ pub fn configuration(examined: &Examined) -> Vec<Finding> {
 pub fn policy(_: &Examined) -> Vec<Finding> {
     const NAME: &str = "policy";
     let remedy = "attestctl policy check says what is wrong with a policy";
-    let read = fs::read(config::POLICY).map_err(|e| e.to_string());
+    let read = config::policy().map_err(|error| error.to_string());
     let judged = read.and_then(|text| match Policy::parse(&text) {
         Ok(_) => Ok(PolicyDigest::of(&text)),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(format!("{}: {error}", config::POLICY)),
     });
     vec![match judged {
         Ok(digest) => Finding::ok(NAME, format!("{}, {digest}", config::POLICY)),
-        Err(why) => Finding::refused(NAME, format!("{}: {why}", config::POLICY), remedy),
+        Err(why) => Finding::refused(NAME, why, remedy),
     }]
 }
 
