@@ -31,6 +31,7 @@ mod flags; // pidfds, keyrings, real-time signals
 mod host; // the attested host, and its challenger
 mod identity; // which image it is
 mod image; // test images
+mod impostors; // who wants to be believed
 mod inside; // what processes of a container may execute
 mod launch; // how an image is run, judged by its engine's default profile
 mod layerwatch; // layers that are watched, and attacks on them
@@ -127,6 +128,7 @@ const MODULES: &[Module] = &[
     fills::MODULE,
     attestation::MODULE,
     challengers::MODULE,
+    impostors::MODULE,
     vtpm::MODULE,
     enrolment::MODULE,
     policy::MODULE,
