@@ -477,6 +477,18 @@ fn without_a_place_there_is_none(world: &World) -> Result<()> {
     output
         .says("TPM2TOOLS_TCTI=device:/dev/mine")?
         .says("TPM2OPENSSL_TCTI=swtpm")?;
+    // a caller's word, in both spellings
+    let mut unwanted = bundle.again();
+    unwanted.config["annotations"] = json!({ "dev.attestrun.vtpm": "none" });
+    unwanted.write()?;
+    without(&unwanted, "does not want it")?;
+    let mut wanted = bundle.again();
+    wanted.set("/linux/resources/vtpms", json!([{ "vtpmVersion": "2" }]))?;
+    rt.run(&wanted)?
+        .says("/run/attestrun/tpm.sock")?
+        .says_not("No such file")?;
+    wanted.set("/linux/resources/vtpms", json!([{ "statePath": "/srv" }]))?;
+    rt.run(&wanted)?.says("statePath: its state is not kept")?;
     // an engine's read-only tmpfs leaves no place
     let mut closed = bundle.again();
     let mounts = closed.config["mounts"].as_array_mut().context("mounts")?;
@@ -485,6 +497,10 @@ fn without_a_place_there_is_none(world: &World) -> Result<()> {
     );
     closed.write()?;
     without(&closed, "a mount of its own")?;
+    let mut demanded = closed.again();
+    demanded.set("/linux/resources/vtpms", json!([{}]))?;
+    rt.run(&demanded)?
+        .says("is to have its TPM at /run/attestrun, and cannot")?;
     // and a writable one has it
     let mut open = bundle.again();
     let mounts = open.config["mounts"].as_array_mut().context("mounts")?;

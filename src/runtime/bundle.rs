@@ -9,7 +9,7 @@ use crate::{
     brought,
     copies::Origins,
     hooks,
-    lending::Lending,
+    lending::{Lending, Vtpm, Wish},
     programs::{self, Search},
     state::RunDir,
 };
@@ -37,6 +37,8 @@ pub struct Bundle {
     /// As the caller named it, absolute: what `state` reports.
     pub path: PathBuf,
     pub spec: Spec,
+    /// What it says of the container's TPM.
+    pub wish: Wish,
     /// Where relative paths start: [`Self::path`] without symbolic links.
     bundle: PathBuf,
     /// Canonical: no component is a symbolic link.
@@ -53,8 +55,11 @@ impl Bundle {
             Mode::empty(),
         )
         .with_context(|| format!("cannot open the bundle {}", path.display()))?;
-        let spec = parse(&read_config(&dir, path)?)
-            .with_context(|| format!("{}/config.json", path.display()))?;
+        let config = read_config(&dir, path)?;
+        let doing = || format!("{}/config.json", path.display());
+        let spec = parse(&config).with_context(doing)?;
+        let wish = Vtpm::all(&config).and_then(|vtpms| Wish::of(&spec, &vtpms));
+        let wish = wish.with_context(doing)?;
         let root = spec.root().as_ref().context("root must be specified")?;
         let named = path.join(root.path());
         let rootfs = match fs::canonicalize(&named) {
@@ -86,6 +91,7 @@ impl Bundle {
         Ok(Self {
             path: path.to_owned(),
             spec,
+            wish,
             bundle,
             rootfs,
             rootfs_fd,

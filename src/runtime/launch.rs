@@ -59,10 +59,8 @@ pub fn create(
     // keeper, guard and vTPM get ready while this process seals the bundle
     let mut guarding = Guarding::begin(&state.run_dir(), &state.run_id, &state.id)?;
     let host = host::Client::connect(config)?;
-    let lending = match config.vtpm.in_containers {
-        true => Lending::of(&bundle.spec, bundle.rootfs_fd.as_fd())?,
-        false => Lending::Not("vtpm.in_containers = false"),
-    };
+    let (spec, rootfs) = (&bundle.spec, bundle.rootfs_fd.as_fd());
+    let lending = Lending::choose(spec, bundle.wish, rootfs, config.vtpm.in_containers)?;
     if let Lending::To { stubs, .. } = &lending {
         state.lent = true;
         state.stubs.clone_from(stubs);

@@ -7,12 +7,13 @@
 //! when the container is deleted. Where it cannot be made the container is without: see [`Lending::of`].
 
 use crate::state::RunDir;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, MountBuilder, Process, Spec};
 use rustix::{
     fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, fstatvfs, openat2, statat, unlinkat},
     io::Errno,
 };
+use serde::Deserialize;
 use std::{
     fmt,
     os::fd::BorrowedFd,
@@ -23,6 +24,9 @@ use std::{
 pub const PLACE: &str = "/run/attestrun";
 /// The socket's name; its control socket, as swtpm has one, is beside it with `.ctrl` behind.
 pub const SOCKET: &str = "tpm.sock";
+
+/// A caller says by it what it wants, and `state` what there is.
+const ANNOTATION: &str = "dev.attestrun.vtpm";
 
 /// What tpm2-tools, OpenSSL's provider and the PKCS#11 module ask for their TPM.
 const VARIABLES: [&str; 3] = ["TPM2TOOLS_TCTI", "TPM2OPENSSL_TCTI", "TPM2_PKCS11_TCTI"];
@@ -49,10 +53,137 @@ pub enum Lending {
     Not(&'static str),
 }
 
+/// What a caller says about its container's TPM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Nothing.
+    Unsaid,
+    /// It is to have none: annotation `dev.attestrun.vtpm = "none"`.
+    Without,
+    /// It is to have one, or not to start: `"socket"`, or an entry in `linux.resources.vtpms`.
+    Demanded,
+}
+
+/// An entry of `linux.resources.vtpms` (opencontainers/runtime-spec, proposal 920).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Vtpm {
+    state_path: String,
+    state_path_is_managed: bool,
+    vtpm_version: String,
+    create_certs: bool,
+    run_as: String,
+    pcr_banks: String,
+    encryption_password: String,
+    vtpm_name: String,
+    vtpm_major: u32,
+    vtpm_minor: u32,
+}
+
+impl Wish {
+    /// A wish that cannot be fulfilled is an error, never something else.
+    pub fn of(spec: &Spec, vtpms: &[Vtpm]) -> Result<Self> {
+        let annotations = spec.annotations().as_ref();
+        let said = annotations.and_then(|all| all.get(ANNOTATION));
+        let by_annotation = match said.map(String::as_str) {
+            None => Self::Unsaid,
+            Some("none") => Self::Without,
+            Some("socket") => Self::Demanded,
+            Some(other) => {
+                bail!("annotation {ANNOTATION}: `{other}` is neither `none` nor `socket`")
+            }
+        };
+        match vtpms {
+            [] => Ok(by_annotation),
+            [_] if by_annotation == Self::Without => {
+                bail!("annotation {ANNOTATION} says `none`, and linux.resources.vtpms names one")
+            }
+            [vtpm] => vtpm.check().map(|()| Self::Demanded),
+            _ => bail!(
+                "linux.resources.vtpms: a container has one vTPM, not {}",
+                vtpms.len()
+            ),
+        }
+    }
+}
+
+impl Vtpm {
+    /// The entries of a config.json; absent ones are none.
+    pub fn all(config: &[u8]) -> Result<Vec<Self>> {
+        let config: serde_json::Value = serde_json::from_slice(config)?;
+        match config.pointer("/linux/resources/vtpms") {
+            None | Some(serde_json::Value::Null) => Ok(Vec::new()),
+            Some(vtpms) => Vec::deserialize(vtpms).context("linux.resources.vtpms"),
+        }
+    }
+
+    /// Whether it asks for what there is: TPM 2.0, fresh at each start, at a socket.
+    fn check(&self) -> Result<()> {
+        let banks = self.pcr_banks.split(',').filter(|bank| !bank.is_empty());
+        let unknown = |bank: &str| !["sha1", "sha256", "sha384", "sha512"].contains(&bank.trim());
+        for (asked, what) in [
+            (
+                !["", "2"].contains(&self.vtpm_version.as_str()),
+                "vtpmVersion: it is a TPM 2.0",
+            ),
+            (
+                !self.state_path.is_empty(),
+                "statePath: its state is not kept",
+            ),
+            (
+                self.state_path_is_managed,
+                "statePathIsManaged: its state is not kept",
+            ),
+            (
+                !self.encryption_password.is_empty(),
+                "encryptionPassword: its state is not kept",
+            ),
+            (
+                self.create_certs,
+                "createCerts: evidence names its keys, no certificate does",
+            ),
+            (
+                !self.run_as.is_empty(),
+                "runAs: each vTPM has a user of its own (vtpm.uid_range)",
+            ),
+            (
+                !self.vtpm_name.is_empty(),
+                "vtpmName: it is at a socket, not a device",
+            ),
+            (
+                self.vtpm_major != 0 || self.vtpm_minor != 0,
+                "vtpmMajor: it is at a socket, not a device",
+            ),
+            (
+                banks.into_iter().any(unknown),
+                "pcrBanks: it has sha1, sha256, sha384 and sha512",
+            ),
+        ] {
+            ensure!(!asked, "linux.resources.vtpms: {what}");
+        }
+        Ok(())
+    }
+}
+
 impl Lending {
+    /// What the host's configuration, the caller and the container's mounts make of it.
+    pub fn choose(spec: &Spec, wish: Wish, rootfs: BorrowedFd<'_>, allowed: bool) -> Result<Self> {
+        let lending = match (wish, allowed) {
+            (Wish::Without, _) => Self::Not("its configuration does not want it"),
+            (_, false) => Self::Not("vtpm.in_containers = false"),
+            (_, true) => Self::of(spec, rootfs)?,
+        };
+        match (&lending, wish) {
+            (Self::Not(why), Wish::Demanded) => {
+                bail!("the container is to have its TPM at {PLACE}, and cannot: {why}")
+            }
+            _ => Ok(lending),
+        }
+    }
+
     /// Nothing that a container would have under runc is given up for it: where its own mounts or a
     /// read-only rootfs leave no place, it has no socket.
-    pub fn of(spec: &Spec, rootfs: BorrowedFd<'_>) -> Result<Self> {
+    fn of(spec: &Spec, rootfs: BorrowedFd<'_>) -> Result<Self> {
         let owner = match owner(spec) {
             Ok(owner) => owner,
             Err(why) => return Ok(Self::Not(why)),
@@ -313,6 +444,67 @@ mod tests {
         fs::remove_file(rootfs.0.join("run")).unwrap();
         fs::write(rootfs.0.join("run"), "").unwrap();
         assert_eq!(stubs(""), None);
+    }
+
+    fn wish(annotations: &str, resources: &str) -> Result<Wish> {
+        let text = format!(
+            r#"{{"ociVersion":"1.0.2","root":{{"path":"r"}},"annotations":{{{annotations}}},"linux":{{"resources":{{{resources}}}}}}}"#
+        );
+        Wish::of(&serde_json::from_str(&text)?, &Vtpm::all(text.as_bytes())?)
+    }
+
+    #[test]
+    fn wishes_are_fulfilled_or_refused() {
+        const NONE: &str = r#""dev.attestrun.vtpm":"none""#;
+        let is = |annotations, resources| wish(annotations, resources).unwrap();
+        assert_eq!(is("", ""), Wish::Unsaid);
+        assert_eq!(is("", r#""vtpms":null"#), Wish::Unsaid);
+        assert_eq!(is("", r#""vtpms":[]"#), Wish::Unsaid);
+        assert_eq!(is(NONE, ""), Wish::Without);
+        assert_eq!(is(r#""dev.attestrun.vtpm":"socket""#, ""), Wish::Demanded);
+        assert_eq!(is("", r#""vtpms":[{}]"#), Wish::Demanded);
+        let usual = r#""vtpms":[{"vtpmVersion":"2","pcrBanks":"sha1,sha256","createCerts":false}]"#;
+        assert_eq!(is("", usual), Wish::Demanded);
+        for (annotations, resources, word) in [
+            (r#""dev.attestrun.vtpm":"yes""#, "", "neither"),
+            (NONE, usual, "says `none`"),
+            ("", r#""vtpms":[{},{}]"#, "not 2"),
+            ("", r#""vtpms":[{"vtpmVersion":"1.2"}]"#, "vtpmVersion"),
+            ("", r#""vtpms":[{"statePath":"/x"}]"#, "statePath"),
+            (
+                "",
+                r#""vtpms":[{"encryptionPassword":"x"}]"#,
+                "encryptionPassword",
+            ),
+            ("", r#""vtpms":[{"createCerts":true}]"#, "createCerts"),
+            ("", r#""vtpms":[{"runAs":"tss"}]"#, "runAs"),
+            ("", r#""vtpms":[{"vtpmName":"tpm0"}]"#, "vtpmName"),
+            ("", r#""vtpms":[{"vtpmMajor":10}]"#, "vtpmMajor"),
+            ("", r#""vtpms":[{"pcrBanks":"sha256,sm3"}]"#, "pcrBanks"),
+            ("", r#""vtpms":[{"future":1}]"#, "vtpms"),
+            ("", r#""vtpms":{}"#, "vtpms"),
+        ] {
+            let said = format!("{:#}", wish(annotations, resources).unwrap_err());
+            assert!(said.contains(word), "{word}: {said}");
+        }
+    }
+
+    #[test]
+    fn what_is_demanded_is_there_or_nothing_starts() {
+        let rootfs = Rootfs::new("wish");
+        let root = fs::File::open(&rootfs.0).unwrap();
+        let choose = |mounts: &str, wish, allowed| {
+            Lending::choose(&spec(mounts, ""), wish, root.as_fd(), allowed)
+        };
+        let lent = |lending: Result<Lending>| matches!(lending.unwrap(), Lending::To { .. });
+        let taken = r#"{"destination":"/run","type":"bind","source":"/srv"}"#;
+        assert!(lent(choose("", Wish::Unsaid, true)));
+        assert!(lent(choose("", Wish::Demanded, true)));
+        assert!(!lent(choose("", Wish::Without, true)));
+        assert!(!lent(choose("", Wish::Unsaid, false)));
+        assert!(!lent(choose(taken, Wish::Unsaid, true)));
+        assert!(choose(taken, Wish::Demanded, true).is_err());
+        assert!(choose("", Wish::Demanded, false).is_err());
     }
 
     #[test]
