@@ -12,6 +12,7 @@ mod backends; // who makes the container where nobody says
 mod bad_input; // what is missing, corrupt or dies
 mod bad_trees; // root file systems that cannot be read
 mod bench; // B1, B2, B13
+mod bench_challenges; // B9: challenges on a slow TPM
 mod bench_list; // B15: a list of a million files
 mod bench_rootfs; // B3 and B4: the rootfs read for the first time, and again
 mod bench_scale; // B16 to B18: compressed layers, a million files, watched layers
@@ -40,6 +41,7 @@ mod limits; // limits as the kernel has them
 mod lists; // signature lists: what may be one, that none goes back, both envelopes
 mod machine; // what the machine of this run is like
 mod matrix; // signatures of every kind, and what counts
+mod memory; // what a challenger sees who remembers
 mod namespace; // a machine of one's own
 mod overlay; // layers merged as the kernel merges them
 mod packaging; // the .deb
@@ -127,6 +129,7 @@ const MODULES: &[Module] = &[
     signatures::MODULE,
     fills::MODULE,
     attestation::MODULE,
+    memory::MODULE,
     challengers::MODULE,
     impostors::MODULE,
     vtpm::MODULE,

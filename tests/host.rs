@@ -170,7 +170,7 @@ impl World {
         let text = format!(
             "images = [\"{}\"]\nuser_ca = [\"{TRUST}/ca/ca.pem\"]\nrevocation = \"unchecked\"\ntenant = \"{TENANT}\"\n\
              policies = [\"{policy}\"]\nruntimes = [\"{}\"]\nswtpms = [\"{}\"]\nrootfs = [\"{}\"]\nenter = \"listed\"\n\
-             waive = {}\nmax_age_secs = 60\n\n[list]\nname = \"{LIST}\"\nmin_serial = 1\n\n[launch]\nargs = \"any\"\n\
+             waive = {}\nmax_age_secs = 60\nfirmware = {{ host = \"any\", vtpm = \"any\" }}\n\n[list]\nname = \"{LIST}\"\nmin_serial = 1\n\n[launch]\nargs = \"any\"\n\
              env = \"any\"\nallow = {}\n\n[[hosts]]\nname = \"e2e\"\nak_name = \"{}\"\nroot = \"software\"\n\
              binding_pcr_start = \"{}\"\n",
             demo.manifest,

@@ -26,7 +26,7 @@ use std::{
 use verify::{
     evidence::Evidence,
     tpm2::Credential,
-    wire::{AgentRequest, Challenge, ChannelBinding, MAX_REPLY, MAX_REQUEST, WireError},
+    wire::{AgentRequest, Challenge, ChannelBinding, Has, MAX_REPLY, MAX_REQUEST, WireError},
 };
 
 /// The media type of evidence: a JSON CMW collection (RFC 9999).
@@ -101,8 +101,14 @@ impl Service {
         if asked != ChannelBinding::None && asked != peer.binding {
             return Err(Problem::relayed());
         }
-        let evidence = self.host.ask(&AgentRequest::Challenge(challenge)).await?;
-        seen_by(self.access.view(&peer.caller), evidence)
+        // Whose container it is shows in the whole log alone; what the challenger has is left out here.
+        let has = challenge.has;
+        let whole = Challenge {
+            has: Has::default(),
+            ..challenge
+        };
+        let evidence = self.host.ask(&AgentRequest::Challenge(whole)).await?;
+        seen_by(self.access.view(&peer.caller), evidence, &has)
     }
 
     fn limit(&self, caller: &Caller, now: Instant) -> Result<(), Problem> {
@@ -120,18 +126,21 @@ impl Service {
     }
 }
 
-/// The evidence, as far as somebody with this view may read it.
-fn seen_by(view: View<'_>, evidence: Vec<u8>) -> Result<(Vec<u8>, End), Problem> {
-    let mine = match view {
-        View::Everything => return Ok((evidence, End::Answered)),
-        View::Tenant(tenant) => Some(tenant),
-        View::Outside => None,
-    };
+/// The evidence, as far as somebody with this view may read it, without what they have.
+fn seen_by(view: View<'_>, evidence: Vec<u8>, has: &Has) -> Result<(Vec<u8>, End), Problem> {
+    if view == View::Everything && has.is_nothing() {
+        return Ok((evidence, End::Answered));
+    }
     let unreadable =
         |e: String| Problem::no_host_service(format!("its evidence is malformed: {e}"));
     let parsed = Evidence::parse(&evidence, MAX_REPLY).map_err(|e| unreadable(e.to_string()))?;
-    if mine.is_some() && parsed.tenant().as_deref() == mine {
-        return Ok((evidence, End::Answered));
+    let theirs = match view {
+        View::Everything => true,
+        View::Tenant(tenant) => parsed.tenant().as_deref() == Some(tenant),
+        View::Outside => false,
+    };
+    if theirs {
+        return Ok((parsed.without(has).encode(), End::Answered));
     }
     let opaque = parsed.opaque().map_err(|e| unreadable(e.to_string()))?;
     Ok((opaque.encode(), End::Opaque))

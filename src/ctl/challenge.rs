@@ -1,15 +1,17 @@
 //! `attestctl challenge` and `appraise`: ask a host about a container, and judge the answer.
 //!
-//! Trusts: the policy file, its user CAs, this machine's clock and random numbers. The nonce is made
-//! here, used once, and lives as long as the challenge; `appraise` is for evidence that was kept,
-//! and demands again what the challenger knew when it asked.
+//! Trusts: the policy file, its user CAs, this machine's clock and random numbers. The nonce is used
+//! once and lives as long as the challenge; `appraise` is for evidence that was kept, and demands again
+//! what the challenger knew when it asked.
 
 mod kept; // evidence in files, and what was asked for it
 
 use crate::{
-    agent::{self, Agent, AgentArgs},
-    disk, key,
-    report::{Refused, Report, Style, Usage},
+    agent::AgentArgs,
+    challenger::{self, Answered, Asked, Challenger},
+    disk,
+    memory::Store,
+    report::{Report, Style, Usage},
     verdict,
 };
 use anyhow::{Context as _, bail};
@@ -21,16 +23,12 @@ use std::{
     path::{Path, PathBuf},
 };
 use verify::{
-    appraise::{Appraisal, Expectations, RevocationCheck, Trust, Trusted, Verdict, appraise},
+    appraise::{Appraisal, Expectations, Memory, RevocationCheck, Trust, Trusted, Verdict},
     cms,
-    evidence::{Evidence, MEDIA_TYPE},
     hostlist::HostPolicy,
     id::{ContainerId, Nonce, UnixTime},
-    wire::{Challenge as Question, ChannelBinding, MAX_REPLY},
+    wire::{ChannelBinding, MAX_REPLY},
 };
-
-/// 160 bits (Guo et al. 2019).
-const NONCE_BYTES: usize = 20;
 
 /// Where the challenger's expectations are.
 #[derive(Args)]
@@ -49,6 +47,13 @@ pub struct Challenge {
     agent: AgentArgs,
     #[command(flatten)]
     expected: ExpectedArgs,
+    /// What earlier answers said, to compare with; made if absent [default: the policy's name, ending in
+    /// .memory]
+    #[arg(long, value_name = "FILE")]
+    memory: Option<PathBuf>,
+    /// Insist on a quote of the host for this challenge alone
+    #[arg(long)]
+    no_batch: bool,
     /// Keep the evidence in this file; that of peers in FILE.peer-1 and so on
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
@@ -90,15 +95,6 @@ fn channel(text: &str) -> Result<ChannelBinding, String> {
     ChannelBinding::try_from(text.to_owned())
 }
 
-/// What the challenger knows of its own question.
-#[derive(Debug, Clone)]
-struct Asked {
-    nonce: Nonce,
-    container: ContainerId,
-    channel: ChannelBinding,
-    at: UnixTime,
-}
-
 /// What the challenger expects, and the bytes behind the files that it names.
 pub struct Expected {
     pub expect: Expectations,
@@ -122,27 +118,38 @@ pub fn challenge(args: &Challenge, style: Style) -> anyhow::Result<Report> {
     });
     let peers: Vec<_> = peers.collect::<anyhow::Result<_>>()?;
     let container = container(&args.container)?;
+    let memory = args.memory.clone();
+    let store =
+        Store::open(&memory.unwrap_or_else(|| args.expected.policy.with_extension("memory")))?;
+    let challenger = Challenger {
+        agent: &agent,
+        store: &store,
+        batch: !args.no_batch,
+    };
     let (mut accepted, mut kept) = (Vec::new(), Vec::new());
     for (number, (peer, policy)) in peers.iter().enumerate() {
-        let (asked, bytes) = ask(&agent, peer)?;
+        let answered = challenger.challenge(peer, policy, &accepted)?;
         if let (Some(path), Some((_, file))) = (&args.save, args.peer.get(number)) {
-            kept.push(Kept::put(path, number + 1, file, &asked, &bytes)?);
+            let (asked, bytes) = (&answered.asked, answered.evidence.encode());
+            kept.push(Kept::put(path, number + 1, file, asked, &bytes)?);
         }
-        let appraisal = judge(&bytes, &asked, policy, &agent.to_string(), &accepted)?;
-        match appraisal.verdict {
+        match answered.appraisal.verdict {
             Verdict::Accepted(trusted) => accepted.push(trusted),
             Verdict::Refused | Verdict::Unknown => {
-                let mut report = verdict::report(&appraisal, style);
+                let mut report = verdict::report(&answered.appraisal, style);
                 report.add("peer", peer.as_str());
                 return Ok(report);
             }
         }
     }
-    let (asked, bytes) = ask(&agent, &container)?;
+    let Answered {
+        asked,
+        evidence,
+        appraisal,
+    } = challenger.challenge(&container, &policy, &accepted)?;
     if let Some(path) = &args.save {
-        disk::replace(path, "the evidence", &bytes)?;
+        disk::replace(path, "the evidence", &evidence.encode())?;
     }
-    let appraisal = judge(&bytes, &asked, &policy, &agent.to_string(), &accepted)?;
     let mut report = verdict::report(&appraisal, style);
     report.add("nonce", BASE64URL.encode(asked.nonce.as_bytes()));
     report.add("asked_at", asked.at.to_string());
@@ -165,34 +172,13 @@ pub fn challenge(args: &Challenge, style: Style) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// A fresh nonce, and the answer to it.
-fn ask(agent: &Agent, container: &ContainerId) -> anyhow::Result<(Asked, Vec<u8>)> {
-    let nonce = Nonce::new(key::random::<NONCE_BYTES>()?.to_vec())?;
-    let at = now();
-    let question = |channel_binding| {
-        let question = Question {
-            nonce: nonce.clone(),
-            container: container.clone(),
-            channel_binding,
-        };
-        Ok(question.encode()?)
-    };
-    let (bytes, channel) = agent::post(agent, "/v1/challenge", &question, MEDIA_TYPE)?;
-    let asked = Asked {
-        nonce,
-        container: container.clone(),
-        channel,
-        at,
-    };
-    Ok((asked, bytes))
-}
-
 pub fn appraise_file(args: &Appraise, style: Style) -> anyhow::Result<Report> {
     let policy = Expected::read(&args.expected.policy, args.expected.inventory.as_deref())?;
     let asked = Asked {
         nonce: nonce(&args.nonce).map_err(|e| Usage(format!("--nonce: {e}")))?,
         container: container(&args.container)?,
         channel: args.channel_binding,
+        batch: true,
         at: UnixTime::parse(&args.asked_at).map_err(|e| Usage(format!("--asked-at: {e}")))?,
     };
     let mut accepted = Vec::new();
@@ -226,29 +212,13 @@ fn judge_file(
     peers: &[Trusted],
 ) -> anyhow::Result<Appraisal> {
     let bytes = disk::read(path, "the evidence", MAX_REPLY as u64)?;
-    judge(&bytes, asked, policy, &path.display().to_string(), peers)
-}
-
-fn judge(
-    bytes: &[u8],
-    asked: &Asked,
-    policy: &Expected,
-    source: &str,
-    peers: &[Trusted],
-) -> anyhow::Result<Appraisal> {
-    let evidence = Evidence::parse(bytes, MAX_REPLY)
-        .map_err(|e| Refused(e.to_string()))
-        .with_context(|| format!("reading the evidence from {}", source))?;
-    Ok(appraise(
+    let evidence = challenger::parse(&bytes, &path.display().to_string())?;
+    Ok(challenger::judge(
         &evidence,
-        &asked.nonce,
-        &asked.container,
-        &asked.channel.bytes(),
-        &policy.expect,
-        &policy.trust,
-        now(),
-        asked.at,
+        asked,
+        policy,
         peers,
+        &Memory::Kept,
     ))
 }
 

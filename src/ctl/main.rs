@@ -4,13 +4,14 @@
 //! Output: text for people, or one JSON object with `--json`. Exit status: 0 accepted or done,
 //! 1 refused, 2 could not find out, 64 used wrongly.
 //!
-//! Trusts: the files that its arguments name. Deliberately absent: a configuration, a cache, a
+//! Trusts: the files that its arguments name. Deliberately absent: a configuration, a
 //! connection to anything but the agent or registry that is named, and any process but its own.
 
 mod agent; // the way to a host's agent
 mod ca;
 mod certificate; // X.509 files
 mod challenge;
+mod challenger; // one challenge, from nonce to verdict
 mod disk; // reading and writing files
 mod enroll;
 mod fetch;
@@ -20,6 +21,7 @@ mod import;
 mod key; // private keys of publishers
 mod list;
 mod log;
+mod memory; // what earlier answers said
 mod policy;
 mod progress; // bars on terminals
 mod report; // what a verb says and how it ends

@@ -17,15 +17,17 @@ mod host;
 mod launch;
 mod list;
 mod log;
+mod memory;
 mod modes;
 mod quote;
 mod report;
 
 pub use expect::{
-    Any, ArgsRule, EnvRule, ExpectError, Expectations, ExpectedLaunch, ExpectedList, PinnedHost,
-    RevocationCheck,
+    Any, ArgsRule, EnvRule, ExpectError, Expectations, ExpectedFirmware, ExpectedLaunch,
+    ExpectedList, PinnedHost, RevocationCheck,
 };
 pub use log::{ContainerLog, Order};
+pub use memory::{Before, Memory, Seen, TpmState};
 pub use report::{ContainerReport, Executed, HostReport, Measured};
 
 use crate::check::{Check, Finding, Outcome, Subject, Waiver};
@@ -106,29 +108,40 @@ pub struct Appraisal {
     pub host: HostReport,
     /// Claims, unless the verdict is `Accepted`.
     pub container: ContainerReport,
+    /// What to remember for the next challenge; None: too little was proved.
+    pub seen: Option<Seen>,
 }
 
-/// Judges `evidence`, which answers the challenge (`nonce`, `container`, `channel_binding`) that was
-/// sent at `asked_at`. `peers`: containers that were accepted just before.
-#[allow(clippy::too_many_arguments)] // each is a different thing; a struct would only rename them
+/// What was asked, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    pub nonce: &'a Nonce,
+    pub container: &'a ContainerId,
+    pub channel_binding: &'a [u8],
+    /// Whether the host's quote may cover other challenges as well.
+    pub batch: bool,
+    pub asked_at: UnixTime,
+}
+
+/// Judges `evidence`, which answers `question`. `peers`: containers that were accepted just before.
 pub fn appraise(
     evidence: &Evidence,
-    nonce: &Nonce,
-    container: &ContainerId,
-    channel_binding: &[u8],
+    question: &Question<'_>,
     expect: &Expectations,
     trust: &Trust,
     now: UnixTime,
-    asked_at: UnixTime,
     peers: &[Trusted],
+    memory: &Memory,
 ) -> Appraisal {
     let challenge = facts::Challenge {
-        nonce,
-        container,
-        channel_binding,
+        nonce: question.nonce,
+        container: question.container,
+        channel_binding: question.channel_binding,
+        batch: question.batch,
         now,
-        asked_at,
+        asked_at: question.asked_at,
         peers,
+        memory,
     };
     let facts = Facts::gather(evidence, &challenge, expect, trust);
     let findings: Vec<Finding> = Check::ALL
@@ -142,11 +155,13 @@ pub fn appraise(
         .collect();
     let verdict = judge(&findings, &facts);
     let (host, container) = (HostReport::of(&facts), ContainerReport::of(&facts));
+    let seen = Seen::of(&facts, &findings, &verdict);
     Appraisal {
         findings,
         verdict,
         host,
         container,
+        seen,
     }
 }
 
@@ -266,6 +281,12 @@ fn answer(check: Check, subject: Subject, facts: &Facts<'_>) -> Answer {
             Subject::Host => quote::host_clock(facts),
             Subject::Container => quote::vtpm_clock(facts),
         },
+        Check::QSigner => memory::signer(facts, subject),
+        Check::QFw => quote::firmware(facts, subject),
+        Check::LTmpl => log::template_hashes(facts),
+        Check::LCont => memory::continued(facts, subject),
+        Check::PMissing => list::missing(facts),
+        Check::TSkew => memory::skew(facts, subject),
         Check::KHak => binding::host_key(facts),
         Check::KVak => binding::vtpm_keys(facts),
         Check::KDistinct => binding::distinct(facts),

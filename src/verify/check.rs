@@ -70,14 +70,18 @@ checks! {
     QSig "Q-SIG" BOTH;
     /// Qualifying data is the one that this challenge demands.
     QQd "Q-QD" BOTH;
+    /// The key that signed stands where it should below its TPM's hierarchy.
+    QSigner "Q-SIGNER" BOTH;
     /// The attestation key cannot sign what the TPM did not make, and never leaves it.
     QAkattr "Q-AKATTR" BOTH;
     /// Exactly the demanded PCRs, SHA-256 bank alone.
     QSel "Q-SEL" BOTH;
     /// The PCR values, as replayed and reported, give the signed digest.
     QPcrdig "Q-PCRDIG" BOTH;
-    /// Clock safe; the vTPM's reset and restart counts are those of the record.
+    /// Clock safe; the vTPM's reset and restart counts are those of the record; nothing went back.
     QClock "Q-CLOCK" BOTH;
+    /// The TPM's firmware is one that the challenger expects.
+    QFw "Q-FW" BOTH;
     /// The host's attestation key is one that the challenger pinned, and the record's.
     KHak "K-HAK" HOST;
     /// The vTPM's attestation and endorsement keys are the record's.
@@ -100,6 +104,10 @@ checks! {
     BOrder "B-ORDER" CONTAINER;
     /// The log parses strictly and holds known events alone.
     LParse "L-PARSE" BOTH;
+    /// Every entry's hashes are those of its content.
+    LTmpl "L-TMPL" CONTAINER;
+    /// The log continues the one that was seen before.
+    LCont "L-CONT" BOTH;
     /// The log explains the quoted PCRs, and nothing else is in them.
     LReplay "L-REPLAY" BOTH;
     /// The host link comes first; each PCR holds exactly its events, in order, then its separator.
@@ -112,6 +120,8 @@ checks! {
     POpaque "P-OPAQUE" CONTAINER;
     /// Every executed file's path is in the signature list.
     PUnlisted "P-UNLISTED" CONTAINER;
+    /// What must have been executed was.
+    PMissing "P-MISSING" CONTAINER;
     /// Every executed file's digest is the listed one.
     PHash "P-HASH" CONTAINER;
     /// No fault was recorded.
@@ -138,6 +148,8 @@ checks! {
     PMounts "P-MOUNTS" CONTAINER;
     /// The answer is fresh.
     TAge "T-AGE" BOTH;
+    /// The challenger's own clock has not gone back.
+    TSkew "T-SKEW" BOTH;
     /// The tier of enforcement inside the container.
     TTier "T-TIER" CONTAINER;
     /// Launch profile: arguments.

@@ -4,6 +4,7 @@
 //! quotes down. `host/pcrs` and `host/root` are claims that the host quote and the challenger's
 //! pins must confirm.
 
+use crate::batch::Path;
 use crate::canon::canonical;
 use crate::digest::RecordDigest;
 use crate::event::Event;
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 pub use crate::wire::Challenge as ChallengeRequest;
+use crate::wire::{Has, Prefix};
 
 /// The collection's type (`__cmwc_t`).
 pub const COLLECTION: &str = "tag:attestrun,2026:evidence/v1";
@@ -100,6 +102,14 @@ impl HostPcrs {
     }
 }
 
+/// Bytes that the logs leave out at their beginning.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogFrom {
+    pub container: u64,
+    pub host: u64,
+}
+
 /// The items of a collection, decoded from base64 but not judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evidence {
@@ -119,6 +129,10 @@ pub struct Evidence {
     pub container_ak: Vec<u8>,
     /// TPM2B_PUBLIC of the vTPM's endorsement key.
     pub container_ek: Vec<u8>,
+    /// Which challenge the host's quote is for, among those that it covers.
+    pub batch: Path,
+    /// Where the two logs begin: behind what the challenger said that it has.
+    pub log_from: LogFrom,
     /// The binding record, canonical bytes ([`crate::binding`]); or its digest alone (32 bytes, which
     /// no record has), for who may not read it.
     pub binding: Vec<u8>,
@@ -164,6 +178,9 @@ struct Collection {
     container_ak: Message,
     #[serde(rename = "container/ek")]
     container_ek: Message,
+    batch: Message,
+    #[serde(rename = "log-from")]
+    log_from: Message,
     binding: Message,
     #[serde(rename = "binding-log")]
     binding_log: Message,
@@ -211,6 +228,16 @@ const CONTAINER_ATTEST: Kind = kind("container/attest", ATTEST, 4 << 10);
 const CONTAINER_SIG: Kind = kind("container/sig", SIGNATURE, 4 << 10);
 const CONTAINER_AK: Kind = kind("container/ak", PUBLIC, 4 << 10);
 const CONTAINER_EK: Kind = kind("container/ek", PUBLIC, 4 << 10);
+const BATCH: Kind = kind(
+    "batch",
+    "application/vnd.attestrun.merkle-path+json",
+    4 << 10,
+);
+const LOG_FROM: Kind = kind(
+    "log-from",
+    "application/vnd.attestrun.log-from+json",
+    1 << 10,
+);
 const BINDING: Kind = kind(
     "binding",
     "application/vnd.attestrun.binding+json",
@@ -328,10 +355,41 @@ impl Evidence {
                 .iter()
                 .flat_map(|entry| entry.opaque().encode())
                 .collect(),
+            // the host's list names other people's files
+            host_ima: Vec::new(),
             siglist: Vec::new(),
             siglist_sig: Vec::new(),
             ..self.clone()
         })
+    }
+
+    /// Without what the challenger has already; a log that does not begin so is given in full, and shows
+    /// what became of it.
+    pub fn without(mut self, has: &Has) -> Self {
+        let cut = |log: &mut Vec<u8>, prefix: Option<Prefix>| {
+            let bytes = prefix.map_or(0, |prefix| prefix.within(log));
+            log.drain(..bytes);
+            bytes as u64
+        };
+        self.log_from = LogFrom {
+            container: cut(&mut self.container_log, has.container),
+            host: cut(&mut self.binding_log, has.host),
+        };
+        self
+    }
+
+    /// With what the challenger kept in front of the logs, of which they say that they leave it out.
+    pub fn with(mut self, container_log: &[u8], binding_log: &[u8]) -> Self {
+        let put = |log: &mut Vec<u8>, from: &mut u64, kept: &[u8]| {
+            if *from != 0 && *from == kept.len() as u64 {
+                log.splice(..0, kept.iter().copied());
+                *from = 0;
+            }
+        };
+        let LogFrom { container, host } = &mut self.log_from;
+        put(&mut self.container_log, container, container_log);
+        put(&mut self.binding_log, host, binding_log);
+        self
     }
 
     /// Whose container this is: the tenant in the one `attestrun.user` event of its log. None: nobody's.
@@ -363,6 +421,9 @@ impl Evidence {
             container_sig: CONTAINER_SIG.pack(&self.container_sig),
             container_ak: CONTAINER_AK.pack(&self.container_ak),
             container_ek: CONTAINER_EK.pack(&self.container_ek),
+            batch: BATCH.pack(&self.batch.encode()),
+            // Two numbers always have a canonical form.
+            log_from: LOG_FROM.pack(&canonical(&self.log_from).unwrap_or_default()),
             binding: binding(&self.binding).pack(&self.binding),
             binding_log: BINDING_LOG.pack(&self.binding_log),
             container_log: CONTAINER_LOG.pack(&self.container_log),
@@ -392,6 +453,16 @@ impl Evidence {
                 problem,
             }
         })?;
+        let batch = Path::parse(&BATCH.unpack(&c.batch)?).map_err(|e| EvidenceError::Item {
+            item: BATCH.item,
+            problem: e.to_string(),
+        })?;
+        let log_from = serde_json::from_slice(&LOG_FROM.unpack(&c.log_from)?).map_err(|e| {
+            EvidenceError::Item {
+                item: LOG_FROM.item,
+                problem: e.to_string(),
+            }
+        })?;
         let host_root = match HOST_ROOT.unpack(&c.host_root)?.as_slice() {
             b"software" => Root::Software,
             b"hardware" => Root::Hardware,
@@ -414,6 +485,8 @@ impl Evidence {
             container_sig: CONTAINER_SIG.unpack(&c.container_sig)?,
             container_ak: CONTAINER_AK.unpack(&c.container_ak)?,
             container_ek: CONTAINER_EK.unpack(&c.container_ek)?,
+            batch,
+            log_from,
             binding: unpack_binding(&c.binding)?,
             binding_log: BINDING_LOG.unpack(&c.binding_log)?,
             container_log: CONTAINER_LOG.unpack(&c.container_log)?,

@@ -167,6 +167,10 @@ fn qualifying_data_has_these_bytes() {
         "c5bd0ac13b6b84be86121b6c80bf1077c927456101f6f70ca85fe88953cda768"
     );
     assert_eq!(
+        hex::encode(qualify::batch_node(&digest, &[0; 32])),
+        "f403d00f009cf15cd6051fbee64254f3e6757f15f52d40094a8d18c1bed67fae"
+    );
+    assert_eq!(
         hex::encode(qualify::binding_quote(&r)),
         "2b97e80adbe395a2c4ad4997ab8985469bd2f1cef437b3c359f84c5b980f0690"
     );
@@ -229,10 +233,10 @@ fn pcrs_have_these_uses() {
 #[test]
 fn checks_have_these_names() {
     let names: Vec<&str> = Check::ALL.iter().map(|check| check.name()).collect();
-    let expected = "Q-PARSE Q-MAGIC Q-TYPE Q-SIG Q-QD Q-AKATTR Q-SEL Q-PCRDIG Q-CLOCK K-HAK K-VAK K-DISTINCT \
-        H-ROOT B-HASH B-ID B-IMG B-EPOCH B-LIVE B-ORDER L-PARSE L-REPLAY L-FIRST L-PATH L-VIOL P-OPAQUE P-UNLISTED P-HASH \
+    let expected = "Q-PARSE Q-MAGIC Q-TYPE Q-SIG Q-QD Q-SIGNER Q-AKATTR Q-SEL Q-PCRDIG Q-CLOCK Q-FW K-HAK K-VAK K-DISTINCT \
+        H-ROOT B-HASH B-ID B-IMG B-EPOCH B-LIVE B-ORDER L-PARSE L-TMPL L-CONT L-REPLAY L-FIRST L-PATH L-VIOL P-OPAQUE P-UNLISTED P-MISSING P-HASH \
         P-FAULT P-HOST P-CERT P-SIGLIST P-MODE P-POLICY P-RUNTIME P-ROOTFS P-ORIGIN \
-        P-PROGRAMS P-MOUNTS T-AGE T-TIER C-ARGS C-ENV C-CAPS C-NS \
+        P-PROGRAMS P-MOUNTS T-AGE T-SKEW T-TIER C-ARGS C-ENV C-CAPS C-NS \
         C-MOUNT C-DEV C-HOOK C-PEER";
     assert_eq!(names, expected.split_whitespace().collect::<Vec<_>>());
 }

@@ -21,6 +21,7 @@
 )]
 
 pub mod appraise; // evidence + expectations -> every check by name, and the verdict
+pub mod batch; // one host quote for many challenges
 pub mod binding; // the record that ties container, image, list, vTPM and host boot together; its log
 pub mod canon; // RFC 8785 canonical JSON
 pub mod check; // outcomes of a check and the list of check names

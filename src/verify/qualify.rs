@@ -14,9 +14,12 @@ pub const NO_CHANNEL_BINDING: &[u8] = b"none";
 const VTPM: &str = "attestrun-cscp-vtpm-v1";
 const HOST: &str = "attestrun-cscp-host-v1";
 const HOST_ONLY: &str = "attestrun-cscp-hostonly-v1";
+const NODE_DOMAIN: &str = "attestrun-cscp-node-v1";
 const BINDING_QUOTE: &str = "attestrun-bind-quote-v1";
 /// First byte of a leaf, so that a leaf cannot pass as an inner node of a batch (RFC 6962, 2.1).
 const LEAF: u8 = 0x00;
+/// First byte of an inner node.
+const NODE: u8 = 0x01;
 
 /// Qualifying data of a vTPM's quote.
 pub fn vtpm(nonce: &Nonce, container: &ContainerId, channel_binding: &[u8]) -> [u8; 32] {
@@ -48,6 +51,12 @@ pub fn host_leaf(
         .add(container.as_str().as_bytes())
         .add(channel_binding);
     hash.add(vtpm_quote_digest).add(record.as_bytes()).finish()
+}
+
+/// Inner node of a batch ([`crate::batch`]), whose root is the qualifying data of the host's quote.
+pub fn batch_node(left: &[u8; 32], right: &[u8; 32]) -> [u8; 32] {
+    let hash = Fields(Sha256::new_with_prefix([NODE])).add(NODE_DOMAIN.as_bytes());
+    hash.add(left).add(right).finish()
 }
 
 /// Qualifying data of a host quote that a container asks for (two-way trust).
@@ -117,6 +126,8 @@ mod tests {
             ),
             host_leaf(&nonce(1), &id("d"), b"none", &digest, &record),
             binding_quote(&record),
+            batch_node(&digest, &[0; 32]),
+            batch_node(&[0; 32], &digest),
         ];
         for (i, a) in all.iter().enumerate() {
             assert!(all.iter().skip(i + 1).all(|b| a != b), "{i}");

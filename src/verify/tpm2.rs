@@ -73,6 +73,12 @@ impl TpmName {
         tail.copy_from_slice(&Sha256::digest(tpmt_public));
         Self(name)
     }
+    /// The qualified name of a primary key of the endorsement hierarchy (TPM 2.0 Library, Part 1, "Names":
+    /// QN := nameAlg ‖ H(QN of the parent ‖ Name), the hierarchy's being its handle).
+    pub fn qualified_in_endorsement(&self) -> Self {
+        const RH_ENDORSEMENT: u32 = 0x4000_000B;
+        Self::of_public(&[&RH_ENDORSEMENT.to_be_bytes()[..], &self.0].concat())
+    }
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, NotAName> {
         match <[u8; 34]>::try_from(bytes) {
             Ok(name) if name.starts_with(&alg::SHA256.to_be_bytes()) => Ok(Self(name)),

@@ -9,7 +9,7 @@ mod containers;
 mod enrolment;
 
 pub use crate::evidence::Root;
-pub use challenge::{Challenge, ChannelBinding};
+pub use challenge::{Challenge, ChannelBinding, Has, Prefix};
 pub use containers::{ContainerFacts, Containers};
 pub use enrolment::{Activated, Endorsement};
 
@@ -314,6 +314,8 @@ mod tests {
             nonce: Nonce::new(vec![0xfb; 20]).unwrap(),
             container: ContainerId::parse("web-1").unwrap(),
             channel_binding: ChannelBinding::None,
+            batch: true,
+            has: Has::default(),
         }
     }
 

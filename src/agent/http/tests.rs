@@ -291,7 +291,10 @@ async fn refuse_lists_and_metrics_to_others() {
     // Evidence of nobody's container is not a tenant's, and what does not parse is not passed on.
     for view in [View::Tenant("t"), View::Outside] {
         assert_eq!(
-            seen_by(view, b"{}".to_vec()).unwrap_err().status.as_u16(),
+            seen_by(view, b"{}".to_vec(), &Has::default())
+                .unwrap_err()
+                .status
+                .as_u16(),
             503
         );
     }

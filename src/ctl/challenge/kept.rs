@@ -58,6 +58,7 @@ impl Kept {
                 nonce: nonce(take("nonce")?).map_err(|e| format!("nonce: {e}"))?,
                 container: ContainerId::parse(take("container")?).map_err(|e| e.to_string())?,
                 channel: channel(take("channel-binding")?)?,
+                batch: true,
                 at: UnixTime::parse(take("asked-at")?).map_err(|e| format!("asked-at: {e}"))?,
             },
         };

@@ -11,8 +11,8 @@ use std::{
     thread,
 };
 use verify::{
-    evidence::{HostPcrs, Root},
-    wire::HostFacts,
+    evidence::{Evidence, HostPcrs, MEDIA_TYPE, Root},
+    wire::{Challenge as Question, HostFacts},
 };
 
 const POLICY: &str = r#"
@@ -27,6 +27,8 @@ rootfs = ["sha256:55555555555555555555555555555555555555555555555555555555555555
 enter = "listed"
 waive = ["software-root", "no-ima", "tier-none"]
 max_age_secs = 60
+
+firmware = { host = "any", vtpm = "any" }
 
 [list]
 name = "demo"
@@ -69,6 +71,8 @@ impl Scene {
     fn challenge(&self, save: Option<&str>) -> anyhow::Result<Report> {
         let args = Challenge {
             peer: vec![],
+            memory: None,
+            no_batch: false,
             agent: AgentArgs::at(&self.path("agent.sock")),
             expected: self.expected(),
             save: save.map(|name| self.path(name)),
@@ -120,6 +124,8 @@ fn lies() -> Vec<u8> {
         container_sig: vec![5],
         container_ak: vec![6],
         container_ek: vec![7],
+        batch: verify::batch::Path::single(),
+        log_from: verify::evidence::LogFrom::default(),
         binding: b"{}".to_vec(),
         binding_log: vec![8],
         host_ima: vec![11],
@@ -136,7 +142,7 @@ fn refuse_lies_and_name_every_check() {
     let agent = scene.agent("200 OK", MEDIA_TYPE, lies());
     let report = scene.challenge(Some("evidence.json")).unwrap();
     let question = Question::parse(&agent.join().unwrap()).unwrap();
-    assert_eq!(question.nonce.as_bytes().len(), NONCE_BYTES);
+    assert_eq!(question.nonce.as_bytes().len(), 20);
     assert_eq!(question.container.as_str(), "web-1");
     assert_eq!(report.ending, Ending::Refused);
     for part in [

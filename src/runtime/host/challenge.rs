@@ -12,7 +12,7 @@ use std::{
 };
 use tpm::host::Root;
 use verify::{
-    evidence::Evidence,
+    evidence::{Evidence, LogFrom},
     imalog::kernel::MAX_HOST_LIST,
     qualify,
     tpm2::Public,
@@ -93,22 +93,24 @@ fn answer(core: &Core, challenge: &Challenge) -> Result<Vec<u8>, Failure> {
         // the vTPM's quote first: the host's vouches that it was there
         let digest = qualify::vtpm_quote_digest(&attest, &signature);
         let leaf = qualify::host_leaf(&challenge.nonce, container, binding, &digest, &bound.r);
-        let ours = core.quote(&leaf)?;
+        let (ours, batch) = core.vouch(leaf, challenge.batch)?;
         // read afterwards, it has all that the quote covers
         let host_ima = ima_list()?;
         let evidence = Evidence {
-            host_attest: ours.quote.attest,
-            host_sig: ours.quote.signature,
+            host_attest: ours.quote.attest.clone(),
+            host_sig: ours.quote.signature.clone(),
             host_ak: Public::parse(core.aik_public())?.to_2b(),
-            host_pcrs: ours.pcrs,
+            host_pcrs: ours.pcrs.clone(),
             host_root: root(core),
             host_ima,
             container_attest: attest,
             container_sig: signature,
             container_ak: bytes(&theirs.ak)?,
             container_ek: bytes(&theirs.ek)?,
+            batch,
+            log_from: LogFrom::default(),
             binding: bound.record.canonical()?,
-            binding_log: ours.binding_log,
+            binding_log: ours.binding_log.clone(),
             container_log: bytes(&theirs.log)?,
             siglist,
             siglist_sig: bytes(&theirs.siglist_signature)?,

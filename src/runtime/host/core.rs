@@ -3,6 +3,7 @@
 
 use super::{
     Enrolled,
+    batch::Batches,
     log::{BindingLog, BindingPcr},
     service,
 };
@@ -29,6 +30,7 @@ use tpm::{
     host::{AikBlob, HostTpm, HostTpmConfig, Root},
 };
 use verify::{
+    batch::Path as MerklePath,
     binding::{Claim, HostPart, Kind, LogEntry, Record, live},
     digest::RecordDigest,
     event::HostLink,
@@ -47,7 +49,11 @@ pub struct Core {
     link: HostLink,
     aik_public: Vec<u8>,
     root: Root,
+    /// Locked before `running`, when both are.
     state: Mutex<State>,
+    /// Apart from the TPM, so that who only looks does not wait for a quote.
+    running: Mutex<HashMap<RunId, Arc<Bound>>>,
+    batches: Batches,
 }
 
 struct State {
@@ -56,7 +62,6 @@ struct State {
     log: BindingLog,
     /// Records of this boot, whatever became of them.
     seq: u64,
-    running: HashMap<RunId, Arc<Bound>>,
 }
 
 /// A container whose record is logged and whose guard answers.
@@ -113,13 +118,9 @@ impl Core {
             link,
             aik_public: tpm.aik_public()?.to_vec(),
             root: tpm.kind(),
-            state: Mutex::new(State {
-                tpm,
-                pcr,
-                log,
-                seq,
-                running: HashMap::new(),
-            }),
+            state: Mutex::new(State { tpm, pcr, log, seq }),
+            running: Mutex::default(),
+            batches: Batches::default(),
         })
     }
 
@@ -143,7 +144,7 @@ impl Core {
     pub fn bind(&self, run_id: &RunId, claim: Claim, guard: Channel) -> Result<String> {
         guard.set_timeout(GUARD_PATIENCE)?;
         let mut state = self.state();
-        if state.running.contains_key(run_id) {
+        if self.by_run().contains_key(run_id) {
             bail!("run {run_id} is bound already");
         }
         let prev = state
@@ -163,14 +164,14 @@ impl Core {
         let r = record.digest()?;
         for peer in &record.claim.peers {
             ensure!(
-                state.running.values().any(|bound| bound.r.hex() == *peer),
+                self.by_run().values().any(|bound| bound.r.hex() == *peer),
                 "a container whose namespaces are joined has ended (record {peer})"
             );
         }
         state.append(LogEntry::new(Kind::Bind, &record.claim.vtpm_ak_name, r))?;
         state.seq += 1;
         let text = String::from_utf8(record.canonical()?)?;
-        state.running.insert(
+        self.by_run().insert(
             run_id.clone(),
             Arc::new(Bound {
                 record,
@@ -187,17 +188,17 @@ impl Core {
         guard.set_timeout(GUARD_PATIENCE)?;
         let record = Record::parse(record.as_bytes())?;
         let r = record.digest()?;
-        let mut state = self.state();
+        let state = self.state();
         live(state.log.entries(), &r, &record.claim.vtpm_ak_name).map_err(|why| {
             Refused(format!(
                 "the binding log does not hold this record alive: {why:?}"
             ))
         })?;
         ensure!(
-            !state.running.contains_key(run_id),
+            !self.by_run().contains_key(run_id),
             "run {run_id} has a guard already"
         );
-        state.running.insert(
+        self.by_run().insert(
             run_id.clone(),
             Arc::new(Bound {
                 record,
@@ -211,7 +212,7 @@ impl Core {
 
     /// The container has this init.
     pub fn attached(&self, run_id: &RunId, init: OwnedFd) {
-        if let Some(bound) = self.state().running.get(run_id) {
+        if let Some(bound) = self.by_run().get(run_id) {
             bound.init.set(init).ok();
         }
     }
@@ -236,7 +237,7 @@ impl Core {
 
     /// All that run, in the order in which they were bound.
     pub fn running(&self) -> Vec<Arc<Bound>> {
-        let mut running: Vec<_> = self.state().running.values().cloned().collect();
+        let mut running: Vec<_> = self.by_run().values().cloned().collect();
         running.sort_by_key(|bound| bound.record.host.seq);
         running
     }
@@ -253,7 +254,7 @@ impl Core {
 
     fn close(&self, run_id: &RunId, kind: Kind) -> Result<()> {
         let mut state = self.state();
-        let Some(bound) = state.running.remove(run_id) else {
+        let Some(bound) = self.by_run().remove(run_id) else {
             return Ok(());
         };
         let entry = LogEntry::new(kind, &bound.record.claim.vtpm_ak_name, bound.r);
@@ -264,9 +265,8 @@ impl Core {
 
     /// The one running container with this id.
     pub fn find(&self, container: &ContainerId) -> Result<Arc<Bound>, Missing> {
-        let state = self.state();
-        let mut with_id = state
-            .running
+        let running = self.by_run();
+        let mut with_id = running
             .values()
             .filter(|b| b.record.claim.container == *container);
         match (with_id.next(), with_id.next()) {
@@ -313,8 +313,21 @@ impl Core {
         Ok(Activated { secret })
     }
 
+    /// A quote that covers `leaf`: with all that wait for one, or alone.
+    pub fn vouch(&self, leaf: [u8; 32], batch: bool) -> Result<(Arc<HostHalf>, MerklePath)> {
+        match batch {
+            true => self.batches.quote(self, leaf),
+            false => Ok((Arc::new(self.quote(&leaf)?), MerklePath::single())),
+        }
+    }
+
+    fn by_run(&self) -> MutexGuard<'_, HashMap<RunId, Arc<Bound>>> {
+        // each change is one insertion or removal
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
-        // a thread that panicked held no half-made change: log, PCR and map change at single points
+        // a thread that panicked held no half-made change: log and PCR change at single points
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -2,6 +2,7 @@
 //! attestation key, of the binding PCR and of the binding log. Here: what it is asked, and by whom;
 //! [`service`] is the program behind it.
 
+mod batch;
 mod challenge;
 mod core;
 mod log;

@@ -209,5 +209,17 @@ pub(super) fn live(facts: &Facts<'_>) -> Answer {
 
 pub(super) fn order(facts: &Facts<'_>) -> Answer {
     host_qualified(facts)?;
-    ok("the host's quote covers the vTPM's")
+    let size = facts.evidence.batch.size();
+    if size > 1 && !facts.challenge.batch {
+        return refused(format!(
+            "the host's quote covers {size} challenges, a quote for this one alone was asked for"
+        ));
+    }
+    ok(format!(
+        "the host's quote covers the vTPM's{}",
+        match size {
+            1 => String::new(),
+            _ => format!(", and those of {} other challenges", size - 1),
+        }
+    ))
 }

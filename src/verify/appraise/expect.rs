@@ -106,6 +106,23 @@ pub enum EnvRule {
     OneOf(Vec<String>),
 }
 
+/// Which firmware versions a TPM may report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum FirmwareRule {
+    Any(Any),
+    /// As an appraisal prints them: `0x` and 16 hex digits.
+    OneOf(Vec<String>),
+}
+
+/// Of the host's TPM and of the vTPM (swtpm's libtpms).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExpectedFirmware {
+    pub host: FirmwareRule,
+    pub vtpm: FirmwareRule,
+}
+
 /// A challenger's policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -139,6 +156,10 @@ pub struct Expectations {
     /// Without it that is unknown (P-HOST); the caller reads it into [`super::Trust`].
     #[serde(default)]
     pub host_policy: Option<PathBuf>,
+    pub firmware: ExpectedFirmware,
+    /// Programs that must have been executed by now, by their (encoded) paths.
+    #[serde(default)]
+    pub must_run: Vec<String>,
     /// What must stand in bind mounts, by destination: needs a host policy with `mounts = "measure"`.
     /// What is mounted elsewhere is judged as the container's launch is.
     #[serde(default)]

@@ -1,7 +1,7 @@
 //! Everything that the checks look at, taken from evidence once; what cannot be had says why.
 
 use super::log::ContainerLog;
-use super::{Expectations, PinnedHost, Problem, RevocationCheck, Trust, Trusted};
+use super::{Expectations, Memory, PinnedHost, Problem, RevocationCheck, Trust, Trusted};
 use crate::binding::{self, LogEntry, Record};
 use crate::cms::{CmsRefusal, Revocation, VerifiedSigner, verify_detached};
 use crate::digest::RecordDigest;
@@ -24,10 +24,12 @@ pub(super) struct Challenge<'a> {
     pub nonce: &'a Nonce,
     pub container: &'a ContainerId,
     pub channel_binding: &'a [u8],
+    pub batch: bool,
     pub now: UnixTime,
     pub asked_at: UnixTime,
     /// Containers that the challenger has accepted just now.
     pub peers: &'a [Trusted],
+    pub memory: &'a Memory,
 }
 
 impl Challenge<'_> {
@@ -138,7 +140,8 @@ impl<'a> Facts<'a> {
 
         // The host's quote over it, over the record, and over the values that the host reports.
         let digest = qualify::vtpm_quote_digest(attest, sig);
-        let qd = qualify::host_leaf(nonce, id, channel, &digest, &r);
+        let leaf = qualify::host_leaf(nonce, id, channel, &digest, &r);
+        let qd = evidence.batch.root_of(&leaf);
         let (attest, sig) = (&evidence.host_attest, &evidence.host_sig);
         let mut host = Quoted::check(&evidence.host_ak, attest, sig, &qd, &HOST_QUOTED);
         host.explain(Some(&evidence.host_pcrs.0));
@@ -153,7 +156,7 @@ impl<'a> Facts<'a> {
             roots,
             tenant: &expect.tenant,
             name: &expect.list.name,
-            min_serial: expect.list.min_serial,
+            min_serial: expect.list.min_serial.max(challenge.memory.list_serial()),
             revocation: &revocation,
         };
         let image = record

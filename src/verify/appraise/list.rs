@@ -131,6 +131,22 @@ pub(super) fn unlisted(facts: &Facts<'_>) -> Answer {
     all_of(problems, format!("{} files, all listed", log.files.len()))
 }
 
+/// Programs that the challenger wants to have been executed (a container's own agent, say).
+pub(super) fn missing(facts: &Facts<'_>) -> Answer {
+    let (log, demanded) = (facts.log()?, &facts.expect.must_run);
+    let ran = |path: &&String| {
+        log.files
+            .iter()
+            .any(|(ran, _)| ran.as_str() == path.as_str())
+    };
+    let problems: Vec<_> = demanded
+        .iter()
+        .filter(|path| !ran(path))
+        .map(|path| format!("{path} was not executed"))
+        .collect();
+    all_of(problems, format!("{} demanded", demanded.len()))
+}
+
 /// Contents: no listed path was executed with a content that the list does not name.
 pub(super) fn contents(facts: &Facts<'_>) -> Answer {
     if let Some(answer) = without_list(facts) {

@@ -1,6 +1,8 @@
 //! Checks of the two quotes (Q-…).
 
+use super::expect::FirmwareRule;
 use super::facts::{Facts, Quoted};
+use super::memory::not_rolled_back;
 use super::{Answer, Problem, ok, refused, unknown};
 use crate::check::{Check, Subject};
 use crate::tpm2::{Attest, QuoteError, Signature};
@@ -91,6 +93,7 @@ pub(super) fn host_clock(facts: &Facts<'_>) -> Answer {
             "the host TPM was reset since: resetCount {found}, the record has {expected}"
         ));
     }
+    not_rolled_back(facts, Subject::Host)?;
     safe(quote.safe(), "host")?;
     ok(format!(
         "resetCount {}, restartCount {}",
@@ -110,11 +113,27 @@ pub(super) fn vtpm_clock(facts: &Facts<'_>) -> Answer {
             "the vTPM was restarted since: resetCount and restartCount {found:?}, the record has {expected:?}"
         ));
     }
+    not_rolled_back(facts, Subject::Container)?;
     safe(quote.safe(), "v")?;
     ok(format!(
         "resetCount {}, restartCount {}, safe",
         found.0, found.1
     ))
+}
+
+/// Vulnerabilities of TPMs are fixed by firmware (CVE-2017-15361, CVE-2023-1017): which version it is, the
+/// quote says.
+pub(super) fn firmware(facts: &Facts<'_>, subject: Subject) -> Answer {
+    let (quote, accepted) = match subject {
+        Subject::Host => (facts.host_quote()?, &facts.expect.firmware.host),
+        Subject::Container => (facts.vtpm_quote()?, &facts.expect.firmware.vtpm),
+    };
+    let found = format!("{:#018x}", quote.firmware());
+    match accepted {
+        FirmwareRule::Any(_) => ok(format!("{found}; any is accepted")),
+        FirmwareRule::OneOf(accepted) if accepted.contains(&found) => ok(found),
+        FirmwareRule::OneOf(_) => refused(format!("firmware {found} is not an expected one")),
+    }
 }
 
 /// A clock that may have gone back says nothing; it becomes safe again by itself.

@@ -1,7 +1,9 @@
 //! A host, a vTPM, a user and a container that tests put together, with real keys and signatures;
 //! each part can be changed before everything is signed.
 
+use super::expect::FirmwareRule;
 use super::*;
+use crate::batch::Batch;
 use crate::binding::{self, Claim, HostPart, Kind, LogEntry, Record};
 use crate::digest::*;
 use crate::event::{
@@ -9,7 +11,7 @@ use crate::event::{
     Latitude, Launch, List, Measure, MountsRule, Origin, Policy, ProgramsRule, Rootfs, RootfsCheck,
     RootfsDone, Runtime, Tier, TierName, UpperRule, User,
 };
-use crate::evidence::{HostPcrs, Root};
+use crate::evidence::{HostPcrs, LogFrom, Root};
 use crate::hostlist::HostPolicy;
 use crate::imalog::{self, EncodedPath, Entry, Replay};
 use crate::pcr::{HOST_QUOTED, PcrIndex, QUOTED};
@@ -50,6 +52,10 @@ pub(super) struct Scene {
     pub asked: ContainerId,
     pub now: UnixTime,
     pub expect: Expectations,
+    pub memory: Memory,
+    pub batch: bool,
+    /// Challenges that the host's quote covers before this one.
+    pub others: Vec<[u8; 32]>,
     pub edit_vtpm_quote: Edit<Draft>,
     pub edit_host_quote: Edit<Draft>,
     pub edit_evidence: Edit<Evidence>,
@@ -171,6 +177,11 @@ impl Scene {
             enter: EnterMode::Listed,
             waive: vec![Waiver::SoftwareRoot, Waiver::NoIma, Waiver::TierNone],
             max_age_secs: 60,
+            firmware: ExpectedFirmware {
+                host: FirmwareRule::Any(Any::Any),
+                vtpm: FirmwareRule::Any(Any::Any),
+            },
+            must_run: vec![],
             launch: ExpectedLaunch {
                 args: ArgsRule::OneOf(vec![vec!["/usr/bin/app".into()]]),
                 env: EnvRule::Any(Any::Any),
@@ -196,6 +207,9 @@ impl Scene {
             asked: ContainerId::parse("web-1").unwrap(),
             now: NOW,
             expect,
+            memory: Memory::none(),
+            batch: true,
+            others: vec![],
             edit_vtpm_quote: Box::new(|_| ()),
             edit_host_quote: Box::new(|_| ()),
             edit_evidence: Box::new(|_| ()),
@@ -351,6 +365,13 @@ impl Scene {
             &QUOTED,
             &values,
         );
+        quote.signer = self
+            .vtpm_ak
+            .public()
+            .name()
+            .qualified_in_endorsement()
+            .as_bytes()
+            .to_vec();
         (quote.reset, quote.restart) = (self.claim.vtpm_reset, self.claim.vtpm_restart);
         (self.edit_vtpm_quote)(&mut quote);
         let container_attest = quote.encode();
@@ -364,8 +385,9 @@ impl Scene {
             pcrs[10] = imalog::kernel::testkit::pcr(&self.host_ima);
         }
         let covered = qualify::vtpm_quote_digest(&container_attest, &container_sig);
-        let qd = qualify::host_leaf(&self.nonce, &self.asked, channel, &covered, &r);
-        let mut quote = Draft::new(&qd, &HOST_QUOTED, &pcrs);
+        let leaf = qualify::host_leaf(&self.nonce, &self.asked, channel, &covered, &r);
+        let tree = Batch::of([self.others.as_slice(), &[leaf]].concat()).unwrap();
+        let mut quote = Draft::new(&tree.root(), &HOST_QUOTED, &pcrs);
         quote.reset = self.host.host_reset;
         (self.edit_host_quote)(&mut quote);
         let host_attest = quote.encode();
@@ -381,6 +403,8 @@ impl Scene {
             container_sig,
             container_ak: self.vtpm_ak.public().to_2b(),
             container_ek: self.vtpm_ek.public().to_2b(),
+            batch: tree.path(self.others.len()).unwrap(),
+            log_from: LogFrom::default(),
             binding: record.canonical().unwrap(),
             host_ima: self.host_ima.clone(),
             binding_log: entries
@@ -404,16 +428,22 @@ impl Scene {
             crls: vec![],
             host_policy: self.host_policy.clone(),
         };
+        let question = Question {
+            nonce: &self.nonce,
+            container: &self.asked,
+            channel_binding: qualify::NO_CHANNEL_BINDING,
+            batch: self.batch,
+            asked_at: NOW,
+        };
+        let (now, peers) = (self.now, &self.peers);
         appraise(
             evidence,
-            &self.nonce,
-            &self.asked,
-            qualify::NO_CHANNEL_BINDING,
+            &question,
             &self.expect,
             &trust,
-            self.now,
-            NOW,
-            &self.peers,
+            now,
+            peers,
+            &self.memory,
         )
     }
 }

@@ -10,6 +10,7 @@ mod host;
 mod launches;
 mod lists;
 mod logs;
+mod memory;
 mod modes;
 mod quotes;
 mod records;

@@ -13,6 +13,8 @@ fn evidence() -> Evidence {
         container_sig: vec![5],
         container_ak: vec![6],
         container_ek: vec![7],
+        batch: Path::single(),
+        log_from: LogFrom::default(),
         binding: vec![8],
         binding_log: vec![],
         host_ima: vec![13],
@@ -141,4 +143,31 @@ fn accept_a_record_and_its_digest_and_tell_them_apart() {
             ..
         })
     ));
+}
+
+#[test]
+fn logs_travel_without_what_the_challenger_has() {
+    let mut whole = evidence();
+    whole.container_log = b"abcdef".to_vec();
+    whole.binding_log = b"xyz".to_vec();
+    let has = Has {
+        container: Prefix::of(b"abcd"),
+        host: Prefix::of(b"xyz"),
+    };
+    let sent = whole.clone().without(&has);
+    assert_eq!(
+        (&sent.container_log[..], &sent.binding_log[..]),
+        (&b"ef"[..], &b""[..])
+    );
+    let read = Evidence::parse(&sent.encode(), MAX).unwrap();
+    assert_eq!((read.log_from.container, read.log_from.host), (4, 3));
+    assert_eq!(read.clone().with(b"abcd", b"xyz"), whole);
+    // What was kept by somebody else does not fit, and stays visible.
+    assert_eq!(read.with(b"abc", b"xyz").log_from.container, 4);
+    // A host that has less, or something else, sends all of it.
+    let cut = whole.clone().without(&Has {
+        container: Prefix::of(b"abcdefg"),
+        host: Prefix::of(b"xx"),
+    });
+    assert_eq!(cut, whole);
 }

@@ -60,6 +60,9 @@ pub(crate) struct Draft {
     pub reset: u32,
     pub restart: u32,
     pub safe: u8,
+    pub clock: u64,
+    pub signer: Vec<u8>,
+    pub firmware: u64,
     /// Bank and PCR bits.
     pub selection: Vec<(u16, u32)>,
     pub digest: Vec<u8>,
@@ -75,6 +78,9 @@ impl Draft {
             reset: 1,
             restart: 0,
             safe: 1,
+            clock: 4711,
+            signer: [&[0, 0x0B][..], &[7; 32]].concat(),
+            firmware: 0x2019_1023_0016_3636,
             selection: vec![(alg::SHA256, bits)],
             digest: Sha256::digest(values.concat()).to_vec(),
         }
@@ -84,13 +90,13 @@ impl Draft {
         let mut out = Vec::new();
         out.extend(self.magic.to_be_bytes());
         out.extend(self.kind.to_be_bytes());
-        out.extend(sized(&[&[0, 0x0B][..], &[7; 32]].concat()));
+        out.extend(sized(&self.signer));
         out.extend(sized(&self.qd));
-        out.extend(4711u64.to_be_bytes());
+        out.extend(self.clock.to_be_bytes());
         out.extend(self.reset.to_be_bytes());
         out.extend(self.restart.to_be_bytes());
         out.push(self.safe);
-        out.extend(0x2019_1023_0016_3636u64.to_be_bytes());
+        out.extend(self.firmware.to_be_bytes());
         out.extend(u32::try_from(self.selection.len()).unwrap().to_be_bytes());
         for (bank, bits) in &self.selection {
             out.extend(bank.to_be_bytes());

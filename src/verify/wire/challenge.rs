@@ -1,6 +1,7 @@
 //! A challenge as it travels: from the challenger to the agent, and on to the host service.
 
 use super::{MAX_REQUEST, VERSION, WireError, bounded, json, malformed, version};
+use crate::digest::FileDigest;
 use crate::id::{ContainerId, Nonce};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use serde::{Deserialize, Serialize};
@@ -57,12 +58,58 @@ impl TryFrom<String> for ChannelBinding {
     }
 }
 
+/// What the challenger has of the logs from earlier answers; it need not travel again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Has {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Prefix>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<Prefix>,
+}
+
+/// The beginning of a log. By its digest it is known whether that log still begins so: another container
+/// with the same id does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prefix {
+    pub bytes: u64,
+    pub digest: FileDigest,
+}
+
+impl Has {
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Prefix {
+    /// None: nothing.
+    pub fn of(log: &[u8]) -> Option<Self> {
+        (!log.is_empty()).then(|| Self {
+            bytes: log.len() as u64,
+            digest: FileDigest::of(log),
+        })
+    }
+    /// How much of `log` this is: all of it, or nothing.
+    pub fn within(&self, log: &[u8]) -> usize {
+        let bytes = usize::try_from(self.bytes).unwrap_or(usize::MAX);
+        match log.get(..bytes) {
+            Some(prefix) if FileDigest::of(prefix) == self.digest => bytes,
+            _ => 0,
+        }
+    }
+}
+
 /// A question about one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Challenge {
     pub nonce: Nonce,
     pub container: ContainerId,
     pub channel_binding: ChannelBinding,
+    /// Whether the host's quote may cover other challenges as well.
+    pub batch: bool,
+    pub has: Has,
 }
 
 /// The body of `POST /v1/challenge`.
@@ -73,6 +120,17 @@ pub(super) struct ChallengeText {
     nonce: String,
     container: String,
     channel_binding: ChannelBinding,
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    batch: bool,
+    #[serde(default, skip_serializing_if = "Has::is_nothing")]
+    has: Has,
+}
+
+fn yes() -> bool {
+    true
+}
+fn is_yes(batch: &bool) -> bool {
+    *batch
 }
 
 impl Challenge {
@@ -92,6 +150,8 @@ impl Challenge {
             nonce: BASE64URL.encode(self.nonce.as_bytes()),
             container: self.container.as_str().to_owned(),
             channel_binding: self.channel_binding,
+            batch: self.batch,
+            has: self.has,
         }
     }
 }
@@ -106,6 +166,8 @@ impl ChallengeText {
             nonce: Nonce::new(nonce)?,
             container: ContainerId::parse(&self.container)?,
             channel_binding: self.channel_binding,
+            batch: self.batch,
+            has: self.has,
         })
     }
 }

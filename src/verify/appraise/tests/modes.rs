@@ -190,6 +190,7 @@ rootfs = ["{digest}"]
 enter = "listed"
 waive = ["software-root", "no-ima", "tier-none"]
 max_age_secs = 60
+firmware = {{ host = "any", vtpm = "any" }}
 
 [[hosts]]
 name = "node-1"

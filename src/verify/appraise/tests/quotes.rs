@@ -31,16 +31,22 @@ fn refuse_other_channel_binding() {
         host_policy: None,
     };
     let evidence = scene.evidence();
+    let question = Question {
+        nonce: &scene.nonce,
+        container: &scene.asked,
+        channel_binding: b"tls",
+        batch: true,
+        asked_at: NOW,
+    };
+    let memory = Memory::none();
     let appraisal = appraise(
         &evidence,
-        &scene.nonce,
-        &scene.asked,
-        b"tls",
+        &question,
         &scene.expect,
         &trust,
         NOW,
-        NOW,
         &[],
+        &memory,
     );
     assert_eq!(
         with(&appraisal, "refused")[..2],

@@ -1,0 +1,249 @@
+//! What one answer alone cannot show: a challenger who remembers earlier ones sees a TPM that went back, and
+//! asks for what is new in the logs alone.
+
+use crate::{
+    Module, Test,
+    attestation::{WAIVERS, accepted, answer, ours, refused, up},
+    cmd,
+    machine::{machine, patient},
+    spawn::Output,
+    world::{Skip, World},
+};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+pub const MODULE: Module = Module {
+    name: "memory",
+    prepare: |world| {
+        world.open_for_business()?;
+        world.rootfs(1).map(drop)
+    },
+    tests: &[
+        Test::Once("only_what_is_new_travels", only_what_is_new_travels),
+        Test::Once("a_quote_of_ones_own_is_given", a_quote_of_ones_own_is_given),
+        Test::Once(
+            "a_lost_memory_is_not_a_first_time",
+            a_lost_memory_is_not_a_first_time,
+        ),
+        Test::Once("an_id_may_be_given_again", an_id_may_be_given_again),
+        Test::Once(
+            "a_host_tpm_that_went_back_is_refused",
+            a_host_tpm_that_went_back_is_refused,
+        ),
+    ],
+};
+
+const AGENT: &str = "/run/attestrun-agent/challenge.sock";
+
+fn file(world: &World) -> PathBuf {
+    world.work.join("expectations.memory")
+}
+
+fn item(evidence: &Value, name: &str) -> Result<Vec<u8>> {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    let text = evidence[name][1]
+        .as_str()
+        .with_context(|| format!("no {name}"))?;
+    Ok(URL_SAFE_NO_PAD.decode(text)?)
+}
+
+/// The agent's answer to a challenge with further fields.
+fn asked(id: &str, more: &str) -> Result<Value> {
+    let body = format!(
+        "{{\"v\":1,\"nonce\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAA\",\"container\":\"{id}\",\"channel_binding\":\"none\"{more}}}"
+    );
+    let mut stream = UnixStream::connect(AGENT)?;
+    write!(
+        stream,
+        "POST /v1/challenge HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (_, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
+    Ok(serde_json::from_str(body)?)
+}
+
+fn only_what_is_new_travels(world: &World) -> Result<()> {
+    let rt = ours(world)?;
+    let bundle = up(world, &rt, 0)?;
+    accepted(world, &bundle.id)?;
+    let kept: Value = serde_json::from_slice(&fs::read(world.work.join("evidence.json"))?)?;
+    let (log, host) = (item(&kept, "container/log")?, item(&kept, "binding-log")?);
+    rt.cmd("exec")
+        .args([bundle.id.as_str(), "/bin/echo", "more"])
+        .ok()?;
+    let prefix = |log: &[u8]| json!({ "bytes": log.len(), "digest": crate::image::digest(log) });
+    let from = |log: &[u8]| {
+        format!(
+            ",\"has\":{}",
+            json!({ "container": prefix(log), "host": prefix(&host) })
+        )
+    };
+    let new = asked(&bundle.id, &from(&log))?;
+    let more = item(&new, "container/log")?;
+    ensure!(
+        !more.is_empty() && more.len() < log.len(),
+        "{} new bytes",
+        more.len()
+    );
+    ensure!(
+        item(&new, "binding-log")?.is_empty(),
+        "nobody was bound since"
+    );
+    let whole = item(&asked(&bundle.id, "")?, "container/log")?;
+    ensure!(
+        whole == [log.clone(), more].concat(),
+        "the parts are not the whole"
+    );
+    // A log that does not begin as the challenger knows it comes in full: that shows what became of it.
+    let longer = [whole.clone(), vec![0]].concat();
+    let mut other = log.clone();
+    other[30] ^= 1;
+    for known in [longer, other] {
+        let cut = asked(&bundle.id, &from(&known))?;
+        ensure!(item(&cut, "container/log")? == whole, "the whole log");
+    }
+    // attestctl puts it together again, remembers, and accepts; what it keeps is complete.
+    accepted(world, &bundle.id)?;
+    accepted(world, &bundle.id)?;
+    let kept: Value = serde_json::from_slice(&fs::read(world.work.join("evidence.json"))?)?;
+    ensure!(item(&kept, "container/log")? == whole, "kept in full");
+    rt.down(&bundle)
+}
+
+fn a_quote_of_ones_own_is_given(world: &World) -> Result<()> {
+    let rt = ours(world)?;
+    let bundle = up(world, &rt, 0)?;
+    let output = world
+        .ctl()?
+        .args(["--json", "challenge", "--no-batch", "--policy"])
+        .arg(world.expectations(&WAIVERS)?)
+        .arg(&bundle.id)
+        .output()?;
+    ensure!(output.code() == 0, "{output}");
+    let alone = item(&asked(&bundle.id, ",\"batch\":false")?, "batch")?;
+    ensure!(alone == br#"{"index":0,"path":[],"size":1}"#, "{alone:?}");
+    rt.down(&bundle)
+}
+
+fn a_lost_memory_is_not_a_first_time(world: &World) -> Result<()> {
+    let rt = ours(world)?;
+    let bundle = up(world, &rt, 0)?;
+    accepted(world, &bundle.id)?;
+    let kept = fs::read(file(world))?;
+    fs::write(file(world), vec![7; kept.len()])?;
+    let output = world.challenge(&bundle.id, &world.expectations(&WAIVERS)?);
+    fs::write(file(world), kept)?;
+    let output = output?;
+    ensure!(output.code() == 2, "{output}");
+    output.says("memory")?;
+    accepted(world, &bundle.id)?;
+    rt.down(&bundle)
+}
+
+/// Engines and people give an id again: another vTPM, another log, and no reason to refuse.
+fn an_id_may_be_given_again(world: &World) -> Result<()> {
+    let rt = ours(world)?;
+    for _ in 0..2 {
+        let bundle = up(world, &rt, 0)?;
+        let said = accepted(world, &bundle.id)?["findings"].to_string();
+        ensure!(
+            said.contains("its first answer"),
+            "a new vTPM has no past: {said}"
+        );
+        rt.cmd("exec")
+            .args([bundle.id.as_str(), "/bin/echo", "more"])
+            .ok()?;
+        let said = accepted(world, &bundle.id)?["findings"].to_string();
+        ensure!(
+            !said.contains("its first answer"),
+            "it was asked before: {said}"
+        );
+        rt.down(&bundle)?;
+    }
+    Ok(())
+}
+
+/// The host's TPM is put back to an older state (a snapshot of a software root), with all that the host kept.
+fn a_host_tpm_that_went_back_is_refused(world: &World) -> Result<()> {
+    if machine().tpm {
+        bail!(Skip("the TPM is a device here".to_owned()));
+    }
+    let rt = ours(world)?;
+    let (tpm, copy) = (world.work.join("host-tpm"), world.work.join("host-tpm.old"));
+    down(world)?;
+    cmd!("cp", "-a", &tpm, &copy).ok()?;
+    // Twice on, so that going back by one is no boot of its own.
+    for _ in 0..2 {
+        world.start_software_root()?;
+        world.start_services()?;
+        down(world)?;
+    }
+    world.start_software_root()?;
+    world.start_services()?;
+    let bundle = up(world, &rt, 0)?;
+    settled(world, &bundle.id)?;
+    let known = fs::read(file(world))?;
+    rt.down(&bundle)?;
+    down(world)?;
+    fs::remove_dir_all(&tpm)?;
+    cmd!("cp", "-a", &copy, &tpm).ok()?;
+    // Its logs of the boots that "never were" go with it: host service and TPM agree again.
+    let logs = fs::read_dir("/var/lib/attestrun/host")?
+        .flatten()
+        .map(|entry| entry.path());
+    let is_log = |path: &Path| path.extension().is_some_and(|e| e == "log");
+    for log in logs.filter(|path| is_log(path)) {
+        fs::remove_file(log)?;
+    }
+    world.start_software_root()?;
+    world.start_services()?;
+    let bundle = up(world, &rt, 0)?;
+    let output = settled(world, &bundle.id)?;
+    let named = refused(&answer(&output)?);
+    ensure!(output.code() == 1 && named.contains("Q-CLOCK"), "{output}");
+    ensure!(
+        fs::read(file(world))?.len() == known.len(),
+        "an older state was remembered"
+    );
+    // Who never asked before cannot see it: that is what the memory is for.
+    fs::remove_file(file(world))?;
+    let output = settled(world, &bundle.id)?;
+    ensure!(output.code() == 0, "{output}");
+    rt.down(&bundle)?;
+    fs::remove_dir_all(&copy)?;
+    Ok(())
+}
+
+/// A TPM that was stopped without a shutdown does not trust its own clock for some seconds; then the answer.
+fn settled(world: &World, id: &str) -> Result<Output> {
+    let since = Instant::now();
+    loop {
+        let output = world.challenge(id, &world.expectations(&WAIVERS)?)?;
+        if output.code() != 2 {
+            return Ok(output);
+        }
+        ensure!(
+            since.elapsed() < patient(Duration::from_secs(20)),
+            "{output}"
+        );
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn down(world: &World) -> Result<()> {
+    for daemon in ["attestrun-agent", "attestrun-host", "swtpm"] {
+        world.stop(daemon)?;
+    }
+    Ok(())
+}
