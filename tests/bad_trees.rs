@@ -163,7 +163,7 @@ fn many_files(world: &World) -> Result<()> {
         // a file's path, attributes and digest, several times over while they are compared
         let per_file = (many_kib.saturating_sub(few_kib) << 10) / (MANY - FEW);
         ensure!(per_file < 1500, "{per_file} bytes of memory per file");
-        let most = few.mul_f64(2.0 * MANY as f64 / FEW as f64);
+        let most = few.mul_f64(3.0 * MANY as f64 / FEW as f64);
         ensure!(many < most, "{MANY} files took {many:?}, {FEW} {few:?}");
         Ok(())
     })

@@ -119,8 +119,21 @@ pub fn with_store(
     })
 }
 
+/// With the capabilities that its unit leaves it.
 pub fn start_watch(world: &World) -> Result<Running> {
-    let watch = cmd!(world.program("attestrun")?, "layerwatch").start()?;
+    let unit =
+        Path::new(crate::namespace::SOURCES).join("packaging/systemd/attestrun-layerwatch.service");
+    let unit = fs::read_to_string(unit)?;
+    let left = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("CapabilityBoundingSet="))
+        .context("CapabilityBoundingSet")?;
+    let left = left.to_lowercase().replace("cap_", "+").replace(' ', ",");
+    let watch = cmd!("setpriv", "--no-new-privs", "--bounding-set")
+        .args([format!("-all,{left}")])
+        .arg(world.program("attestrun")?)
+        .arg("layerwatch")
+        .start()?;
     let since = Instant::now();
     while !Path::new(SOCKET).exists() {
         ensure!(
