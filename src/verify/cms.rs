@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 mod build;
 mod chain;
+mod constraints;
 mod dsse;
 mod envelope;
 
@@ -83,6 +84,11 @@ pub enum CmsRefusal {
     RevocationUnknown { subject: String, detail: String },
     #[error("the certificate of {0} is a CA's; a user's is expected")]
     CaAsUser(String),
+    #[error("the certificate of {subject} does not have {extension} as a critical extension")]
+    NotCritical {
+        subject: String,
+        extension: &'static str,
+    },
     #[error("the certificate of {0} does not have the key usage digitalSignature")]
     KeyUsage(String),
     #[error("the certificate of {0} does not have the extended key usage codeSigning")]

@@ -269,6 +269,15 @@ pub fn each_wrong_certificate_is_refused(world: &World) -> Result<()> {
             "CA",
             leaf("ca-leaf", &without("CA:FALSE", "CA:TRUE"), "-days 30"),
         )?;
+        for (name, extension) in [("bc", "basicConstraints"), ("usage", "keyUsage")] {
+            let critical = format!("{extension} = critical,");
+            let plain = without(&critical, &format!("{extension} = "));
+            refused(
+                "an extension that is not critical",
+                "as a critical extension",
+                leaf(name, &plain, "-days 30"),
+            )?;
+        }
         cmd!("rm", "-rf", STORE).ok()?;
         owner.sign(demo)?;
         let (list, signature) = leaf("good", LEAF, "-days 30")?;
@@ -278,11 +287,32 @@ pub fn each_wrong_certificate_is_refused(world: &World) -> Result<()> {
     })
 }
 
-/// A user CA whose name constraint does not permit the tenant.
+/// A user CA whose name constraint does not permit the tenant, and one whose does.
 fn constrained(world: &World, bundle: &Bundle, list: &Path) -> Result<()> {
-    let owner = &world.open_for_business()?.owner;
-    let other = Publisher::make(&world.program("attestctl")?, world.work.join("constrained"))?;
-    let root = other.at("ca/ca.pem");
+    let place = Path::new(TRUST).join("ca/ca.pem");
+    let signed = |name: &str, constraint: &str| -> Made {
+        let other = constrained_ca(world, name, constraint)?;
+        other.certificate("leaf", LEAF, "-days 30")?;
+        fs::copy(other.at("ca/ca.pem"), &place)?;
+        let signature = other.sign_with_openssl(list, "leaf.pem", "leaf.key")?;
+        Ok((list.to_owned(), signature))
+    };
+    restoring(&place.display().to_string(), || {
+        let made = signed("constrained", "permitted;URI:.other.example");
+        refused(world, bundle, "name constraint", "NameConstraint", made)?;
+        let made = signed("excluded", "excluded;URI:e2e.example");
+        refused(world, bundle, "name constraint", "NameConstraint", made)?;
+        let (list, signature) = signed("permitted", "permitted;URI:e2e.example")?;
+        let owner = &world.open_for_business()?.owner;
+        cmd!("rm", "-rf", STORE).ok()?;
+        owner.sign(&world.images()?.demo)?;
+        owner.import(&list, &signature)?;
+        runs(&ours(world)?, bundle)
+    })
+}
+
+fn constrained_ca(world: &World, name: &str, constraint: &str) -> Result<Publisher> {
+    let other = Publisher::make(&world.program("attestctl")?, world.work.join(name))?;
     cmd!(
         "openssl",
         "req",
@@ -297,22 +327,11 @@ fn constrained(world: &World, bundle: &Bundle, list: &Path) -> Result<()> {
     .arg(other.at("ca/ca.key"))
     .args(["-addext", "basicConstraints=critical,CA:TRUE,pathlen:0"])
     .args(["-addext", "keyUsage=critical,keyCertSign,cRLSign"])
-    .args([
-        "-addext",
-        "nameConstraints=critical,permitted;URI:.other.example",
-    ])
+    .args(["-addext", &format!("nameConstraints=critical,{constraint}")])
     .arg("-out")
-    .arg(&root)
+    .arg(other.at("ca/ca.pem"))
     .ok()?;
-    other.certificate("leaf", LEAF, "-days 30")?;
-    let made = other.sign_with_openssl(list, "leaf.pem", "leaf.key");
-    let place = Path::new(TRUST).join("ca/ca.pem");
-    restoring(&place.display().to_string(), || {
-        fs::copy(&root, &place)?;
-        let made = made.map(|signature| (list.to_owned(), signature));
-        refused(world, bundle, "name constraint", "NameConstraint", made)
-    })
-    .with_context(|| owner.dir.display().to_string())
+    Ok(other)
 }
 
 pub fn revocation_lists_are_current_and_complete(world: &World) -> Result<()> {

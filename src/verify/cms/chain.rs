@@ -1,5 +1,6 @@
 //! From the signer's certificate to a user CA, and what a user's certificate must say.
 
+use super::constraints::Constraints;
 use super::envelope::Certificates;
 use super::{CmsRefusal, Revocation};
 use crate::id::UnixTime;
@@ -95,10 +96,15 @@ pub(super) fn verify(
         .iter()
         .map(|der| CertificateDer::from(der.as_slice()))
         .collect();
+    let constraints = roots.iter().map(|der| Constraints::of(der));
+    let constraints: Vec<Constraints> = constraints.collect::<Result<_, _>>()?;
     let anchors: Vec<TrustAnchor<'_>> = roots
         .iter()
-        .map(|der| {
-            webpki::anchor_from_trusted_cert(der).map_err(|e| CmsRefusal::Root(e.to_string()))
+        .zip(&constraints)
+        .map(|(der, constraints)| {
+            let anchor = webpki::anchor_from_trusted_cert(der);
+            let anchor = anchor.map_err(|e| CmsRefusal::Root(e.to_string()))?;
+            Ok(constraints.without_uris(anchor))
         })
         .collect::<Result<_, _>>()?;
 
@@ -134,27 +140,30 @@ pub(super) fn verify(
         )
         .map_err(|e| refusal(e, subject()))?;
     // webpki leaves keyUsage alone: an issuing CA that states one must state keyCertSign.
+    let anchor = anchors.iter().position(|anchor| anchor == path.anchor());
+    let root = anchor.and_then(|index| Some((roots.get(index)?, constraints.get(index)?)));
+    let untrusted = |detail: String| CmsRefusal::Untrusted {
+        subject: subject(),
+        detail,
+    };
+    let (root, constraints) =
+        root.ok_or_else(|| untrusted("the chain ends at none of them".into()))?;
+    constraints.judge(&certificates.leaf).map_err(untrusted)?;
     let mut chain = vec![certificates.leaf_der.clone()];
     for issuer in path.intermediate_certificates() {
         chain.insert(0, issuer.der().to_vec());
         let issuer = Certificate::from_der(&issuer.der()).map_err(super::envelope::malformed)?;
+        constraints.judge(&issuer).map_err(untrusted)?;
         match issuer.tbs_certificate.get::<KeyUsage>() {
             Ok(None) => {}
             Ok(Some((_, usage))) if usage.key_cert_sign() => {}
             _ => {
-                return Err(CmsRefusal::Untrusted {
-                    subject: subject(),
-                    detail: "an issuing CA lacks the key usage keyCertSign".into(),
-                });
+                return Err(untrusted(
+                    "an issuing CA lacks the key usage keyCertSign".into(),
+                ));
             }
         }
     }
-    let anchor = anchors.iter().position(|anchor| anchor == path.anchor());
-    let root = anchor.and_then(|index| roots.get(index));
-    let root = root.ok_or_else(|| CmsRefusal::Untrusted {
-        subject: subject(),
-        detail: "the chain ends at none of them".into(),
-    })?;
     Ok(Path {
         root: root.to_vec(),
         chain,
@@ -214,13 +223,23 @@ fn refusal(error: webpki::Error, subject: String) -> CmsRefusal {
 pub(super) fn user_profile(leaf: &Certificate) -> Result<String, CmsRefusal> {
     let tbs = &leaf.tbs_certificate;
     let subject = || subject(leaf);
+    // whoever does not know a critical extension must refuse, so that nobody takes it for another's
+    let critical = |is: bool, extension: &'static str| match is {
+        true => Ok(()),
+        false => Err(CmsRefusal::NotCritical {
+            subject: subject(),
+            extension,
+        }),
+    };
     match tbs.get::<BasicConstraints>() {
-        Ok(None) => {}
-        Ok(Some((_, constraints))) if !constraints.ca => {}
+        Ok(Some((is, constraints))) if !constraints.ca => critical(is, "basicConstraints")?,
+        Ok(None) => critical(false, "basicConstraints")?,
         _ => return Err(CmsRefusal::CaAsUser(subject())),
     }
     match tbs.get::<KeyUsage>() {
-        Ok(Some((_, usage))) if usage.digital_signature() && !usage.key_cert_sign() => {}
+        Ok(Some((is, usage))) if usage.digital_signature() && !usage.key_cert_sign() => {
+            critical(is, "keyUsage")?
+        }
         _ => return Err(CmsRefusal::KeyUsage(subject())),
     }
     match tbs.get::<ExtendedKeyUsage>() {

@@ -12,6 +12,8 @@ use rcgen::{
 };
 use x509_cert::attr::Attribute;
 
+mod constraints;
+
 const CONTENT: &[u8] = b"the list";
 
 fn check(ca: &UserCa, signature: &[u8]) -> Result<VerifiedSigner, CmsRefusal> {
@@ -181,46 +183,32 @@ fn refuse_long_lived() {
     ));
 }
 
-/// Constraints on URIs, which tenants are, are not evaluated: a CA that has some is refused, also for
-/// tenants that it would permit.
+/// The profile's extensions count as critical ones only.
 #[test]
-fn refuse_name_constraints() {
-    use rcgen::{CustomExtension, GeneralSubtree, NameConstraints};
-    let permitted = |names: Vec<GeneralSubtree>| NameConstraints {
-        permitted_subtrees: names,
-        excluded_subtrees: Vec::new(),
+fn refuse_extensions_that_are_not_critical() {
+    let ca = user_ca();
+    let plain = |oid: &[u64], content: &[u8]| {
+        vec![rcgen::CustomExtension::from_oid_content(
+            oid,
+            content.to_vec(),
+        )]
     };
-    // RFC 5280, 4.2.1.10: permittedSubtrees [0] { GeneralSubtree { [6] "other.example" } }
-    let uri = b"other.example";
-    let inner = [&[0x86, uri.len() as u8], &uri[..]].concat();
-    let subtree = [&[0x30, inner.len() as u8], &inner[..]].concat();
-    let trees = [&[0xa0, subtree.len() as u8], &subtree[..]].concat();
-    let whole = [&[0x30, trees.len() as u8], &trees[..]].concat();
-    let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 30], whole);
-    extension.set_criticality(true);
-    let of_uri = |p: &mut rcgen::CertificateParams| p.custom_extensions = vec![extension.clone()];
-    let of_subject = |p: &mut rcgen::CertificateParams| {
-        let mut other = rcgen::DistinguishedName::new();
-        other.push(rcgen::DnType::CommonName, "Somebody Else");
-        p.name_constraints = Some(permitted(vec![GeneralSubtree::DirectoryName(other)]));
-    };
-    let check_with = |edit: &dyn Fn(&mut rcgen::CertificateParams)| {
-        let mut ca = user_ca();
-        let mut params = crate::testkit::ca_params("Constrained CA", 0);
-        edit(&mut params);
-        let key = KeyPair::generate().unwrap();
-        ca.issuing = rcgen::CertifiedIssuer::signed_by(params, key, &ca.root).unwrap();
-        check(&ca, &ca.user().sign(CONTENT))
-    };
-    assert!(check_with(&|_| ()).is_ok());
-    for edit in [
-        &of_uri as &dyn Fn(&mut rcgen::CertificateParams),
-        &of_subject,
+    let missing = ca.user_with(|p| p.is_ca = IsCa::NoCa);
+    let constraints = ca.user_with(|p| {
+        p.is_ca = IsCa::NoCa;
+        p.custom_extensions = plain(&[2, 5, 29, 19], &[0x30, 0]);
+    });
+    let usage = ca.user_with(|p| {
+        p.key_usages.clear();
+        p.custom_extensions = plain(&[2, 5, 29, 15], &[3, 2, 7, 0x80]);
+    });
+    for (user, expected) in [
+        (missing, "basicConstraints"),
+        (constraints, "basicConstraints"),
+        (usage, "keyUsage"),
     ] {
-        match check_with(edit) {
-            Err(CmsRefusal::Untrusted { detail, .. }) => {
-                assert!(detail.contains("NameConstraint"), "{detail}");
-            }
+        match check(&ca, &user.sign(CONTENT)) {
+            Err(CmsRefusal::NotCritical { extension, .. }) => assert_eq!(extension, expected),
             other => panic!("{other:?}"),
         }
     }
