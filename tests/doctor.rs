@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -104,6 +105,9 @@ fn what_is_missing_is_named(world: &World) -> Result<()> {
 
 const ADMINISTRATOR: &str = "spiffe://e2e.example/tenant/hosts";
 
+/// Where nobody but root can write.
+const PLACE: &str = "/etc/attestrun/trust/host-e2e";
+
 /// A host list of these programs, for the class `e2e`, signed by the administrator.
 fn host_list(world: &World, programs: &[PathBuf], serial: u64) -> Result<(PathBuf, PathBuf)> {
     let owner = &world.open_for_business()?.owner;
@@ -135,6 +139,14 @@ fn host_list(world: &World, programs: &[PathBuf], serial: u64) -> Result<(PathBu
 /// The configuration with this host list.
 fn named(world: &World, list: &Path, signature: &Path, class: &str) -> Result<()> {
     let ca = world.open_for_business()?.owner.at("admin-ca/ca.pem");
+    let place = |from: &Path, name: &str| -> Result<PathBuf> {
+        let to = Path::new(PLACE).join(name);
+        fs::create_dir_all(PLACE)?;
+        fs::copy(from, &to)?;
+        Ok(to)
+    };
+    let (list, signature) = (place(list, "list.json")?, place(signature, "list.p7s")?);
+    let ca = place(&ca, "ca.pem")?;
     let text = fs::read_to_string(CONFIG)?;
     let text = text.split("\n[host_list]").next().unwrap_or_default();
     let section = format!(
@@ -258,7 +270,13 @@ fn programs_are_those_of_the_host_list(world: &World) -> Result<()> {
         named(world, &list, &by, "e2e")?;
         wrong("other content")?;
         named(world, &list, &owner.sign_list(&list)?, "e2e")?;
-        wrong("no chain leads")
+        wrong("no chain leads")?;
+        // a CA that others could replace
+        named(world, &list, &signature, "e2e")?;
+        let everybody = fs::Permissions::from_mode(0o666);
+        fs::set_permissions(Path::new(PLACE).join("ca.pem"), everybody)?;
+        wrong("ca.pem")?;
+        Ok(fs::remove_dir_all(PLACE)?)
     })
 }
 

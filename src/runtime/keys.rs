@@ -11,7 +11,11 @@ use anyhow::{Context, Result, bail};
 use rustix::io::Errno;
 use std::ffi::CString;
 use sys::Serial;
-use verify::{cms::Proof, id::ContainerId};
+use verify::{
+    cms::Proof,
+    event::{KernelCheck, KernelKeys},
+    id::ContainerId,
+};
 
 /// Possessors (keeper, guard, and the vTPM, which a container could have subverted) may look and search;
 /// root may also take it away. See keyctl_setperm(3).
@@ -34,6 +38,8 @@ pub fn begin_session() -> Result<()> {
     }
 }
 
+const NO_SIGNATURES: &str = "this kernel verifies no signatures";
+
 /// What the kernel did; revoked and unlinked when dropped.
 #[derive(Debug)]
 pub enum Retained {
@@ -53,12 +59,27 @@ pub enum Checked {
 }
 
 impl Retained {
+    /// For challengers, measured.
+    pub fn event(&self) -> KernelKeys {
+        let (checked, why) = match self {
+            Self::Kept { checked, .. } => match checked {
+                Checked::ChainAndSignature => (KernelCheck::Signature, ""),
+                Checked::Chain => (KernelCheck::Chain, NO_SIGNATURES),
+            },
+            Self::Unsupported(why) => (KernelCheck::None, why.as_str()),
+        };
+        KernelKeys {
+            checked,
+            why: why.to_owned(),
+        }
+    }
+
     /// For people, in `state`.
     pub fn said(&self) -> String {
         match self {
             Self::Kept { checked, .. } => match checked {
                 Checked::ChainAndSignature => "chain and signature checked".to_owned(),
-                Checked::Chain => "chain checked; this kernel verifies no signatures".to_owned(),
+                Checked::Chain => format!("chain checked; {NO_SIGNATURES}"),
             },
             Self::Unsupported(why) => format!("not checked: {why}"),
         }

@@ -315,6 +315,7 @@ fn answer(check: Check, subject: Subject, facts: &Facts<'_>) -> Answer {
         Check::PHost => host::programs(facts),
         Check::PCert => list::certificate(facts),
         Check::PSiglist => list::list(facts),
+        Check::PKeys => list::kernel(facts),
         Check::PMode => modes::mode(facts),
         Check::PPolicy => modes::policy(facts),
         Check::PRuntime => modes::runtime(facts),

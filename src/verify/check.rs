@@ -132,6 +132,8 @@ checks! {
     PCert "P-CERT" CONTAINER;
     /// The signature list is signed, current, for this image, and the measured one.
     PSiglist "P-SIGLIST" CONTAINER;
+    /// The kernel itself has checked the signature behind the list.
+    PKeys "P-KEYS" CONTAINER;
     /// No mode weaker than the challenger allows.
     PMode "P-MODE" CONTAINER;
     /// The policy that admitted the container is an expected one.
@@ -215,6 +217,8 @@ pub enum Waiver {
     RootfsWatched,
     /// Contents of files were not compared (P-ROOTFS).
     RootfsStat,
+    /// The kernel could not check the list's signature or chain (P-KEYS).
+    KernelKeys,
 }
 
 impl Waiver {
@@ -235,6 +239,7 @@ impl Waiver {
             Self::RootfsBoot => "rootfs-boot",
             Self::RootfsWatched => "rootfs-watched",
             Self::RootfsStat => "rootfs-stat",
+            Self::KernelKeys => "kernel-keys",
         }
     }
 }

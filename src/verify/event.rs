@@ -15,7 +15,7 @@
 //! | 7 | `attestrun.user`, `attestrun.list`, or `attestrun.no-list`; separator |
 //! | 8 | `attestrun.fault`, any number; none in a healthy container |
 //! | 10 | executed files (`ima-ng`); before them, where the policy wants files measured by themselves, those of the rootfs in the order of their paths, and `attestrun.files-done` |
-//! | 11 | `attestrun.tier`, then at most one `attestrun.start`; before it `attestrun.mount` for each bind mount, where the policy wants mounts measured; after it at most one `attestrun.hooked`, and `attestrun.exec`, `attestrun.enter`, `attestrun.inside` |
+//! | 11 | `attestrun.tier`, then at most one `attestrun.start`; before it `attestrun.kernel-keys`, if there is a list, and `attestrun.mount` for each bind mount, where the policy wants mounts measured; after it at most one `attestrun.hooked`, and `attestrun.exec`, `attestrun.enter`, `attestrun.inside` |
 //!
 //! The TPM proves the order within a PCR. The order between PCRs is what the log says.
 
@@ -67,6 +67,7 @@ pub enum Event {
     Separator(PcrIndex),
     Fault(Fault),
     Tier(Tier),
+    KernelKeys(KernelKeys),
     Mount(MountContent),
     Start,
     /// What hooks added to the container before it started; left out when they added nothing.
@@ -89,6 +90,7 @@ impl Event {
             Self::Fault(_) => pcr::FAULTS,
             Self::FilesDone(_) => pcr::FILES,
             Self::Tier(_)
+            | Self::KernelKeys(_)
             | Self::Mount(_)
             | Self::Start
             | Self::Hooked(_)
@@ -116,6 +118,7 @@ impl Event {
             Self::Separator(_) => SEPARATOR,
             Self::Fault(_) => "attestrun.fault",
             Self::Tier(_) => "attestrun.tier",
+            Self::KernelKeys(_) => "attestrun.kernel-keys",
             Self::Mount(_) => "attestrun.mount",
             Self::Start => "attestrun.start",
             Self::Hooked(_) => "attestrun.hooked",
@@ -157,6 +160,7 @@ impl Event {
             Self::Separator(_) => Ok(SEPARATOR_BUFFER.to_vec()),
             Self::Fault(e) => canonical(e),
             Self::Tier(e) => canonical(e),
+            Self::KernelKeys(e) => canonical(e),
             Self::Mount(e) => canonical(e),
             Self::Start => canonical(&Start {}),
             Self::Hooked(e) => canonical(e),
@@ -191,6 +195,7 @@ impl Event {
             (0..=7, SEPARATOR) => Self::Separator(entry.pcr()),
             (8, "attestrun.fault") => Self::Fault(read("attestrun.fault", buf)?),
             (10, FILES_DONE) => Self::FilesDone(read(FILES_DONE, buf)?),
+            (11, "attestrun.kernel-keys") => Self::KernelKeys(read("attestrun.kernel-keys", buf)?),
             (11, "attestrun.mount") => Self::Mount(read("attestrun.mount", buf)?),
             (11, "attestrun.tier") => Self::Tier(read("attestrun.tier", buf)?),
             (11, "attestrun.start") => {

@@ -235,7 +235,7 @@ fn checks_have_these_names() {
     let names: Vec<&str> = Check::ALL.iter().map(|check| check.name()).collect();
     let expected = "Q-PARSE Q-MAGIC Q-TYPE Q-SIG Q-QD Q-SIGNER Q-AKATTR Q-SEL Q-PCRDIG Q-CLOCK Q-FW K-HAK K-VAK K-DISTINCT \
         H-ROOT B-HASH B-ID B-IMG B-EPOCH B-LIVE B-ORDER L-PARSE L-TMPL L-CONT L-REPLAY L-FIRST L-PATH L-VIOL P-OPAQUE P-UNLISTED P-MISSING P-HASH \
-        P-FAULT P-HOST P-CERT P-SIGLIST P-MODE P-POLICY P-RUNTIME P-ROOTFS P-ORIGIN \
+        P-FAULT P-HOST P-CERT P-SIGLIST P-KEYS P-MODE P-POLICY P-RUNTIME P-ROOTFS P-ORIGIN \
         P-PROGRAMS P-MOUNTS T-AGE T-SKEW T-TIER C-ARGS C-ENV C-CAPS C-NS \
         C-MOUNT C-DEV C-HOOK C-PEER";
     assert_eq!(names, expected.split_whitespace().collect::<Vec<_>>());
@@ -285,6 +285,7 @@ fn outcomes_have_these_spellings() {
         Waiver::RootfsBoot,
         Waiver::RootfsWatched,
         Waiver::RootfsStat,
+        Waiver::KernelKeys,
     ];
     let names = [
         "software-root",
@@ -302,6 +303,7 @@ fn outcomes_have_these_spellings() {
         "rootfs-boot",
         "rootfs-watched",
         "rootfs-stat",
+        "kernel-keys",
     ];
     assert_eq!(waivers.map(Waiver::name), names);
     assert_eq!(

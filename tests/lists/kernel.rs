@@ -41,6 +41,11 @@ pub fn the_kernel_keeps_the_owners_certificate(world: &World) -> Result<()> {
         "not checked: this kernel lacks"
     };
     ensure!(said(&state)?.starts_with(expected), "{state}");
+    evidence_says_it(
+        world,
+        &bundle,
+        said(&state)? == "chain and signature checked",
+    )?;
 
     let pki = rsa(world)?;
     let list = owner.list(demo, 1)?;
@@ -68,6 +73,7 @@ pub fn the_kernel_keeps_the_owners_certificate(world: &World) -> Result<()> {
                 );
                 gone(&bundle.id)?;
             }
+            evidence_says_it(world, &bundle, true)?;
             // a guard that is killed takes its keyring along
             let guards = crate::deaths::new_processes("guard", || rt.up(&bundle))?;
             ensure!(!kept(&bundle.id)?.is_empty(), "no keyring");
@@ -79,6 +85,26 @@ pub fn the_kernel_keeps_the_owners_certificate(world: &World) -> Result<()> {
             gone(&bundle.id)
         })
     })
+}
+
+/// Without a waiver: accepted if the kernel has checked all of it, else refused by that check alone.
+fn evidence_says_it(world: &World, bundle: &Bundle, whole: bool) -> Result<()> {
+    let rt = ours(world)?;
+    let expectations = world.expectations(&["software-root", "no-ima", "tier-fanotify"])?;
+    let text = fs::read_to_string(&expectations)?;
+    fs::write(&expectations, text.replace(",\"kernel-keys\"", ""))?;
+    rt.up(bundle)?;
+    let verdict = world.challenge(&bundle.id, &expectations);
+    rt.down(bundle)?;
+    let verdict = verdict?;
+    ensure!(verdict.code() == i32::from(!whole), "{verdict}");
+    let verdict: Value = serde_json::from_str(&verdict.stdout)?;
+    let findings = verdict["findings"].as_array().context("findings")?;
+    let refused = findings.iter().filter(|f| f["outcome"] == "refused");
+    let refused: Vec<_> = refused.filter_map(|f| f["check"].as_str()).collect();
+    let expected: &[&str] = if whole { &[] } else { &["P-KEYS"] };
+    ensure!(refused == expected, "{verdict:#}");
+    Ok(())
 }
 
 /// A user CA and a certificate with RSA keys, by openssl.

@@ -49,7 +49,7 @@ use tpm::vtpm::Vtpm;
 use verify::{
     binding::{Claim, Record},
     digest::FileDigest,
-    event::{Backend, HostLink},
+    event::{Backend, Event, HostLink},
     id::{ContainerId, UnixTime},
     policy::{Admission, Programs},
     profile::Peer,
@@ -195,6 +195,10 @@ pub fn run(begin: Begin, lifeline: Channel, fds: Vec<OwnedFd>, group: Group) -> 
         Ok(keys) => keys,
         Err(disagreement) => return create.send(&Answer::<Kept>::of(Err(disagreement)), &[]),
     };
+    if let Some(keys) = &keys {
+        let event = Event::KernelKeys(keys.event());
+        guarded.journal.record(&event)?;
+    }
     let kept = Kept {
         kernel_keys: keys.as_ref().map(keys::Retained::said),
     };

@@ -4,9 +4,10 @@ use super::facts::Facts;
 use super::grounds::without_list;
 use super::launch;
 use super::log::ContainerLog;
-use super::{Answer, all_of, or_refuse, refused, unknown};
+use super::{Answer, Problem, all_of, ok, or_refuse, refused, unknown, waivable};
+use crate::check::Waiver;
 use crate::digest::FileDigest;
-use crate::event::{Enter, EnterVerdict, Event, Inside};
+use crate::event::{Enter, EnterVerdict, Event, Inside, KernelCheck};
 use crate::imalog::EncodedPath;
 use crate::siglist::{ListRefusal, NotListed};
 use std::collections::BTreeSet;
@@ -103,6 +104,34 @@ pub(super) fn list(facts: &Facts<'_>) -> Answer {
             list.list().files().len()
         ),
     )
+}
+
+/// The kernel's own word on the list's signer: a second verifier, which may lack an algorithm. One that
+/// disagreed has ended the container.
+pub(super) fn kernel(facts: &Facts<'_>) -> Answer {
+    let log = facts.log()?;
+    let said = |event: &Event| matches!(event, Event::KernelKeys(_));
+    if let Some(answer) = without_list(facts) {
+        return match log.events.iter().any(said) {
+            false => answer,
+            true => refused("the kernel checked a list, and there is none"),
+        };
+    }
+    let keys = log.one("attestrun.kernel-keys", |event| match event {
+        Event::KernelKeys(keys) => Some(keys),
+        _ => None,
+    })?;
+    let what = match keys.checked {
+        KernelCheck::Signature if keys.why.is_empty() => {
+            return ok("chain and signature of the list, by the kernel too");
+        }
+        KernelCheck::Signature => {
+            return refused(format!("a whole check with a reason: {}", keys.why));
+        }
+        KernelCheck::Chain => format!("the kernel checked the chain alone: {}", keys.why),
+        KernelCheck::None => format!("the kernel checked nothing: {}", keys.why),
+    };
+    waivable(facts, Waiver::KernelKeys, Problem::Refused(what))
 }
 
 /// Every executed file is a listed program, at its path or by its content (a copy of a listed program

@@ -192,6 +192,7 @@ impl Measured {
             | Event::FilesDone(_)
             | Event::NoList(_)
             | Event::Separator(_)
+            | Event::KernelKeys(_)
             | Event::Hooked(_)
             | Event::Exec(_)
             | Event::Inside(_) => {}

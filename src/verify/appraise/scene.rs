@@ -8,8 +8,8 @@ use crate::binding::{self, Claim, HostPart, Kind, LogEntry, Record};
 use crate::digest::*;
 use crate::event::{
     Backend, Enforce, EnterMode, Event, Exec, ExecLog, Executable, Grounds, HostLink, How, Image,
-    Latitude, Launch, List, Measure, MountsRule, Origin, Policy, ProgramsRule, Rootfs, RootfsCheck,
-    RootfsDone, Runtime, Tier, TierName, UpperRule, User,
+    KernelCheck, KernelKeys, Latitude, Launch, List, Measure, MountsRule, Origin, Policy,
+    ProgramsRule, Rootfs, RootfsCheck, RootfsDone, Runtime, Tier, TierName, UpperRule, User,
 };
 use crate::evidence::{HostPcrs, LogFrom, Root};
 use crate::hostlist::HostPolicy;
@@ -306,6 +306,10 @@ impl Scene {
             }),
         ];
         events.extend((0..8).map(|n| Event::Separator(PcrIndex::new(n).unwrap())));
+        events.push(Event::KernelKeys(KernelKeys {
+            checked: KernelCheck::Signature,
+            why: String::new(),
+        }));
         events.push(Event::Start);
         events
     }

@@ -370,6 +370,27 @@ pub struct Tier {
     pub kernel: String,
 }
 
+/// How far the kernel itself has checked the list's signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KernelCheck {
+    /// The chain to the user CA, and the signature.
+    Signature,
+    /// The chain alone.
+    Chain,
+    /// Nothing.
+    None,
+}
+
+/// PCR 11, before the start: what the kernel's keyrings did with the certificates behind the list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelKeys {
+    pub checked: KernelCheck,
+    /// Why it went no further; empty if it went all the way.
+    pub why: String,
+}
+
 /// PCR 11: the container starts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -489,6 +510,7 @@ words! {
     MountsRule { Programs "programs", Measure "measure", Any "any" }
     UpperRule { Pristine "pristine", Any "any" }
     Enforce { Enforce "enforce", Audit "audit" }
+    KernelCheck { Signature "signature", Chain "chain", None "none" }
     TierName { None "none", Fanotify "fanotify" }
     Measure { Manifest "manifest", Files "files", Listed "listed" }
     Latitude { Any "any", Deny "deny" }

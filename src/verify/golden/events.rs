@@ -300,6 +300,12 @@ fn events() -> Vec<(Event, u8, &'static str, String)> {
             "attestrun.tier",
             r#"{"kernel":"6.1.0-18-amd64","tier":"none"}"#.into(),
         ),
+        (
+            Event::KernelKeys(KernelKeys { checked: KernelCheck::Chain, why: "no RSA".into() }),
+            11,
+            "attestrun.kernel-keys",
+            r#"{"checked":"chain","why":"no RSA"}"#.into(),
+        ),
         (Event::Start, 11, "attestrun.start", "{}".into()),
         (
             Event::Hooked(HookAdditions {

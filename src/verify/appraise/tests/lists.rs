@@ -4,7 +4,9 @@ use super::super::scene::executed;
 use super::modes::edit_policy;
 use super::*;
 use crate::digest::FileDigest;
-use crate::event::{Enter, EnterMode, EnterVerdict, Event, Fault, How, Ids};
+use crate::event::{
+    Enter, EnterMode, EnterVerdict, Event, Fault, How, Ids, KernelCheck, KernelKeys,
+};
 
 #[test]
 fn accept_copy_of_a_listed_program() {
@@ -44,6 +46,45 @@ fn refuse_programs_that_are_not_listed() {
             .unwrap(),
     );
     assert_refused(&scene, &["container P-UNLISTED"]);
+}
+
+/// A kernel that could not check is waived by name; what is missing or contradicts itself is not.
+#[test]
+fn the_kernels_check_is_whole_or_waived() {
+    const EVENT: &str = "attestrun.kernel-keys";
+    let keys = |checked, why: &str| KernelKeys {
+        checked,
+        why: why.to_owned(),
+    };
+    for (checked, why, waivable) in [
+        (KernelCheck::Chain, "no signatures", true),
+        (KernelCheck::None, "no P-256", true),
+        (KernelCheck::Signature, "but not really", false),
+    ] {
+        let mut scene = Scene::new();
+        scene.edit_event(EVENT, |event| {
+            *event = Event::KernelKeys(keys(checked, why));
+        });
+        let appraisal = assert_refused(&scene, &["container P-KEYS"]);
+        let found = appraisal.findings.iter().find(|f| f.check == Check::PKeys);
+        assert!(found.unwrap().detail.contains(why));
+        scene.expect.waive.push(Waiver::KernelKeys);
+        assert_eq!(scene.appraise().verdict.word() == "accepted", waivable);
+    }
+    let event = Event::KernelKeys(keys(KernelCheck::Signature, "")).to_entry();
+    let event = event.unwrap();
+    let mut missing = Scene::new();
+    missing.log.retain(|entry| *entry != event);
+    missing.expect.waive.push(Waiver::KernelKeys);
+    assert_eq!(with(&missing.appraise(), "unknown"), ["container P-KEYS"]);
+    let mut twice = Scene::new();
+    let at = twice.log.iter().position(|entry| *entry == event).unwrap();
+    twice.log.insert(at, event.clone());
+    assert_refused(&twice, &["container P-KEYS"]);
+    let mut late = Scene::new();
+    late.log.retain(|entry| *entry != event);
+    late.log.push(event);
+    assert_refused(&late, &["container L-FIRST"]);
 }
 
 fn enter(verdict: EnterVerdict, capabilities: &[&str]) -> Event {
