@@ -177,6 +177,11 @@ fn deb_installs_runs_upgrades_and_purges(world: &World) -> Result<()> {
             .says_not("attestrun-")?;
     }
 
+    // A container more than the kernel lets root watch could not be made.
+    let file = "/usr/lib/sysctl.d/60-attestrun.conf";
+    let limits = machine.run(&["sysctl", "--dry-run", "--load", file]).ok()?;
+    limits.says("fs.fanotify.max_user_groups = 4096")?;
+
     // An administrator's change survives an upgrade.
     let policy = machine.root.join("etc/attestrun/policy.toml");
     let changed = format!("{}# mine\n", fs::read_to_string(&policy)?);

@@ -51,7 +51,8 @@ impl Group {
                 "the kernel gives no permission events of fanotify ({error})"
             ))),
             Err(NoGroup::Failed(error)) => Err(error).context(
-                "cannot make a fanotify group; more containers than fs.fanotify.max_user_groups?",
+                "cannot make a group of fanotify events; are there more containers than fs.fanotify.max_user_groups? \
+                 The package has a sysctl file that raises it",
             ),
         }
     }
