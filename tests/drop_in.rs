@@ -557,9 +557,13 @@ fn terminal_by_console_socket(world: &World, rt: &Runtime) -> Result<()> {
         fs::File::from(terminal.context("no terminal came over the console socket")?);
     rt.on("start", &bundle).ok()?;
     rt.wait_for(&bundle, "stopped")?;
-    let mut text = vec![0; 1024];
-    let got = terminal.read(&mut text)?;
-    let text = String::from_utf8_lossy(&text[..got]).replace('\r', "");
+    // the kernel hands over in pieces; with nobody at the other end the last one is followed by EIO
+    let mut text = Vec::new();
+    let mut piece = [0; 1024];
+    while let Ok(got @ 1..) = terminal.read(&mut piece) {
+        text.extend_from_slice(&piece[..got]);
+    }
+    let text = String::from_utf8_lossy(&text).replace('\r', "");
     ensure!(
         text.contains("/dev/") && text.contains("33 99") && text.contains("done"),
         "{text:?}"
