@@ -189,12 +189,13 @@ impl Lending {
             Err(why) => return Ok(Self::Not(why)),
         };
         let place = Path::new(PLACE);
-        let mounts = spec.mounts().iter().flatten();
+        let mut mounts = spec.mounts().iter().flatten();
         let at = |mount: &&Mount| {
             let there = crate::bundle::plain(mount.destination());
             place.starts_with(&there) && there != Path::new("/") || there.starts_with(place)
         };
-        if let Some(mount) = mounts.filter(at).last() {
+        // of several the last one is seen
+        if let Some(mount) = mounts.rfind(at) {
             let tmpfs = mount.typ().as_deref() == Some("tmpfs");
             let there = crate::bundle::plain(mount.destination());
             let above = place.starts_with(&there) && there != place;

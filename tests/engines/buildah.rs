@@ -12,7 +12,7 @@ use crate::{
 };
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use std::fs;
+use std::{fs, path::Path};
 
 pub const MODULE: Module = Module {
     name: "buildah",
@@ -102,6 +102,15 @@ fn run_and_bud_under_an_entry(world: &World, rt: &Runtime) -> Result<()> {
             .arg(&dir)
             .ok()?;
         bud.says("one")?;
+        // what a step was lent is no part of what it built
+        let built = buildah(world)?
+            .args(["from", "--pull-never", image])
+            .ok()?
+            .stdout;
+        let root = buildah(world)?.args(["mount", built.trim()]).ok()?.stdout;
+        let left = Path::new(root.trim()).join("run/attestrun").exists();
+        buildah(world)?.args(["rm", built.trim()]).ok()?;
+        ensure!(!left, "the image has a directory /run/attestrun");
         buildah(world)?.args(["rmi", "-f", image]).ok()?;
         Ok(())
     })

@@ -10,7 +10,7 @@ use anyhow::{Context as _, anyhow, bail};
 use std::{fs, path::Path};
 use verify::{
     id::UnixTime,
-    tpm2::{CertifiedEk, EndorsementKey, NoScalar, Public, TpmName, certify, make_credential},
+    tpm2::{CertifiedEk, EndorsementKey, Public, TpmName, certify, make_credential},
     wire::{Activated, Endorsement},
 };
 
@@ -122,9 +122,8 @@ fn activate(agent: &Agent, ak: &TpmName, ek: &CertifiedEk) -> anyhow::Result<()>
     let secret = key::random::<32>()?;
     let credential = loop {
         // one number in 2^32 is none of the curve's
-        match make_credential(ek.key(), ak, &secret, &key::random::<32>()?) {
-            Ok(credential) => break credential,
-            Err(NoScalar) => {}
+        if let Ok(credential) = make_credential(ek.key(), ak, &secret, &key::random::<32>()?) {
+            break credential;
         }
     };
     let body = |_| Ok(credential.encode()?);

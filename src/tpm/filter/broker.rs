@@ -225,10 +225,10 @@ impl Broker {
         if given {
             self.client(client).sessions.remove(&session);
             self.saved.push_back(session);
-            if self.saved.len() > SAVED {
-                if let Some(oldest) = self.saved.pop_front() {
-                    self.end(oldest)?;
-                }
+            if self.saved.len() > SAVED
+                && let Some(oldest) = self.saved.pop_front()
+            {
+                self.end(oldest)?;
             }
             return Ok(());
         }
