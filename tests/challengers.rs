@@ -43,6 +43,7 @@ pub const MODULE: Module = Module {
         ),
         Test::Once("local_users_see_no_content", local_users_see_no_content),
         Test::Once("answers_are_as_documented", answers_are_as_documented),
+        Test::Once("results_are_for_others_too", results_are_for_others_too),
     ],
 };
 
@@ -405,4 +406,102 @@ fn answers_are_as_documented(world: &World) -> Result<()> {
         judged(schema).fails().context(schema)?;
     }
     rt.down(&bundle)
+}
+
+/// A signed token that somebody else's JWT library verifies, and a page.
+fn results_are_for_others_too(world: &World) -> Result<()> {
+    let rt = ours(world)?;
+    let bundle = up(world, &rt, 0)?;
+    let at = |name: &str| world.work.join(name);
+    let owner = &world.open_for_business()?.owner;
+    let challenge = |waivers: &[&str]| -> Result<Output> {
+        world
+            .ctl()?
+            .args(["challenge", "--ear-nonce", "relying-party-1", "--ear"])
+            .arg(at("result.jwt"))
+            .arg("--ear-key")
+            .arg(owner.at("image.key"))
+            .arg("--report")
+            .arg(at("report.html"))
+            .arg("--policy")
+            .arg(world.expectations(waivers)?)
+            .arg(&bundle.id)
+            .output()
+    };
+    let script = "import sys,json,jwt\n\
+                  t=open(sys.argv[1]).read()\n\
+                  print(json.dumps(jwt.decode(t,open(sys.argv[2]).read(),algorithms=['ES256'])))";
+    let (token, public) = (at("result.jwt"), owner.at("image.pub"));
+    let read = |public: &Path| cmd!("/usr/bin/python3", "-c", script, &token, public);
+    let output = challenge(&WAIVERS)?;
+    ensure!(output.code() == 0, "{output}");
+    let claims: Value = serde_json::from_str(&read(&public).ok()?.stdout)?;
+    ensure!(
+        claims["eat_profile"] == "tag:ietf.org,2026:rats/ear#04",
+        "{claims}"
+    );
+    ensure!(claims["eat_nonce"] == "relying-party-1", "{claims}");
+    let (host, container) = (&claims["submods"]["host"], &claims["submods"]["container"]);
+    // A software root is waived by name, and nobody reads that as affirming.
+    ensure!(host["ear_status"] == "warning", "{host}");
+    ensure!(
+        host["ear_trustworthiness_vector"]["hardware"] == 32,
+        "{host}"
+    );
+    ensure!(
+        container["ear_trustworthiness_vector"]["executables"] == 2,
+        "{container}"
+    );
+    ensure!(
+        container["attestrun_container"] == bundle.id.as_str(),
+        "{container}"
+    );
+    let page = fs::read_to_string(at("report.html"))?;
+    for word in ["accepted", &bundle.id, "Q-SIG", "default-src 'none'"] {
+        ensure!(page.contains(word), "the page does not say {word}");
+    }
+    // Another key, or one byte more: no result.
+    fs::write(
+        at("other.pub"),
+        cmd!("openssl", "ec", "-in", nobodys_key(world)?, "-pubout")
+            .ok()?
+            .stdout,
+    )?;
+    read(&at("other.pub")).fails()?;
+    let text = fs::read_to_string(&token)?;
+    let (head, rest) = text.split_once('.').context("a token")?;
+    fs::write(&token, format!("{head}.{}", rest.replacen('a', "b", 1)))?;
+    read(&public).fails()?;
+    // What is refused is said to be.
+    let output = challenge(&["no-ima", "tier-none"])?;
+    ensure!(output.code() == 1, "{output}");
+    let claims: Value = serde_json::from_str(&read(&public).ok()?.stdout)?;
+    let host = &claims["submods"]["host"];
+    ensure!(host["ear_status"] == "contraindicated", "{host}");
+    ensure!(
+        host["attestrun_refused"].to_string().contains("H-ROOT"),
+        "{host}"
+    );
+    ensure!(
+        fs::read_to_string(at("report.html"))?.contains("refused"),
+        "the page"
+    );
+    rt.down(&bundle)
+}
+
+/// A key of nobody's.
+fn nobodys_key(world: &World) -> Result<PathBuf> {
+    let key = world.work.join("nobodys.key");
+    cmd!(
+        "openssl",
+        "ecparam",
+        "-name",
+        "prime256v1",
+        "-genkey",
+        "-noout",
+        "-out",
+        &key
+    )
+    .ok()?;
+    Ok(key)
 }

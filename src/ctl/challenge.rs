@@ -9,8 +9,10 @@ mod kept; // evidence in files, and what was asked for it
 use crate::{
     agent::AgentArgs,
     challenger::{self, Answered, Asked, Challenger},
-    disk,
+    disk, ear,
+    key::SigningKey,
     memory::Store,
+    page,
     report::{Report, Style, Usage},
     verdict,
 };
@@ -54,6 +56,18 @@ pub struct Challenge {
     /// Insist on a quote of the host for this challenge alone
     #[arg(long)]
     no_batch: bool,
+    /// Write the verdict as an HTML page
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Write the verdict as a signed token (EAR, a JWT), good for `max_age_secs`
+    #[arg(long, value_name = "FILE", requires = "ear_key")]
+    ear: Option<PathBuf>,
+    /// The key that signs it (ECDSA P-256, PEM)
+    #[arg(long, value_name = "FILE", requires = "ear")]
+    ear_key: Option<PathBuf>,
+    /// The relying party's nonce, to be in the token [default: the challenge's]
+    #[arg(long, value_name = "TEXT", requires = "ear", value_parser = relying_nonce, allow_hyphen_values = true)]
+    ear_nonce: Option<String>,
     /// Keep the evidence in this file; that of peers in FILE.peer-1 and so on
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
@@ -118,6 +132,7 @@ pub fn challenge(args: &Challenge, style: Style) -> anyhow::Result<Report> {
     });
     let peers: Vec<_> = peers.collect::<anyhow::Result<_>>()?;
     let container = container(&args.container)?;
+    let ear_key = args.ear_key.as_deref().map(SigningKey::read).transpose()?;
     let memory = args.memory.clone();
     let store =
         Store::open(&memory.unwrap_or_else(|| args.expected.policy.with_extension("memory")))?;
@@ -150,6 +165,7 @@ pub fn challenge(args: &Challenge, style: Style) -> anyhow::Result<Report> {
     if let Some(path) = &args.save {
         disk::replace(path, "the evidence", &evidence.encode())?;
     }
+    args.write(&asked, &appraisal, &policy.expect, ear_key.as_ref())?;
     let mut report = verdict::report(&appraisal, style);
     report.add("nonce", BASE64URL.encode(asked.nonce.as_bytes()));
     report.add("asked_at", asked.at.to_string());
@@ -170,6 +186,44 @@ pub fn challenge(args: &Challenge, style: Style) -> anyhow::Result<Report> {
         ));
     }
     Ok(report)
+}
+
+impl Challenge {
+    /// The verdict for others: a page for people, a token for programs.
+    fn write(
+        &self,
+        asked: &Asked,
+        appraisal: &Appraisal,
+        expect: &Expectations,
+        key: Option<&SigningKey>,
+    ) -> anyhow::Result<()> {
+        let nonce = BASE64URL.encode(asked.nonce.as_bytes());
+        if let Some(path) = &self.report {
+            let facts = [
+                ("asked at", asked.at.to_string()),
+                ("nonce", nonce.clone()),
+                ("bound to", String::from(asked.channel)),
+                ("expectations", self.expected.policy.display().to_string()),
+            ];
+            let page = page::html(appraisal, &facts);
+            disk::replace(path, "the report", page.as_bytes())?;
+        }
+        // The grammar demands both or none.
+        if let (Some(path), Some(key)) = (&self.ear, key) {
+            let nonce = self.ear_nonce.as_ref().unwrap_or(&nonce);
+            let token = ear::token(appraisal, asked, nonce, expect.max_age_secs, key)?;
+            disk::replace(path, "the result", token.as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+/// RFC 9711, section 4.1: 8 to 88 bytes in JSON.
+fn relying_nonce(text: &str) -> Result<String, String> {
+    match (8..=88).contains(&text.len()) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("{} bytes; a token's nonce has 8 to 88", text.len())),
+    }
 }
 
 pub fn appraise_file(args: &Appraise, style: Style) -> anyhow::Result<Report> {

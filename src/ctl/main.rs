@@ -13,6 +13,7 @@ mod certificate; // X.509 files
 mod challenge;
 mod challenger; // one challenge, from nonce to verdict
 mod disk; // reading and writing files
+mod ear; // signed results
 mod enroll;
 mod fetch;
 mod host_policy; // of a host list
@@ -22,6 +23,7 @@ mod key; // private keys of publishers
 mod list;
 mod log;
 mod memory; // what earlier answers said
+mod page; // a verdict as HTML
 mod policy;
 mod progress; // bars on terminals
 mod report; // what a verb says and how it ends

@@ -54,13 +54,8 @@ fn text(appraisal: &Appraisal, style: Style) -> String {
     };
     // Writing to a String cannot fail.
     let mut out = String::new();
-    let (host, container) = (
-        host(
-            &appraisal.host,
-            matches!(appraisal.verdict, Verdict::Accepted(_)),
-        ),
-        container(&appraisal.container),
-    );
+    let host = about(appraisal, Subject::Host);
+    let container = about(appraisal, Subject::Container);
     let _ = writeln!(out, "{}", style.bold(&shown(&host.0)));
     for fact in &host.1 {
         let _ = writeln!(out, "│ {}", shown(fact));
@@ -125,7 +120,7 @@ fn line(out: &mut String, indent: &str, finding: &Finding, style: Style) {
 
 /// Evidence is foreign text: nothing in it may move the cursor or turn the reading direction
 /// (Unicode Bidirectional Algorithm, UAX #9, section 2).
-fn shown(text: &str) -> String {
+pub fn shown(text: &str) -> String {
     let hidden = |c: char| {
         c.is_control()
             || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -133,6 +128,15 @@ fn shown(text: &str) -> String {
     text.chars()
         .map(|c| if hidden(c) { '\u{fffd}' } else { c })
         .collect()
+}
+
+/// Title and facts of host or container.
+pub fn about(appraisal: &Appraisal, subject: Subject) -> (String, Vec<String>) {
+    let proved = matches!(appraisal.verdict, Verdict::Accepted(_));
+    match subject {
+        Subject::Host => host(&appraisal.host, proved),
+        Subject::Container => container(&appraisal.container),
+    }
 }
 
 /// The host's title and what it says of itself.
