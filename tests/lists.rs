@@ -1,6 +1,7 @@
 //! Signature lists on a host: what may be one, that none goes back, both envelopes with openssl alone, and
 //! what attestctl makes of them for others.
 
+mod by_hand; // the man pages' recipes
 mod cosign; // real cosign signs lists
 mod kernel; // the kernel's keyrings
 pub mod large; // a million files
@@ -49,6 +50,10 @@ pub const MODULE: Module = Module {
         Test::Once(
             "killed_at_any_moment_none_goes_back",
             killed_at_any_moment_none_goes_back,
+        ),
+        Test::Once(
+            "each_step_by_openssl_alone",
+            by_hand::each_step_by_openssl_alone,
         ),
         Test::Once(
             "a_bundle_made_with_openssl_is_accepted",
