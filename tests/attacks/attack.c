@@ -224,6 +224,26 @@ int main(int argc, char **argv)
 			waitpid(child, 0, 0);
 		return copied(target, "/root/twice");
 	}
+	WAY("later-mapping") { /* run, changed through a mapping made and closed since, run again */
+		struct stat stat;
+		int out = open("/root/later", O_RDWR | O_CREAT | O_TRUNC, 0755);
+		copy("/bin/busybox", out);
+		close(out);
+		char *quiet[] = {"true", 0};
+		pid_t child;
+		if ((errno = posix_spawn(&child, "/root/later", 0, 0, quiet, environ)))
+			return no("posix_spawn");
+		waitpid(child, 0, 0);
+		usleep(300000); /* nobody holds it any more */
+		out = open("/root/later", O_RDWR);
+		fstat(out, &stat);
+		char *page = mmap(0, stat.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, out, 0);
+		page[stat.st_size - 1] ^= 1; /* another content, which runs all the same */
+		munmap(page, stat.st_size);
+		close(out);
+		execve("/root/later", words, environ);
+		return no("execve");
+	}
 	WAY("shared-mapping") { /* run, overwritten through a mapping that was there before, run again */
 		struct stat stat;
 		int out = open("/root/mapped", O_RDWR | O_CREAT | O_TRUNC, 0755);

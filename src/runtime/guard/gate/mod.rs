@@ -3,8 +3,10 @@
 //!
 //! The kernel asks with a descriptor; nothing here opens a path of the container, so the gate never waits
 //! for itself. Fails closed: the keeper holds the group of events too, so that a guard's death answers
-//! nobody, and keeps it until all processes of the container are gone. A file that was allowed is not
-//! asked about again until it is modified.
+//! nobody, and keeps it until all processes of the container are gone.
+//!
+//! Each execution is measured anew: a store through a shared mapping changes a file without an event, so no
+//! mark that lets a file pass until it is modified could be believed.
 //!
 //! What this tier does not see is in the event's and the README's words for it.
 
@@ -191,16 +193,7 @@ impl Watch {
 
     fn answer(&mut self, asked: Asked) -> Result<()> {
         let verdict = self.judge.judge(&asked);
-        let allow = match &verdict {
-            judge::Verdict::Denied => false,
-            judge::Verdict::Unseen => true,
-            judge::Verdict::Allowed => {
-                // under the lease: what is written later is asked about again. Without the mark each
-                // execution asks.
-                sys::settle(self.group.as_fd(), asked.file.as_fd()).ok();
-                true
-            }
-        };
+        let allow = verdict != judge::Verdict::Denied;
         sys::answer(self.group.as_fd(), &asked.file, allow).context("cannot answer")?;
         if verdict == judge::Verdict::Allowed {
             self.held.push_back((Instant::now() + HOLD, asked.file));

@@ -52,26 +52,12 @@ pub fn mark(group: BorrowedFd<'_>, extent: Extent, place: BorrowedFd<'_>) -> Res
         Extent::FileSystem => libc::FAN_MARK_FILESYSTEM,
         Extent::Mount => libc::FAN_MARK_MOUNT,
     };
-    change(group, libc::FAN_MARK_ADD | extent, place)
-}
-
-/// Until the file is modified, or forgotten by the kernel, nobody is asked about it again.
-pub fn settle(group: BorrowedFd<'_>, file: BorrowedFd<'_>) -> Result<()> {
-    const EVICTABLE: libc::c_uint = 0x200; // linux/fanotify.h, FAN_MARK_EVICTABLE
-    change(
-        group,
-        libc::FAN_MARK_ADD | libc::FAN_MARK_IGNORED_MASK | EVICTABLE,
-        file,
-    )
-}
-
-fn change(group: BorrowedFd<'_>, flags: libc::c_uint, place: BorrowedFd<'_>) -> Result<()> {
     let path = CString::new(format!("/proc/self/fd/{}", place.as_raw_fd()))?;
     // SAFETY: the kernel reads a C string.
     let done = unsafe {
         libc::fanotify_mark(
             group.as_raw_fd(),
-            flags,
+            libc::FAN_MARK_ADD | extent,
             libc::FAN_OPEN_EXEC_PERM,
             libc::AT_FDCWD,
             path.as_ptr(),
