@@ -138,7 +138,14 @@ pub const SHARED: &str = "shared";
 
 /// What these launches have beyond the default rules.
 pub fn relaxations() -> Vec<&'static str> {
-    vec!["cap:*", "device:*", "namespace:*", "shown:*", "writable:*"]
+    vec![
+        "cap:*",
+        "device:*",
+        "namespace:*",
+        "shown:*",
+        "sysctl:*",
+        "writable:*",
+    ]
 }
 
 /// As `docker run --privileged`: every capability there is here, no filter, nothing masked.
