@@ -209,7 +209,9 @@ fn keys_and_certificates(world: &World) -> Result<()> {
 fn trust_files_that_others_can_change(world: &World) -> Result<()> {
     let rt = ours(world)?;
     let key = format!("{TRUST}/image.pub");
-    let spoils: [(&str, &str, &str, &str); 8] = [
+    let store_parent = Path::new(STORE).parent().context("parent")?;
+    let store_parent = store_parent.display().to_string();
+    let spoils: [(&str, &str, &str, &str); 10] = [
         (&key, "chmod 0666", "chmod 0644", "chmod go-w"),
         (&key, "chown 12345", "chown 0", "belongs to uid 12345"),
         (
@@ -227,6 +229,18 @@ fn trust_files_that_others_can_change(world: &World) -> Result<()> {
             "chmod 0646",
             "chmod 0644",
             "cannot read the configuration",
+        ),
+        (
+            STORE,
+            "chmod 0775",
+            "chmod 0755",
+            "cannot use the signature store",
+        ),
+        (
+            &store_parent,
+            "chmod 0777",
+            "chmod 0755",
+            "cannot use the signature store",
         ),
     ];
     for mode in ["enforce", "audit"] {

@@ -32,4 +32,4 @@ pub mod watch; // layers that the kernel is asked to tell of
 
 pub use beneath::{open_directory, read_bounded};
 pub use sys::ignore_lease_signals;
-pub use trusted::{MAX_TRUST_FILE, read_trusted};
+pub use trusted::{MAX_TRUST_FILE, read_trusted, require_trusted_directory};

@@ -29,6 +29,27 @@ const MAX_LINKS: usize = 40;
 /// others can neither write nor replace. Errors name what is wrong, with the remedy, in no words of the
 /// system's that engines take for something else ("no such file").
 pub fn read_trusted(path: &Path, max: u64) -> Result<Vec<u8>> {
+    match walk(path)? {
+        End::File(file, shown) => {
+            read_at_most(file, max).with_context(|| shown.display().to_string())
+        }
+        End::Directory(_) => bail!("{} is a directory", path.display()),
+    }
+}
+
+/// The same demand on a directory: what is in it is its reader's matter.
+pub fn require_trusted_directory(path: &Path) -> Result<()> {
+    match walk(path)? {
+        End::Directory(place) => {
+            let stat = fs::fstat(&place.fd).with_context(|| place.shown.display().to_string())?;
+            require_private(&stat, &place.shown)
+        }
+        End::File(_, shown) => bail!("{} is no directory", shown.display()),
+    }
+}
+
+/// What is at the end of a path that nobody else can lead elsewhere.
+fn walk(path: &Path) -> Result<End> {
     ensure!(path.is_absolute(), "{} is not absolute", path.display());
     let mut links = 0;
     let mut here = Place::root()?;
@@ -47,11 +68,11 @@ pub fn read_trusted(path: &Path, max: u64) -> Result<Vec<u8>> {
             }
             Step::File(file, shown) => {
                 ensure!(waiting.is_empty(), "{} is no directory", shown.display());
-                return read_at_most(file, max).with_context(|| shown.display().to_string());
+                return Ok(End::File(file, shown));
             }
         }
     }
-    bail!("it is a directory")
+    Ok(End::Directory(here))
 }
 
 /// The names on a way, last one first.
@@ -72,6 +93,11 @@ fn names(path: &Path) -> Result<Vec<OsString>> {
 struct Place {
     fd: OwnedFd,
     shown: PathBuf,
+}
+
+enum End {
+    File(File, PathBuf),
+    Directory(Place),
 }
 
 enum Step {
@@ -231,6 +257,26 @@ mod tests {
         // what belongs to root in a sticky directory stays what it is
         mode(&scratch.join("trust"), 0o1777);
         assert_eq!(read(&file).unwrap(), b"key");
+    }
+
+    #[test]
+    fn refuse_directories_that_others_can_fill_or_replace() {
+        let scratch = Scratch::new();
+        let file = scratch.write("store/deep/index", "x");
+        let deep = scratch.join("store/deep");
+        require_trusted_directory(&deep).unwrap();
+        for (spoilt, bits) in [
+            ("store", 0o777),
+            ("store/deep", 0o775),
+            ("store/deep", 0o1777),
+        ] {
+            mode(&scratch.join(spoilt), bits);
+            let why = require_trusted_directory(&deep).unwrap_err().to_string();
+            assert!(why.contains(spoilt) && why.contains("chmod go-w"), "{why}");
+            mode(&scratch.join(spoilt), 0o755);
+        }
+        assert!(require_trusted_directory(&file).is_err());
+        assert!(require_trusted_directory(&scratch.join("absent")).is_err());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use content::{MAX_TRUST_FILE, read_trusted};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use verify::{
-    cms::certificates_from_pem,
+    cms::{certificates_from_pem, revocation_list},
     policy::{ContainersPolicy, PATH, Policy, Rule},
     signature::{PublicKey, TrustRoot},
 };
@@ -93,17 +93,32 @@ fn host(path: &Path) -> anyhow::Result<Report> {
 
 /// What is wrong with the files that `rule` names.
 fn check_files(rule: &Rule) -> Vec<String> {
-    rule.files()
-        .filter_map(|(kind, path)| {
-            let found = read_trusted(path, MAX_TRUST_FILE).map_err(|e| format!("{e:#}"));
-            let why = found.and_then(|bytes| check_file(kind, &bytes)).err()?;
-            let path = path.display();
-            Some(format!(
-                "rule {}: reading the {kind} {path}: {why}",
-                rule.terms.name
-            ))
-        })
+    let wrong = rule.files().flat_map(|(kind, path)| check_path(kind, path));
+    wrong
+        .map(|why| format!("rule {}: {why}", rule.terms.name))
         .collect()
+}
+
+/// What is wrong with a file, and with those that it names itself.
+fn check_path(kind: &str, path: &Path) -> Vec<String> {
+    let told = |why: String| vec![format!("reading the {kind} {}: {why}", path.display())];
+    let bytes = match read_trusted(path, MAX_TRUST_FILE) {
+        Ok(bytes) => bytes,
+        Err(error) => return told(format!("{error:#}")),
+    };
+    match check_file(kind, &bytes) {
+        Err(why) => told(why),
+        Ok(()) if kind == "policy.json" => match ContainersPolicy::parse(&bytes) {
+            Ok(policy) => {
+                let files = policy.files().into_iter();
+                files
+                    .flat_map(|(kind, path)| check_path(kind, path))
+                    .collect()
+            }
+            Err(error) => told(error.to_string()),
+        },
+        Ok(()) => Vec::new(),
+    }
 }
 
 fn check_file(kind: &str, bytes: &[u8]) -> Result<(), String> {
@@ -115,7 +130,9 @@ fn check_file(kind: &str, bytes: &[u8]) -> Result<(), String> {
         ("key", pem) => said(PublicKey::from_pem(&String::from_utf8_lossy(pem))),
         ("user-ca", pem) => said(certificates_from_pem(pem)),
         ("trusted-root", json) => said(TrustRoot::from_json(json)),
-        ("policy.json", json) => said(ContainersPolicy::parse(json)),
+        ("crl", list) => said(revocation_list(list)),
+        ("fulcio-ca", pem) => said(TrustRoot::from_pems(&[&String::from_utf8_lossy(pem)], &[])),
+        ("rekor-key", pem) => said(TrustRoot::from_pems(&[], &[&String::from_utf8_lossy(pem)])),
         _ => Ok(()),
     }
 }
@@ -186,15 +203,55 @@ mod tests {
     }
 
     #[test]
+    fn refuse_files_that_a_containers_policy_cannot_use() {
+        let dir = Scratch::new();
+        let at = |name: &str| dir.path().join(name);
+        policy(&dir); // and with it a key and a certificate
+        std::fs::write(at("text"), "text").unwrap();
+        let file = at("policy.json");
+        let written = |signers: &str| {
+            let by = format!(r#"{{"type": "sigstoreSigned", {signers}}}"#);
+            std::fs::write(&file, format!(r#"{{"default": [{by}]}}"#)).unwrap();
+            check_path("policy.json", &file)
+        };
+        let (key, ca, text) = (at("demo.pub"), at("ca/ca.pem"), at("text"));
+        let fulcio = |ca: &Path, log: &Path| {
+            format!(
+                r#""fulcio": {{"caPath": {ca:?}, "oidcIssuer": "i", "subjectEmail": "e"}}, "rekorPublicKeyPath": {log:?}"#
+            )
+        };
+        let by_key = |key: &Path| format!(r#""keyPath": {key:?}"#);
+        assert_eq!(written(&by_key(&key)), Vec::<String>::new());
+        assert_eq!(written(&fulcio(&ca, &key)), Vec::<String>::new());
+        for (signers, kind) in [
+            (by_key(&text), "key"),
+            (by_key(&at("absent")), "key"),
+            (fulcio(&text, &key), "fulcio-ca"),
+            (fulcio(&ca, &text), "rekor-key"),
+        ] {
+            let wrong = written(&signers);
+            assert_eq!(wrong.len(), 1, "{signers}: {wrong:?}");
+            let begins = format!("reading the {kind} {}", dir.path().display());
+            assert!(wrong[0].starts_with(&begins), "{wrong:?}");
+        }
+        assert!(written(r#""keyPth": "/x""#)[0].contains("keyPth"));
+    }
+
+    #[test]
     fn refuse_what_a_rule_cannot_use() {
         let dir = Scratch::new();
         let file = dir.path().join("policy.toml");
         let good = policy(&dir);
-        std::fs::write(dir.path().join("text"), "text").unwrap();
+        let text = dir.path().join("text");
+        std::fs::write(&text, "text").unwrap();
         for (bad, reason) in [
             (good.replace("demo.pub", "absent.pub"), "absent.pub"),
             (good.replace("demo.pub", "text"), "the key"),
             (good.replace("ca/ca.pem", "text"), "the user-ca"),
+            (
+                good.replace("\"unchecked\"", &format!("\"crl\"\ncrls = [{text:?}]")),
+                "the crl",
+            ),
             (good.replace("version = 1", "version = 9"), "9"),
             (format!("{good}\nother = 1\n"), "other"),
             ("= x".to_owned(), "policy.toml"),

@@ -18,9 +18,9 @@ use crate::{
     programs::Program,
     state::RunDir,
 };
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Error, Result, anyhow};
 use content::{
-    MAX_TRUST_FILE, read_trusted,
+    MAX_TRUST_FILE, read_trusted, require_trusted_directory,
     signatures::Store,
     store::{self, Attached, Client, Found, LocateError, Located, NoImage, Purpose, Query},
 };
@@ -89,7 +89,14 @@ pub fn admit(application: &Application, config: &Config, run_dir: &RunDir) -> Re
     let joined = inside::joined(&spec)?;
     let root = store::Rootfs::open(&application.rootfs)?;
     let start_hooks = hooks::of_start(&spec, root.as_fd())?;
-    let signatures = Store::open(Path::new(config::SIGNATURES))?;
+    let signatures = Path::new(config::SIGNATURES);
+    require_trusted_directory(signatures).map_err(|why| {
+        anyhow!(
+            "cannot use the signature store {}: {why:#}",
+            config::SIGNATURES
+        )
+    })?;
+    let signatures = Store::open(signatures)?;
     let asked = Instant::now();
     let origin = locate(application, config, &root, &signatures)?;
     let identity = asked.elapsed();

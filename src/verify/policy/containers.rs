@@ -105,6 +105,16 @@ impl ContainersPolicy {
         }
     }
 
+    /// Every file that a requirement names, for whatever image.
+    pub fn files(&self) -> Vec<(&'static str, &Path)> {
+        let of_docker = self
+            .docker
+            .iter()
+            .flat_map(|(_, requirements)| requirements);
+        let all = self.default.iter().chain(of_docker);
+        all.flat_map(Requirement::files).collect()
+    }
+
     /// The files that the requirements for this image name.
     pub fn files_for(&self, image_name: &str) -> Vec<(&'static str, &Path)> {
         let (_, requirements) = self.requirements_for(image_name);
