@@ -50,7 +50,7 @@ fn table() -> Result<BTreeMap<String, Fate>> {
 }
 
 fn attacker(world: &World) -> Result<Image> {
-    let dir = world.work.join("attacks");
+    let dir = world.work.join("ways-around");
     fs::create_dir_all(&dir)?;
     let source = Path::new(SOURCES).join("tests/attacks/attack.c");
     let (attack, strange) = (dir.join("attack"), dir.join("strange-loader"));
