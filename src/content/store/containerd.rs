@@ -237,9 +237,9 @@ pub(super) fn same_mount(
     let same = match overlay {
         Some(overlay) => {
             let options = mount.options.join(",").into_bytes();
-            mount.kind == "overlay"
-                && mountinfo::overlay_of(&options, &[]).map_err(|e| inconsistent(e.to_string()))?
-                    == *overlay
+            let own = mountinfo::overlay_of(&options, &[]);
+            let own = own.map_err(|e| inconsistent(e.to_string()))?;
+            mount.kind == "overlay" && own.lower == overlay.lower && own.upper == overlay.upper
         }
         None => {
             let at = |path: &Path| format!("stat {}", path.display());

@@ -10,7 +10,8 @@ const OTHER_VIEWS: [&[u8]; 2] = [b"metacopy=on", b"userxattr"];
 
 impl Roots {
     /// Opens the directories of the overlay that `rootfs` is the root of, of which the lowest `layers` are the
-    /// image's. `None` for what is no such mount, or shows more than its directories.
+    /// image's. `None` for what is no such mount, shows more than its directories, or does not say where
+    /// they are.
     pub fn stack(&self, rootfs: &Rootfs, layers: usize) -> Result<Option<Stack>> {
         let Some(mount) = rootfs.mount()? else {
             return Ok(None);
@@ -22,6 +23,9 @@ impl Roots {
         let Some(overlay) = mount.overlay(&self.canonical().layer_directories())? else {
             return Ok(None);
         };
+        if overlay.guessed {
+            return Ok(None); // other directories of these names would show other files
+        }
         let mut lower = overlay.lower;
         lower.reverse();
         if lower.len() < layers {

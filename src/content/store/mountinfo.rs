@@ -42,6 +42,9 @@ pub(super) struct Overlay {
     pub upper: Option<PathBuf>,
     /// Topmost first, as the kernel takes them.
     pub lower: Vec<PathBuf>,
+    /// The mount named some by relative paths: where these lie is likely and not known, since whoever
+    /// mounted it may have stood elsewhere.
+    pub guessed: bool,
 }
 
 /// Every mount, in the kernel's order: of two at the same place the later one is seen.
@@ -153,6 +156,7 @@ pub(super) fn overlay_of(options: &[u8], stores: &[PathBuf]) -> Result<Overlay, 
     let mut overlay = Overlay {
         upper: None,
         lower: Vec::new(),
+        guessed: false,
     };
     // Within a value `\,`, `\:` and `\\` are escaped once more (overlayfs.rst).
     for option in split(options, b',') {
@@ -201,7 +205,11 @@ impl Overlay {
             }
             _ => None,
         };
-        let Overlay { upper, lower } = self;
+        let Overlay {
+            upper,
+            lower,
+            guessed,
+        } = self;
         let relative = upper
             .iter_mut()
             .chain(lower)
@@ -225,6 +233,7 @@ impl Overlay {
         for path in relative {
             *path = store.join(&*path);
         }
+        *guessed = true;
         Ok(())
     }
 }
@@ -316,9 +325,11 @@ mod tests {
             overlay.lower,
             ["/c/snapshots/89/fs", "/c/snapshots/a:b/fs"].map(PathBuf::from)
         );
+        assert!(overlay.guessed);
         let text = b"1 2 0:3 / /m rw - overlay overlay rw,lowerdir+=/a,lowerdir+=/b\n";
         let overlay = parse(text).unwrap()[0].overlay(&[]).unwrap().unwrap();
         assert_eq!(overlay.lower, ["/a", "/b"].map(PathBuf::from));
+        assert!(!overlay.guessed);
         let text = b"1 2 8:1 /x /m rw - ext4 /dev/sda rw\n";
         assert_eq!(parse(text).unwrap()[0].overlay(&[]), Ok(None));
     }
