@@ -23,9 +23,6 @@ const LOOK_ONLY: u32 = 0x0b2b_0000;
 /// Of the session keyring: the same, and root may link and unlink.
 const SESSION: u32 = 0x0b3f_0000;
 
-/// RFC 3279, 2.2.3: a sequence of two numbers of at most 33 bytes. An RSA signature is longer.
-const P256_SIGNATURE_MAX: usize = 72;
-
 /// For the keeper, before its guard is made: a session keyring of its own, not its caller's.
 pub fn begin_session() -> Result<()> {
     match sys::join_new_session() {
@@ -38,7 +35,7 @@ pub fn begin_session() -> Result<()> {
     }
 }
 
-const NO_SIGNATURES: &str = "this kernel verifies no signatures";
+const NO_SIGNATURES: &str = "this kernel verifies no signatures of its signer's kind";
 
 /// What the kernel did; revoked and unlinked when dropped.
 #[derive(Debug)]
@@ -151,17 +148,18 @@ fn kept(proof: &Proof, name: &str) -> Result<(Ring, Checked), Failure> {
         "a chain of no certificates",
         Errno::INVAL,
     ))?;
-    let p256 = proof.signature().len() <= P256_SIGNATURE_MAX;
-    let encoding = if p256 {
-        c"enc=x962 hash=sha256"
-    } else {
-        c"enc=pkcs1 hash=sha256"
+    let raw = proof.p1363();
+    let (encoding, signature) = match &raw {
+        // since Linux 6.13; of "x962" it takes none, all being longer than the longest digest
+        // (security/keys/keyctl_pkey.c)
+        Some(raw) => (c"enc=p1363 hash=sha256", &raw[..]),
+        None => (c"enc=pkcs1 hash=sha256", proof.signature()),
     };
-    let checked = match sys::verify(key, encoding, proof.digest(), proof.signature()) {
+    let checked = match sys::verify(key, encoding, proof.digest(), signature) {
         Ok(()) => Checked::ChainAndSignature,
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOPKG) => Checked::Chain,
-        // it takes no signature longer than the longest digest (security/keys/keyctl_pkey.c)
-        Err(Errno::INVAL) if p256 => Checked::Chain,
+        // an encoding that it does not know
+        Err(Errno::INVAL) if raw.is_some() => Checked::Chain,
         Err(error) => return Err(Failure::Disagrees("the list's signature", error)),
     };
     sys::set_permissions(ring.0, LOOK_ONLY).map_err(|e| judged("the keyring", e))?;

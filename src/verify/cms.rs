@@ -133,6 +133,28 @@ impl Proof {
     pub fn signature(&self) -> &[u8] {
         &self.signature
     }
+    /// The signature as r and s (IEEE P1363), if a P-256 key made it.
+    pub fn p1363(&self) -> Option<[u8; 64]> {
+        p1363(&self.signature)
+    }
+}
+
+/// RFC 3279, 2.2.3: a sequence of two numbers. An RSA signature is longer.
+fn p1363(signature: &[u8]) -> Option<[u8; 64]> {
+    #[derive(der::Sequence)]
+    struct EcdsaSigValue<'a> {
+        r: der::asn1::UintRef<'a>,
+        s: der::asn1::UintRef<'a>,
+    }
+    let numbers = <EcdsaSigValue<'_> as der::Decode>::from_der(signature).ok()?;
+    let mut raw = [0; 64];
+    let (r, s) = raw.split_at_mut(32);
+    for (place, number) in [(r, numbers.r), (s, numbers.s)] {
+        let bytes = number.as_bytes();
+        let start = place.len().checked_sub(bytes.len())?;
+        place.get_mut(start..)?.copy_from_slice(bytes);
+    }
+    Some(raw)
 }
 
 /// The owner of a certificate, who signed.

@@ -80,7 +80,7 @@ pub fn restrict(ring: Serial, rule: &CStr) -> Result<(), Errno> {
     .map(drop)
 }
 
-/// A PKCS#1 signature over a SHA-256 digest; a key of another kind has no such operation.
+/// A signature in this encoding over a SHA-256 digest; not every key has such an operation.
 pub fn verify(
     key: Serial,
     encoding: &CStr,

@@ -13,6 +13,7 @@ use rcgen::{
 use x509_cert::attr::Attribute;
 
 mod constraints;
+mod numbers;
 
 const CONTENT: &[u8] = b"the list";
 
