@@ -212,7 +212,10 @@ pub struct Kept {
 
 impl Kept {
     pub fn take(world: &World, id: &str) -> Result<Self> {
-        let answer = accepted(world, id)?;
+        Self::of(world, id, &accepted(world, id)?)
+    }
+    /// What the last challenge was answered.
+    pub fn of(world: &World, id: &str, answer: &Value) -> Result<Self> {
         let text = |key: &str| {
             answer[key]
                 .as_str()
@@ -261,7 +264,7 @@ impl Kept {
     }
 }
 
-fn decode(item: &Value) -> Result<Vec<u8>> {
+pub fn decode(item: &Value) -> Result<Vec<u8>> {
     Ok(BASE64URL.decode(
         item[1]
             .as_str()

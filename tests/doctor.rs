@@ -6,6 +6,7 @@ use crate::{
     admission::{demo_bundle, ours, restoring},
     cmd,
     host::{CONFIG, POLICY},
+    host_list::{ADMINISTRATOR, administrator, host_list, host_policy, with_host_policy},
     publisher::SERIALS,
     spawn::Output,
     world::World,
@@ -103,37 +104,18 @@ fn what_is_missing_is_named(world: &World) -> Result<()> {
     Ok(())
 }
 
-const ADMINISTRATOR: &str = "spiffe://e2e.example/tenant/hosts";
-
 /// Where nobody but root can write.
 const PLACE: &str = "/etc/attestrun/trust/host-e2e";
 
-/// A host list of these programs, for the class `e2e`, signed by the administrator.
-fn host_list(world: &World, programs: &[PathBuf], serial: u64) -> Result<(PathBuf, PathBuf)> {
-    let owner = &world.open_for_business()?.owner;
+/// As sha256sum says them.
+fn sums(programs: &[PathBuf]) -> Result<String> {
     let mut lines = String::new();
     for path in programs {
         let digest = crate::image::digest(&fs::read(path)?);
         let digest = digest.trim_start_matches("sha256:");
         lines += &format!("{digest}  .{}\n", path.display());
     }
-    let (sums, list) = (
-        owner.at("host.sums"),
-        owner.at(&format!("host-{serial}.json")),
-    );
-    fs::write(&sums, lines)?;
-    let import = owner.ctl(&[
-        "list", "import", "--name", "hosts", "--days", "30", "--hosts", "e2e",
-    ]);
-    let import = import.args(["--serial", &serial.to_string(), "--sha256sum"]);
-    import.arg(&sums).arg("--output").arg(&list).ok()?;
-    let signature = list.with_extension("p7s");
-    let sign = owner
-        .ctl(&["list", "sign", "--cert"])
-        .arg(owner.at("admin.pem"));
-    let sign = sign.arg("--key").arg(owner.at("admin.key")).arg("--output");
-    sign.arg(&signature).arg(&list).ok()?;
-    Ok((list, signature))
+    Ok(lines)
 }
 
 /// The configuration with this host list.
@@ -179,22 +161,7 @@ fn judged(said: &Value) -> Result<Vec<(String, String)>> {
 
 fn programs_are_those_of_the_host_list(world: &World) -> Result<()> {
     let owner = &world.open_for_business()?.owner;
-    let ca = owner.at("admin-ca");
-    owner
-        .ctl(&["ca", "init", "--name", "administrator", "--dir"])
-        .arg(&ca)
-        .ok()?;
-    let issue = owner.ctl(&[
-        "ca",
-        "issue",
-        "--tenant",
-        ADMINISTRATOR,
-        "--name",
-        "admin",
-        "--dir",
-    ]);
-    let issue = issue.arg(&ca).arg("--out-cert").arg(owner.at("admin.pem"));
-    issue.arg("--out-key").arg(owner.at("admin.key")).ok()?;
+    administrator(owner)?;
     let attestrun = world.program("attestrun")?;
     let setup = || cmd!(&attestrun, "setup");
 
@@ -222,7 +189,7 @@ fn programs_are_those_of_the_host_list(world: &World) -> Result<()> {
     let paths: Vec<PathBuf> = programs.iter().map(|(path, _)| path.into()).collect();
 
     restoring(CONFIG, || {
-        let (list, signature) = host_list(world, &paths, 1)?;
+        let (list, signature) = host_list(world, &sums(&paths)?, 1)?;
         named(world, &list, &signature, "e2e")?;
         let said = diagnosis(world)?;
         ensure!(
@@ -239,7 +206,7 @@ fn programs_are_those_of_the_host_list(world: &World) -> Result<()> {
         challenged(world, &list, &signature)?;
 
         // a program that is not in it, by name
-        let (short, by) = host_list(world, &paths[..paths.len() - 1], 2)?;
+        let (short, by) = host_list(world, &sums(&paths[..paths.len() - 1])?, 2)?;
         named(world, &short, &by, "e2e")?;
         let said = diagnosis(world)?;
         let refused: Vec<_> = judged(&said)?
@@ -293,19 +260,7 @@ fn set_up(world: &World) -> Result<Output> {
 /// What a challenger makes of the list: a kernel that shows nothing is unknown, and waived by name only.
 fn challenged(world: &World, list: &Path, signature: &Path) -> Result<()> {
     let owner = &world.open_for_business()?.owner;
-    let policy = world.work.join("host-policy.toml");
-    let make = || {
-        let make = owner.ctl(&["host-policy", "--tenant", ADMINISTRATOR, "--name", "hosts"]);
-        let make = make
-            .arg("--unchecked-revocation")
-            .arg("--output")
-            .arg(&policy);
-        make.arg("--ca")
-            .arg(owner.at("admin-ca/ca.pem"))
-            .arg("--sig")
-            .arg(signature)
-            .arg(list)
-    };
+    let make = || host_policy(world, owner, list, signature);
     make()
         .args(["--hosts", "other"])
         .exits(1)?
@@ -323,12 +278,7 @@ fn challenged(world: &World, list: &Path, signature: &Path) -> Result<()> {
         &["tier-fanotify", "software-root"][..],
         &["no-ima", "tier-fanotify", "software-root"],
     ] {
-        let expectations = world.expectations(waive)?;
-        let text = fs::read_to_string(&expectations)?;
-        fs::write(
-            &expectations,
-            format!("host_policy = \"host-policy.toml\"\n{text}"),
-        )?;
+        let expectations = with_host_policy(world, waive)?;
         outcomes.push(world.challenge(&bundle.id, &expectations)?);
     }
     rt.down(&bundle)?;

@@ -30,6 +30,7 @@ mod explain; // what an administrator is told that the policy says
 mod fills; // the signature store filled: past TLS and passwords, and killed
 mod flags; // pidfds, keyrings, real-time signals
 mod host; // the attested host, and its challenger
+mod host_list; // the host's programs: its kernel's IMA list against the administrator's list
 mod identity; // which image it is
 mod image; // test images
 mod impostors; // who wants to be believed
@@ -100,7 +101,8 @@ pub struct Module {
 
 const MODULES: &[Module] = &[
     tidy::MODULE,
-    reboot::MODULE, // before anybody enrols this host
+    reboot::MODULE,    // before anybody enrols this host
+    host_list::MODULE, // before anybody runs what the host's kernel is to measure
     drop_in::MODULE,
     flags::MODULE,
     sharing::MODULE,

@@ -99,10 +99,20 @@ fn unlisted(
                 encode_path(path)
             )),
             Seen::Buffer { name } => Some(format!("the kernel measured the buffer `{name}`")),
-            Seen::Violation => Some("a file changed while it was in use (violation)".to_owned()),
+            Seen::Violation { path } => Some(format!(
+                "a file changed while it was in use (violation){}",
+                named(path.as_deref())
+            )),
         });
     }
     seen
+}
+
+/// As the list says; the TPM has extended no name.
+fn named(path: Option<&[u8]>) -> String {
+    path.map_or_else(String::new, |path| {
+        format!(", says the list of {}", encode_path(path))
+    })
 }
 
 /// A kernel that did not see the runtime run does not measure programs, or another one ran.

@@ -22,8 +22,9 @@ pub enum Seen {
     OtherDigest { algorithm: String, path: Vec<u8> },
     /// A named buffer.
     Buffer { name: String },
-    /// The file changed while it was in use: what it held is not known.
-    Violation,
+    /// The file changed while it was in use: what it held is not known. Which one it was the TPM does not
+    /// vouch for.
+    Violation { path: Option<Vec<u8>> },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +71,9 @@ fn entry(input: &mut Input<'_>, entry: usize) -> Result<HostEntry, ParseError> {
     if hash == [0; 20] {
         // security/integrity/ima/ima_queue.c, ima_add_violation
         return Ok(HostEntry {
-            seen: Seen::Violation,
+            seen: Seen::Violation {
+                path: violated(template, data, entry),
+            },
             value: [0xff; 32],
         });
     }
@@ -81,6 +84,14 @@ fn entry(input: &mut Input<'_>, entry: usize) -> Result<HostEntry, ParseError> {
         seen: seen(template, data, entry)?,
         value: Sha256::digest(data).into(),
     })
+}
+
+/// The kernel writes the path beside a digest of zeros.
+fn violated(template: &[u8], data: &[u8], entry: usize) -> Option<Vec<u8>> {
+    match seen(template, data, entry) {
+        Ok(Seen::File { path, .. } | Seen::OtherDigest { path, .. }) => Some(path),
+        _ => None,
+    }
 }
 
 fn seen(template: &[u8], data: &[u8], entry: usize) -> Result<Seen, ParseError> {
@@ -212,7 +223,38 @@ mod tests {
             one(&raw("ima-ngv2", &verity)),
             Seen::OtherDigest { .. }
         ));
-        assert_eq!(one(&violation(b"/var/log/x")), Seen::Violation);
+        let path = Some(b"/var/log/x".to_vec());
+        assert_eq!(one(&violation(b"/var/log/x")), Seen::Violation { path });
+    }
+
+    /// Lists of real kernels, with their TPM's PCRs 0 to 10 (tests/vectors/ima).
+    #[test]
+    fn accept_real_kernels() {
+        for (list, pcrs) in [
+            (
+                &include_bytes!("../../../tests/vectors/ima/linux-6.1-ima-sig.list")[..],
+                include_str!("../../../tests/vectors/ima/linux-6.1-ima-sig.pcrs"),
+            ),
+            (
+                include_bytes!("../../../tests/vectors/ima/linux-6.12-ima-ng.list"),
+                include_str!("../../../tests/vectors/ima/linux-6.12-ima-ng.pcrs"),
+            ),
+        ] {
+            let decode = |line| <[u8; 32]>::try_from(hex::decode(line).unwrap()).unwrap();
+            let pcrs: Vec<_> = pcrs.lines().map(decode).collect();
+            let entries = parse_host(list).unwrap();
+            assert_eq!(explained(&entries, &pcrs[10]), Some(4));
+            let seen: Vec<_> = entries.iter().map(|entry| &entry.seen).collect();
+            let Seen::File { digest, path } = seen[0] else {
+                panic!("{seen:?}");
+            };
+            assert_eq!(path, b"boot_aggregate");
+            assert_eq!(*digest, FileDigest::of(&pcrs[..10].concat()));
+            assert!(matches!(seen[1], Seen::File { path, .. } if path == b"/tmp/a_b/true"));
+            let path = b"/tmp/libm.so.6".to_vec();
+            assert!(matches!(seen[2], Seen::Violation { path: Some(p) } if *p == path));
+            assert!(matches!(seen[3], Seen::File { path: p, .. } if *p == path));
+        }
     }
 
     /// The PCR is that of a list's beginning: what is newer than the quote comes after it.
