@@ -1,11 +1,12 @@
 //! The matrix of image signatures: {simple, bundle} × {key, keyless} × {manifest, index} × what is wrong
 //! with them. Each cell is a store of its own, filled by `attestctl import`, and two verdicts that must
-//! agree: `attestctl image verify`'s and `create`'s, under a policy that asks the same.
+//! agree: `attestctl image verify`'s and `create`'s, under a policy that asks the same; and each is tried
+//! under every engine.
 
 mod engines;
 mod made;
 
-pub use engines::{each_engine_asks_for_every_kind, every_kind_on_some_engine};
+pub use engines::each_engine;
 pub use made::Made;
 
 use crate::{
@@ -32,13 +33,13 @@ const SCAN: &str = "https://cosign.sigstore.dev/attestation/vuln/v1";
 const NAME: &str = "registry.example/app";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
+pub enum Format {
     Simple,
     Bundle,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Signer {
+pub enum Signer {
     Key,
     Keyless,
 }
@@ -85,12 +86,6 @@ struct Cell {
     signer: Signer,
     about: About,
     case: Case,
-}
-
-impl Cell {
-    fn same_but_for_the_case(&self, other: &Self) -> bool {
-        (self.format, self.signer, self.about) == (other.format, other.signer, other.about)
-    }
 }
 
 /// Those that there are.

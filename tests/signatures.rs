@@ -5,6 +5,7 @@ use crate::{
     Module, Test,
     admission::restoring,
     image::Image,
+    matrix::{Format, Signer, each_engine},
     namespace::{SOURCES, TOOLS},
     publisher::{Publisher, STORE},
     registry::{self, ADDRESS, REFERRING, Registry},
@@ -39,17 +40,21 @@ pub const MODULE: Module = Module {
             what_a_registry_lists_as_referrers_is_fetched,
         ),
         // before podman keeps a good signature with the image, which counts too
-        Test::Once(
-            "each_engine_asks_for_every_kind",
-            crate::matrix::each_engine_asks_for_every_kind,
-        ),
+        Test::Once("simple_by_key_on_each_engine", |world| {
+            each_engine(world, Format::Simple, Signer::Key)
+        }),
+        Test::Once("simple_keyless_on_each_engine", |world| {
+            each_engine(world, Format::Simple, Signer::Keyless)
+        }),
+        Test::Once("bundle_by_key_on_each_engine", |world| {
+            each_engine(world, Format::Bundle, Signer::Key)
+        }),
+        Test::Once("bundle_keyless_on_each_engine", |world| {
+            each_engine(world, Format::Bundle, Signer::Keyless)
+        }),
         Test::Once(
             "what_inspect_says_of_an_image",
             what_inspect_says_of_an_image,
-        ),
-        Test::Once(
-            "every_kind_on_some_engine",
-            crate::matrix::every_kind_on_some_engine,
         ),
         Test::Once("the_matrix", crate::matrix::the_matrix),
         Test::Once(
