@@ -134,7 +134,7 @@ const WORKLOAD: &str = "
     tpm2 nvundefine -Q 0x1800001
     tpm2 evictcontrol -Q -C o -c parent.ctx 0x81000001
     tpm2 readpublic -Q -c 0x81000001
-    tpm2 getcap handles-transient
+    test -z \"$(tpm2 getcap handles-transient)\"
     tpm2 pcrread sha256:0,10,12
     echo all done";
 
@@ -186,7 +186,7 @@ fn tools(world: &World, rt: &Runtime) -> Result<()> {
 fn works(rt: &Runtime, bundle: &Bundle) -> Result<()> {
     let output = inside(rt, bundle, WORKLOAD)?;
     ensure!(output.status.success(), "{output}");
-    output.says("all done")?.says_not("0x8")?; // no transient object of anybody else's
+    output.says("all done")?;
     let first = |key: &str| format!("tr '\\0' '\\n' < /proc/1/environ | grep ^{key}=");
     for key in ["TPM2TOOLS_TCTI", "TPM2OPENSSL_TCTI", "TPM2_PKCS11_TCTI"] {
         let output = inside(rt, bundle, &first(key))?;
