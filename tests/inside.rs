@@ -41,6 +41,11 @@ pub const MODULE: Module = Module {
         ),
         Test::Ours("what_mounts_bring_is_judged", what_mounts_bring_is_judged),
         Test::Ours("no_guard_no_execution", no_guard_no_execution),
+        Test::Ours("nobody_outlives_the_guard", nobody_outlives_the_guard),
+        Test::Ours(
+            "no_delete_waits_for_the_kernel",
+            no_delete_waits_for_the_kernel,
+        ),
         Test::Once("races_run_nothing_unlisted", races_run_nothing_unlisted),
         Test::Once("audit_mode_records_and_lets", audit_mode_records_and_lets),
         Test::Once("any_program_is_recorded", any_program_is_recorded),
@@ -250,6 +255,64 @@ fn no_guard_no_execution(world: &World, rt: &Runtime) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// In a pid namespace that is not the container's own, others go on when init ends.
+fn nobody_outlives_the_guard(world: &World, rt: &Runtime) -> Result<()> {
+    let leave = format!(
+        "/bin/cat {UNLISTED} > /root/touch; /bin/chmod 755 /root/touch; echo > /root/left; \
+         (until test -e /root/go; do /bin/sleep 0.05; done; /root/touch /root/ran; echo > /root/tried) &"
+    );
+    let others = ["mount:*", "namespace:*", "device:*"];
+    let run = |rootfs: &Rootfs| {
+        let mut bundle = Bundle::make(&world.work, rootfs, &["/bin/sh", "-c", &leave])?;
+        bundle.set("/root/readonly", json!(false))?;
+        let mut namespaces = bundle.config["linux"]["namespaces"].clone();
+        let all = namespaces.as_array_mut().context("namespaces")?;
+        all.retain(|n| n["type"] != "pid");
+        bundle.set("/linux/namespaces", namespaces)?;
+        rt.up(&bundle)?;
+        let at = |name: &str| rootfs.path.join("root").join(name);
+        wait_until(|| Ok(at("left").exists()))?;
+        wait_until(|| Ok(rt.state(&bundle)?["status"] == "stopped"))?;
+        thread::sleep(patient(Duration::from_millis(500)));
+        fs::write(at("go"), "")?;
+        thread::sleep(patient(Duration::from_millis(500)));
+        let found = ["ran", "tried"].map(|name| at(name).exists());
+        rt.cmd("delete").args(["--force", &bundle.id]).ok()?;
+        ensure!(found == [false, false], "after the end: {found:?}");
+        Ok(())
+    };
+    crate::launch::allowing(&others, || world.with_rootfs(&world.images()?.demo, run))
+}
+
+/// Who closes a group of fanotify events last waits some 20 ms: the host service does, for keeper and guard.
+fn no_delete_waits_for_the_kernel(world: &World, rt: &Runtime) -> Result<()> {
+    let holders = || -> Result<Vec<String>> {
+        let mut all = Vec::new();
+        for entry in fs::read_dir("/proc")?.flatten() {
+            let at = |name: &str| entry.path().join(name);
+            let descriptors = fs::read_dir(at("fd")).into_iter().flatten().flatten();
+            let mut links = descriptors.filter_map(|fd| fs::read_link(fd.path()).ok());
+            if links.any(|link| link == Path::new("anon_inode:[fanotify]")) {
+                let name = fs::read(at("cmdline")).unwrap_or_default();
+                all.push(String::from_utf8_lossy(&name).replace('\0', " "));
+            }
+        }
+        all.sort();
+        Ok(all)
+    };
+    let before = holders()?;
+    let bundle = up(world, rt)?;
+    let mut held = holders()?;
+    held.retain(|name| !before.contains(name));
+    let by = |who: &str| held.iter().any(|name| name.contains(who));
+    ensure!(
+        held.len() == 3 && by("guard") && by("keeper") && by("attestrun-host"),
+        "{held:?}"
+    );
+    rt.down(&bundle)?;
+    wait_until(|| Ok(holders()? == before))
 }
 
 /// Two loops replace a program's content while it is executed again and again.

@@ -13,7 +13,10 @@ use crate::{
     state::RunDir,
 };
 use anyhow::{Context, Result};
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
 use std::{
     collections::BTreeMap,
     fs::{self, File},
@@ -152,13 +155,18 @@ impl Guarding {
             .ask(&FromCreate::Attach { means }, &fds)
             .map_err(|e| self.explained(e))?;
         let kept = answer.into_result()?;
-        let answer: Answer<()> = self
-            .to_keeper
-            .ask(&keeper::Keep { means }, &fds)
-            .map_err(|e| self.explained(e))?;
+        let keep = || -> Result<(Answer<()>, Vec<OwnedFd>)> {
+            self.to_keeper.send(&keeper::Keep { means }, &fds)?;
+            self.to_keeper.expect()
+        };
+        let (answer, group) = keep().map_err(|e| self.explained(e))?;
         answer.into_result()?;
         self.kept = true;
         bound.host.attach(*fds.first().context("no pidfd")?)?;
+        if let [group] = &group[..] {
+            let keeper = pidfd_open(Pid::from_child(&self.keeper), PidfdFlags::empty())?;
+            bound.host.hold(&keeper, group)?;
+        }
         self.handed_over = true;
         Ok(kept)
     }

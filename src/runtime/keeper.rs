@@ -31,7 +31,8 @@ pub struct Begin {
 }
 
 /// create → keeper, once the backend has made the container.
-/// Descriptors: init's pidfd, its mount namespace, the directory of its cgroup.
+/// Descriptors: init's pidfd, its mount namespace, the directory of its cgroup. The answer's descriptor, if
+/// there is one: the group of fanotify events.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Keep {
     pub means: crate::ending::Means,
@@ -59,7 +60,7 @@ pub fn run() -> Result<()> {
     let run_id = begin.run_id;
     // the guard enters by itself, while its vTPM gets ready: entering takes longer than starting it
     slice::enter(run_id.as_str())?;
-    keep(create, lifeline, guard)?;
+    keep(create, lifeline, guard, &group)?;
     drop(group);
     Ok(())
 }
@@ -81,7 +82,7 @@ enum Watch {
     Keeping(Holdings),
 }
 
-fn keep(create: Channel, lifeline: Channel, guard: Pid) -> Result<()> {
+fn keep(create: Channel, lifeline: Channel, guard: Pid, group: &Group) -> Result<()> {
     let guard_end = pidfd_open(guard, PidfdFlags::empty())
         .with_context(|| format!("keeper: no pidfd for guard {guard}"))?;
     let mut watch = Watch::Awaiting(create);
@@ -106,8 +107,9 @@ fn keep(create: Channel, lifeline: Channel, guard: Pid) -> Result<()> {
                 holdings.end();
                 return reap(guard);
             }
-            (Watch::Keeping(_), false, true) => {
+            (Watch::Keeping(holdings), false, true) => {
                 // The container ended; the guard sees the same and ends by itself.
+                holdings.end_rest();
                 drop(lifeline);
                 return end_guard(guard, &guard_end);
             }
@@ -117,7 +119,7 @@ fn keep(create: Channel, lifeline: Channel, guard: Pid) -> Result<()> {
             (Watch::Awaiting(create), false, true) => match create.recv::<Keep>() {
                 Ok(Some((keep, fds))) => {
                     let holdings = Holdings::of(keep.means, fds)?;
-                    create.send(&Answer::Ok(()), &[])?;
+                    create.send(&Answer::Ok(()), group.descriptor().as_slice())?;
                     Watch::Keeping(holdings)
                 }
                 // create was killed, or gave up and cleans up after itself

@@ -55,6 +55,10 @@ pub enum Request {
     Bind { run_id: RunId, claim: Box<Claim> },
     /// The container exists; answered with `()`. Descriptor: init's pidfd, whose end is the unbinding.
     Attach,
+    /// The container is watched; not answered. Descriptors: the keeper's pidfd, the group of fanotify events
+    /// that the keeper holds. The last to close it waits for the kernel, some 20 ms: that shall be nobody
+    /// for whom a `delete` waits.
+    Hold,
     /// A guard whose record is in the log lost its host service. Descriptors: channel, init's pidfd.
     Rejoin { run_id: RunId, record: String },
 }
@@ -130,6 +134,11 @@ impl Client {
         self.0
             .ask::<_, Answer<_>>(&Request::Attach, &[pidfd])?
             .into_result()
+    }
+
+    pub fn hold(&self, keeper: &OwnedFd, group: &OwnedFd) -> Result<()> {
+        self.0
+            .send(&Request::Hold, &[keeper.as_fd(), group.as_fd()])
     }
 
     pub fn rejoin(

@@ -10,6 +10,7 @@ use crate::{
     ipc::{Answer, Channel},
 };
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{
     ffi::OsString,
     fs::{self, DirBuilder, File},
@@ -50,6 +51,7 @@ pub fn main(arguments: &[OsString]) -> Result<()> {
 /// Runs until it is ended.
 fn serve() -> Result<()> {
     let config = Config::load()?;
+    hold_many()?;
     let _one = lock()?;
     let core = Arc::new(Core::open(&config)?);
     let control = listen(CONTROL, 0o600, None)?;
@@ -60,6 +62,16 @@ fn serve() -> Result<()> {
         converse(core, &Channel::new(stream))
     });
     Ok(())
+}
+
+/// Each container takes some six descriptors, and 1024 are what a service manager gives.
+fn hold_many() -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, all).context("cannot raise the number of open files")
 }
 
 /// Makes this host's attestation key, once, and prints what a challenger must know of it.
@@ -154,7 +166,13 @@ fn converse(core: &Core, peer: &Channel) -> Result<()> {
                     Ok(pidfd) => pidfd,
                     Err(_) => return core.void(&run_id),
                 };
-                return until_end(core, &run_id, &pidfd);
+                let held = held(peer);
+                let unbound = until_end(core, &run_id, &pidfd);
+                if let Some((keeper, group)) = held {
+                    wait_for(&keeper)?;
+                    drop(group);
+                }
+                return unbound;
             }
             Request::Rejoin { run_id, record } => {
                 let pidfd = fds
@@ -171,7 +189,7 @@ fn converse(core: &Core, peer: &Channel) -> Result<()> {
                     until_end(core, &run_id, &pidfd)
                 };
             }
-            Request::Attach => bail!("attach before bind"),
+            Request::Attach | Request::Hold => bail!("attach before bind"),
         }
     }
     Ok(())
@@ -188,17 +206,31 @@ fn attach(core: &Core, run_id: &RunId, peer: &Channel) -> Result<OwnedFd> {
     Ok(pidfd)
 }
 
-fn until_end(core: &Core, run_id: &RunId, pidfd: &OwnedFd) -> Result<()> {
-    while !has_ended(pidfd) {
+/// The keeper's pidfd and its group of fanotify events; a container that is not watched has none, and a
+/// create that is gone by now sends none: then the keeper is the last to close it.
+fn held(peer: &Channel) -> Option<(OwnedFd, OwnedFd)> {
+    match peer.recv() {
+        Ok(Some((Request::Hold, fds))) => <[OwnedFd; 2]>::try_from(fds).ok().map(Into::into),
+        _ => None,
+    }
+}
+
+fn wait_for(process: &OwnedFd) -> Result<()> {
+    while !has_ended(process) {
         let mut fds = [rustix::event::PollFd::new(
-            pidfd,
+            process,
             rustix::event::PollFlags::IN,
         )];
         match rustix::event::poll(&mut fds, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error).context("cannot wait for the container's end"),
+            Err(error) => return Err(error).context("cannot wait for a process's end"),
         }
     }
+    Ok(())
+}
+
+fn until_end(core: &Core, run_id: &RunId, pidfd: &OwnedFd) -> Result<()> {
+    wait_for(pidfd)?;
     let unbound = core.unbind(run_id);
     nurse::tell();
     unbound

@@ -23,7 +23,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
     collections::VecDeque,
     fs::File,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     sync::Arc,
     thread,
@@ -56,6 +56,16 @@ impl Group {
                 "cannot make a group of fanotify events; are there more containers than fs.fanotify.max_user_groups? \
                  The package has a sysctl file that raises it",
             ),
+        }
+    }
+}
+
+impl Group {
+    /// For whoever is to hold it as well.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Open(group) => Some(group.as_fd()),
+            Self::Lacking(_) => None,
         }
     }
 }
