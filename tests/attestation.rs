@@ -236,20 +236,21 @@ impl Kept {
         self.judge_file(world, &file)
     }
     fn judge_file(&self, world: &World, file: &Path) -> Result<Output> {
-        world
-            .ctl()?
-            .args([
-                "--json",
-                "appraise",
-                "--nonce",
-                &self.nonce,
-                "--container",
-                &self.id,
-            ])
-            .args(["--asked-at", &self.asked_at, "--policy"])
-            .arg(&self.expectations)
-            .arg(file)
-            .output()
+        let appraise = world.ctl()?.args(["--json", "appraise"]);
+        appraise.args(self.asked()).arg(file).output()
+    }
+    /// What was asked, as words of a command line.
+    pub fn asked(&self) -> Vec<String> {
+        let policy = self.expectations.display().to_string();
+        let words = [
+            ("nonce", &self.nonce),
+            ("container", &self.id),
+            ("asked-at", &self.asked_at),
+            ("policy", &policy),
+        ];
+        words
+            .map(|(key, value)| format!("--{key}={value}"))
+            .to_vec()
     }
     /// Names of the items.
     pub fn items(&self) -> Vec<String> {

@@ -35,6 +35,7 @@ mod identity; // which image it is
 mod image; // test images
 mod impostors; // who wants to be believed
 mod inside; // what processes of a container may execute
+mod judges; // other people's verifiers
 mod launch; // how an image is run, judged by its engine's default profile
 mod layerwatch; // layers that are watched, and attacks on them
 mod leftover; // what a test may not leave behind
@@ -131,6 +132,7 @@ const MODULES: &[Module] = &[
     signatures::MODULE,
     fills::MODULE,
     attestation::MODULE,
+    judges::MODULE,
     memory::MODULE,
     challengers::MODULE,
     impostors::MODULE,

@@ -57,6 +57,17 @@ impl Cmd {
             .extend(args.into_iter().map(|a| a.as_ref().to_owned()));
         self
     }
+    /// The same as the command of another program: `program args… this`.
+    pub fn within<S: AsRef<OsStr>>(
+        mut self,
+        program: impl AsRef<OsStr>,
+        args: impl IntoIterator<Item = S>,
+    ) -> Self {
+        let mut all = Self::new(program).args(args).args;
+        all.append(&mut self.args);
+        self.args = all;
+        self
+    }
     pub fn cwd(mut self, dir: impl AsRef<Path>) -> Self {
         self.cwd = Some(dir.as_ref().to_owned());
         self

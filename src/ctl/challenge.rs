@@ -27,6 +27,7 @@ use std::{
 use verify::{
     appraise::{Appraisal, Expectations, Memory, RevocationCheck, Trust, Trusted, Verdict},
     cms,
+    evidence::Evidence,
     hostlist::HostPolicy,
     id::{ContainerId, Nonce, UnixTime},
     wire::{ChannelBinding, MAX_REPLY},
@@ -227,6 +228,35 @@ fn relying_nonce(text: &str) -> Result<String, String> {
 }
 
 pub fn appraise_file(args: &Appraise, style: Style) -> anyhow::Result<Report> {
+    Ok(match judge_kept(args, style)? {
+        Judged::Accepted(_, report) | Judged::Not(report) => report,
+    })
+}
+
+/// What became of kept evidence.
+pub enum Judged {
+    Accepted(Box<Accepted>, Report),
+    /// It, or a peer's, was refused or could not be judged.
+    Not(Report),
+}
+
+/// Kept evidence that was appraised and accepted.
+pub struct Accepted {
+    evidence: Evidence,
+    asked: Asked,
+    _trusted: Trusted,
+}
+
+impl Accepted {
+    pub fn evidence(&self) -> &Evidence {
+        &self.evidence
+    }
+    pub fn asked(&self) -> &Asked {
+        &self.asked
+    }
+}
+
+pub fn judge_kept(args: &Appraise, style: Style) -> anyhow::Result<Judged> {
     let policy = Expected::read(&args.expected.policy, args.expected.inventory.as_deref())?;
     let asked = Asked {
         nonce: nonce(&args.nonce).map_err(|e| Usage(format!("--nonce: {e}")))?,
@@ -238,18 +268,29 @@ pub fn appraise_file(args: &Appraise, style: Style) -> anyhow::Result<Report> {
     let mut accepted = Vec::new();
     for peer in &args.peer {
         let policy = Expected::read(&peer.policy, args.expected.inventory.as_deref())?;
-        let appraisal = judge_file(&peer.evidence, &peer.asked, &policy, &accepted)?;
+        let (_, appraisal) = judge_file(&peer.evidence, &peer.asked, &policy, &accepted)?;
         match appraisal.verdict {
             Verdict::Accepted(trusted) => accepted.push(trusted),
             Verdict::Refused | Verdict::Unknown => {
                 let mut report = verdict::report(&appraisal, style);
                 report.add("peer", peer.asked.container.as_str());
-                return Ok(report);
+                return Ok(Judged::Not(report));
             }
         }
     }
-    let appraisal = judge_file(&args.evidence, &asked, &policy, &accepted)?;
-    Ok(verdict::report(&appraisal, style))
+    let (evidence, appraisal) = judge_file(&args.evidence, &asked, &policy, &accepted)?;
+    let report = verdict::report(&appraisal, style);
+    Ok(match appraisal.verdict {
+        Verdict::Refused | Verdict::Unknown => Judged::Not(report),
+        Verdict::Accepted(trusted) => {
+            let accepted = Accepted {
+                evidence,
+                asked,
+                _trusted: trusted,
+            };
+            Judged::Accepted(Box::new(accepted), report)
+        }
+    })
 }
 
 fn nonce(text: &str) -> Result<Nonce, String> {
@@ -264,16 +305,11 @@ fn judge_file(
     asked: &Asked,
     policy: &Expected,
     peers: &[Trusted],
-) -> anyhow::Result<Appraisal> {
+) -> anyhow::Result<(Evidence, Appraisal)> {
     let bytes = disk::read(path, "the evidence", MAX_REPLY as u64)?;
     let evidence = challenger::parse(&bytes, &path.display().to_string())?;
-    Ok(challenger::judge(
-        &evidence,
-        asked,
-        policy,
-        peers,
-        &Memory::Kept,
-    ))
+    let appraisal = challenger::judge(&evidence, asked, policy, peers, &Memory::Kept);
+    Ok((evidence, appraisal))
 }
 
 impl Expected {

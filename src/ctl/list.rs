@@ -2,7 +2,7 @@
 
 mod create;
 mod diff;
-mod export;
+pub mod export;
 mod import;
 mod rootfs;
 mod sign;

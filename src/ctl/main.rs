@@ -15,6 +15,7 @@ mod challenger; // one challenge, from nonce to verdict
 mod disk; // reading and writing files
 mod ear; // signed results
 mod enroll;
+mod evidence; // for other people's verifiers
 mod fetch;
 mod host_policy; // of a host list
 mod image;
@@ -75,6 +76,9 @@ enum Verb {
     Challenge(challenge::Challenge),
     /// Judge evidence that was kept
     Appraise(challenge::Appraise),
+    /// Evidence for other people's verifiers
+    #[command(subcommand)]
+    Evidence(evidence::Verb),
     /// Make a challenger's host policy of the administrator's host list
     HostPolicy(host_policy::Make),
     /// Check policies
@@ -111,6 +115,7 @@ fn main() -> ExitCode {
         Verb::Enroll(args) => enroll::run(args),
         Verb::Challenge(args) => challenge::challenge(args, style),
         Verb::Appraise(args) => challenge::appraise_file(args, style),
+        Verb::Evidence(verb) => evidence::run(verb, style),
         Verb::HostPolicy(args) => host_policy::run(args),
         Verb::Policy(verb) => policy::run(verb),
         Verb::Log(verb) => log::run(verb),

@@ -13,9 +13,11 @@ use crate::pcr::{self, Pcr, PcrIndex};
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
+mod ascii;
 mod cel;
 pub mod kernel;
 mod path;
+pub use ascii::ascii;
 pub use cel::cel_json;
 pub(crate) use path::decode_into;
 pub use path::{EncodedPath, MAX_PATH, PathError, decode_path, encode_path};

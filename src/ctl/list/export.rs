@@ -9,7 +9,7 @@ use crate::{
 use ::verify::{imalog::encode_path, rootfs, siglist::List};
 use anyhow::bail;
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
 
 #[derive(Args)]
@@ -34,7 +34,7 @@ pub struct Export {
 pub fn run(args: &Export) -> anyhow::Result<Report> {
     let (_, list) = read(&args.list)?;
     let text = if args.keylime {
-        keylime(&list)
+        format!("{:#}\n", keylime(&list))
     } else if args.mtree {
         mtree(&list)?
     } else {
@@ -58,7 +58,7 @@ pub fn run(args: &Export) -> anyhow::Result<Report> {
 
 /// keylime/ima/types.py, RuntimePolicyType; paths are spelt as in a container's event log. It says
 /// neither for which image nor until when: that stays with the signed list.
-fn keylime(list: &List) -> String {
+pub fn keylime(list: &List) -> Value {
     let digests: BTreeMap<String, Vec<String>> = list
         .files()
         .iter()
@@ -67,7 +67,7 @@ fn keylime(list: &List) -> String {
             (encode_path(path), hex)
         })
         .collect();
-    let policy = json!({
+    json!({
         "meta": { "version": 1, "generator": 0, "timestamp": list.issued_at() },
         "release": 0,
         "digests": digests,
@@ -76,8 +76,7 @@ fn keylime(list: &List) -> String {
         "ima": { "ignored_keyrings": [], "log_hash_alg": "sha1", "dm_policy": null },
         "ima-buf": {},
         "verification-keys": "",
-    });
-    format!("{policy:#}\n")
+    })
 }
 
 fn mtree(list: &List) -> anyhow::Result<String> {
