@@ -51,6 +51,7 @@ mod policy; // entries for what is no signed image, audit mode
 mod publisher; // the owner: keys, signatures, lists
 mod reboot; // a host that goes down and comes up
 mod registry; // a registry on loopback
+mod release; // secrets that only one container opens
 mod rootfs; // the rootfs measured: not read again, never taken for unchanged, the same at start
 mod runtime; // the runtime under test, bundles
 mod sharing; // a cgroup with somebody in it
@@ -137,6 +138,7 @@ const MODULES: &[Module] = &[
     challengers::MODULE,
     impostors::MODULE,
     vtpm::MODULE,
+    release::MODULE,
     enrolment::MODULE,
     policy::MODULE,
     explain::MODULE,

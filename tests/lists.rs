@@ -1,7 +1,7 @@
 //! Signature lists on a host: what may be one, that none goes back, both envelopes with openssl alone, and
 //! what attestctl makes of them for others.
 
-mod by_hand; // the man pages' recipes
+pub mod by_hand; // the man pages' recipes
 mod cosign; // real cosign signs lists
 mod kernel; // the kernel's keyrings
 pub mod large; // a million files

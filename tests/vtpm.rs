@@ -8,7 +8,7 @@ use crate::{
     cmd,
     engines::{podman, userns::with_shared_mounts},
     host::{CONFIG, POLICY, TRUST, policy},
-    image::{Image, Plan},
+    image::{File, Image, Plan},
     machine::patient,
     publisher,
     runtime::{Bundle, Runtime},
@@ -48,35 +48,48 @@ pub const MODULE: Module = Module {
 
 const IMAGE: &str = "localhost/e2e/tpm-tools";
 
-/// An image with the demo's programs and tpm2-tools, which are one program.
+/// An image with the demo's programs and tpm2-tools.
 fn image(world: &World) -> Result<Image> {
-    const TOOLS: &str = "/usr/bin/tpm2";
-    const TCTI: &str = "/usr/lib/x86_64-linux-gnu/libtss2-tcti-swtpm.so.0";
-    let mut libraries: BTreeSet<PathBuf> = [PathBuf::from(TCTI)].into();
-    for program in [TOOLS, TCTI] {
-        let text = cmd!("ldd", program).ok()?.stdout;
-        let paths = text.split_whitespace().filter(|word| word.starts_with('/'));
-        libraries.extend(paths.map(PathBuf::from));
-    }
-    let mut files = vec![("bin/tpm2".to_owned(), fs::read(TOOLS)?)];
-    for library in &libraries {
-        let name = library.file_name().context("a library's name")?;
-        let place = match library.starts_with("/lib64") {
-            true => "lib64",
-            false => "lib",
-        };
-        let bytes = fs::read(library).with_context(|| library.display().to_string())?;
-        files.push((format!("{place}/{}", name.to_string_lossy()), bytes));
-    }
-    let files: Vec<_> = files
-        .iter()
-        .map(|(path, bytes)| (path.as_str(), 0o755, bytes.as_slice()))
-        .collect();
+    let files = tool_files(&[])?;
     let plan = Plan {
         name: &format!("{IMAGE}:v1"),
         text: "an image that uses its TPM\n",
     };
-    Image::with_files(&world.work.join("images"), &plan, &files)
+    Image::with_files(&world.work.join("images"), &plan, &as_files(&files))
+}
+
+/// What tpm2-tools, which are one program, and `more` programs need, and where it has its place.
+pub fn tool_files(more: &[&Path]) -> Result<Vec<(String, Vec<u8>)>> {
+    const TOOLS: &str = "/usr/bin/tpm2";
+    const TCTI: &str = "/usr/lib/x86_64-linux-gnu/libtss2-tcti-swtpm.so.0";
+    let programs = [&[Path::new(TOOLS)], more].concat();
+    let mut libraries: BTreeSet<PathBuf> = [PathBuf::from(TCTI)].into();
+    for program in programs.iter().chain([&Path::new(TCTI)]) {
+        let text = cmd!("ldd", program).ok()?.stdout;
+        let paths = text.split_whitespace().filter(|word| word.starts_with('/'));
+        libraries.extend(paths.map(PathBuf::from));
+    }
+    let mut files = Vec::new();
+    let places = programs.iter().map(|path| ("bin", *path));
+    let libraries = libraries
+        .iter()
+        .map(|library| match library.starts_with("/lib64") {
+            true => ("lib64", library.as_path()),
+            false => ("lib", library.as_path()),
+        });
+    for (place, path) in places.chain(libraries) {
+        let name = path.file_name().context("a file's name")?;
+        let bytes = fs::read(path).with_context(|| path.display().to_string())?;
+        files.push((format!("{place}/{}", name.to_string_lossy()), bytes));
+    }
+    Ok(files)
+}
+
+pub fn as_files(files: &[(String, Vec<u8>)]) -> Vec<File<'_>> {
+    let files = files.iter();
+    files
+        .map(|(path, bytes)| (path.as_str(), 0o755, bytes.as_slice()))
+        .collect()
 }
 
 /// A waiting container of that image, with a tmpfs at /tmp.

@@ -123,6 +123,11 @@ fn peer(text: &str) -> Result<(String, PathBuf), String> {
 }
 
 pub fn challenge(args: &Challenge, style: Style) -> anyhow::Result<Report> {
+    asked(args, style).map(|(report, _)| report)
+}
+
+/// What the verdict is, and, if it is accepted, the witness of it.
+pub fn asked(args: &Challenge, style: Style) -> anyhow::Result<(Report, Option<Trusted>)> {
     // Everything that can be wrong on this side comes before a nonce is spent.
     let agent = args.agent.agent()?;
     let inventory = args.expected.inventory.as_deref();
@@ -154,7 +159,7 @@ pub fn challenge(args: &Challenge, style: Style) -> anyhow::Result<Report> {
             Verdict::Refused | Verdict::Unknown => {
                 let mut report = verdict::report(&answered.appraisal, style);
                 report.add("peer", peer.as_str());
-                return Ok(report);
+                return Ok((report, None));
             }
         }
     }
@@ -186,7 +191,11 @@ pub fn challenge(args: &Challenge, style: Style) -> anyhow::Result<Report> {
             String::from(asked.channel)
         ));
     }
-    Ok(report)
+    let trusted = match appraisal.verdict {
+        Verdict::Accepted(trusted) => Some(trusted),
+        Verdict::Refused | Verdict::Unknown => None,
+    };
+    Ok((report, trusted))
 }
 
 impl Challenge {

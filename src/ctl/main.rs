@@ -5,7 +5,8 @@
 //! 1 refused, 2 could not find out, 64 used wrongly.
 //!
 //! Trusts: the files that its arguments name. Deliberately absent: a configuration, a
-//! connection to anything but the agent or registry that is named, and any process but its own.
+//! connection to anything but the agent or registry that is named or, in a container, to its TPM, and any
+//! process but its own.
 
 mod agent; // the way to a host's agent
 mod ca;
@@ -27,9 +28,11 @@ mod memory; // what earlier answers said
 mod page; // a verdict as HTML
 mod policy;
 mod progress; // bars on terminals
+mod release; // a secret for one container
 mod report; // what a verb says and how it ends
 mod source; // images in files
 mod sys; // the environment, changed
+mod unseal; // and what it does there
 mod verdict; // an appraisal, shown
 
 #[cfg(test)]
@@ -79,6 +82,10 @@ enum Verb {
     /// Evidence for other people's verifiers
     #[command(subcommand)]
     Evidence(evidence::Verb),
+    /// Seal a secret to a container that a challenge accepts
+    Release(release::Args),
+    /// In a container: open a secret that was released to it
+    Unseal(unseal::Args),
     /// Make a challenger's host policy of the administrator's host list
     HostPolicy(host_policy::Make),
     /// Check policies
@@ -116,12 +123,14 @@ fn main() -> ExitCode {
         Verb::Challenge(args) => challenge::challenge(args, style),
         Verb::Appraise(args) => challenge::appraise_file(args, style),
         Verb::Evidence(verb) => evidence::run(verb, style),
+        Verb::Release(args) => release::run(args, style),
+        Verb::Unseal(args) => unseal::run(args, cli.json),
         Verb::HostPolicy(args) => host_policy::run(args),
         Verb::Policy(verb) => policy::run(verb),
         Verb::Log(verb) => log::run(verb),
     };
     match result {
-        Ok(report) => match writeln!(io::stdout(), "{}", report.render(cli.json)) {
+        Ok(report) => match report.print(&mut io::stdout(), cli.json) {
             Ok(()) => report.ending.into(),
             // Whoever wanted the answer did not get it.
             Err(e) => {

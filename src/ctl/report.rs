@@ -1,7 +1,11 @@
 //! What a verb says and how it ends: text for people, JSON for programs, one exit status for both.
 
 use serde_json::{Value, json};
-use std::{fmt, process::ExitCode};
+use std::{
+    fmt,
+    io::{self, Write},
+    process::ExitCode,
+};
 
 /// How a verb ends when it did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,8 +67,16 @@ impl Report {
         }
     }
 
+    /// A line, unless there is nothing to say.
+    pub fn print(&self, to: &mut impl Write, as_json: bool) -> io::Result<()> {
+        match self.render(as_json) {
+            nothing if nothing.is_empty() => Ok(()),
+            text => writeln!(to, "{text}"),
+        }
+    }
+
     /// What goes to standard output.
-    pub fn render(&self, as_json: bool) -> String {
+    fn render(&self, as_json: bool) -> String {
         if !as_json {
             return self.text.clone();
         }
@@ -170,5 +182,12 @@ mod tests {
         };
         assert_eq!(report.render(true), r#"{"a":1,"outcome":"refused"}"#);
         assert_eq!(report.render(false), "t");
+        let print = |text: &str| {
+            let mut out = Vec::new();
+            let report = Report::done(text, json!({}));
+            report.print(&mut out, false).map(|()| out)
+        };
+        assert_eq!(print("t").unwrap(), b"t\n");
+        assert_eq!(print("").unwrap(), b"");
     }
 }

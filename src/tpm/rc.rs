@@ -236,6 +236,18 @@ impl Rc {
     pub const fn is_wrong_auth(self) -> bool {
         self.0 & FORMAT_ONE != 0 && matches!(self.0 & 0x3F, 0x0E | 0x22)
     }
+    /// PCRs were extended after a policy had looked at them.
+    pub const fn is_pcr_changed(self) -> bool {
+        self.0 == 0x128
+    }
+    /// A session's policy is not the object's.
+    pub const fn is_policy_fail(self) -> bool {
+        self.0 & FORMAT_ONE != 0 && self.0 & 0x3F == 0x1D
+    }
+    /// What was wrapped is not for the key that is to unwrap it, or was changed.
+    pub const fn is_integrity(self) -> bool {
+        self.0 & FORMAT_ONE != 0 && self.0 & 0x3F == 0x1F
+    }
     /// The name in the specification, without `TPM_RC_`.
     pub fn name(self) -> Option<&'static str> {
         self.entry().map(|(_, name, _)| *name)
@@ -335,6 +347,9 @@ mod tests {
         assert!(Rc::new(0x98e).is_wrong_auth());
         assert!(Rc::new(0x9a2).is_wrong_auth());
         assert!(!Rc::new(0x922).is_wrong_auth());
+        assert!(Rc::new(0x99d).is_policy_fail() && !Rc::new(0x11d).is_policy_fail());
+        assert!(Rc::new(0x3df).is_integrity() && !Rc::new(0x99d).is_integrity());
+        assert!(Rc::new(0x128).is_pcr_changed() && !Rc::new(0x9a8).is_pcr_changed());
     }
 
     #[test]

@@ -3,7 +3,10 @@
 //! Trusts: the process at the other end, which the guard started, and whose answers are parsed
 //! strictly nevertheless.
 
+mod unseal; // a workload opens what was sealed to its vTPM
+
 pub use crate::channel::Error;
+pub use unseal::UnsealError;
 
 use crate::channel::Channel;
 use crate::filter::Broker;
@@ -34,14 +37,15 @@ impl Hierarchy {
     }
 }
 
-/// The only user of one vTPM.
+/// The guard, as the owner of one vTPM; or a workload, whose commands go through the guard's filter.
 #[derive(Debug)]
 pub struct Vtpm {
     channel: Channel,
 }
 
 impl Vtpm {
-    /// Takes our end of the socket pair whose other end swtpm inherited.
+    /// Takes our end of the socket pair whose other end swtpm inherited; in a container, a connection to the
+    /// guard.
     pub fn new(stream: UnixStream) -> Self {
         Self {
             channel: Channel::new(stream),

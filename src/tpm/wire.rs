@@ -16,6 +16,9 @@ pub const ST_SESSIONS: u16 = 0x8002;
 /// The password "session" (Part 1, 19.4).
 pub const RS_PW: u32 = 0x4000_0009;
 
+/// TPMA_SESSION.continueSession (Part 2, 8.4).
+const CONTINUE_SESSION: u8 = 1;
+
 pub const RH_OWNER: u32 = 0x4000_0001;
 pub const RH_NULL: u32 = 0x4000_0007;
 pub const RH_LOCKOUT: u32 = 0x4000_000A;
@@ -47,11 +50,18 @@ impl Code {
     /// Any command of a container's.
     pub const CONTAINERS: Self = Self::new(0, "a container's command");
     pub const STARTUP: Self = Self::new(0x144, "TPM2_Startup");
+    pub const POLICY_SECRET: Self = Self::new(0x151, "TPM2_PolicySecret");
+    pub const IMPORT: Self = Self::new(0x156, "TPM2_Import");
+    pub const LOAD: Self = Self::with_handle(0x157, "TPM2_Load");
     pub const QUOTE: Self = Self::new(0x158, "TPM2_Quote");
+    pub const UNSEAL: Self = Self::new(0x15E, "TPM2_Unseal");
     pub const FLUSH_CONTEXT: Self = Self::new(0x165, "TPM2_FlushContext");
+    pub const START_AUTH_SESSION: Self = Self::with_handle(0x176, "TPM2_StartAuthSession");
     pub const GET_CAPABILITY: Self = Self::new(0x17A, "TPM2_GetCapability");
     pub const GET_RANDOM: Self = Self::new(0x17B, "TPM2_GetRandom");
     pub const PCR_READ: Self = Self::new(0x17E, "TPM2_PCR_Read");
+    pub const POLICY_PCR: Self = Self::new(0x17F, "TPM2_PolicyPCR");
+    pub const POLICY_RESTART: Self = Self::new(0x180, "TPM2_PolicyRestart");
     pub const READ_CLOCK: Self = Self::new(0x181, "TPM2_ReadClock");
     pub const PCR_EXTEND: Self = Self::new(0x182, "TPM2_PCR_Extend");
 
@@ -201,6 +211,13 @@ impl Command {
         self.sessions = self.sessions.u32(RS_PW).sized(&[]).u8(0).sized(auth);
         self
     }
+    /// Authorizes the next handle with a policy session that is bound to nothing and has no secret: then
+    /// there is no HMAC (Part 1, 19.6.5). The session goes on, its policy begins anew.
+    pub fn policy(mut self, session: u32) -> Self {
+        let area = self.sessions.u32(session).sized(&[]);
+        self.sessions = area.u8(CONTINUE_SESSION).sized(&[]);
+        self
+    }
     pub fn parameters(mut self, parameters: Writer) -> Self {
         self.parameters = self.parameters.bytes(&parameters.0);
         self
@@ -269,17 +286,22 @@ impl Command {
         }))
     }
 
-    /// Each password is answered by an empty nonce, continueSession, and no HMAC (Part 1, 19.4).
+    /// Each password is answered by an empty nonce, continueSession, and no HMAC (Part 1, 19.4); a policy
+    /// session the same, with a nonce of the TPM's.
     fn check_sessions(&self, mut answer: Reader<'_>) -> Result<(), Malformed> {
         let mut asked = Reader::new(&self.sessions.0);
         while !asked.0.is_empty() {
-            asked.u32()?;
+            let is_password = asked.u32()? == RS_PW;
             asked.sized()?;
             asked.u8()?;
             asked.sized()?;
             let (nonce, attributes, hmac) = (answer.sized()?, answer.u8()?, answer.sized()?);
-            if !nonce.is_empty() || attributes != 1 || !hmac.is_empty() {
-                return Err(Malformed::Content("a password is not answered as one"));
+            let as_asked = nonce.is_empty() == is_password;
+            if !as_asked || attributes != CONTINUE_SESSION || !hmac.is_empty() {
+                return Err(Malformed::Content(match is_password {
+                    true => "a password is not answered as one",
+                    false => "a policy session is not answered as one",
+                }));
             }
         }
         answer.finish()

@@ -35,6 +35,7 @@ use crate::digest::{ImageDigest, OrNone, RecordDigest};
 use crate::evidence::Evidence;
 use crate::hostlist::HostPolicy;
 use crate::id::{ContainerId, Nonce, UnixTime};
+use crate::release::Recipient;
 use facts::Facts;
 
 /// The bytes behind the paths that expectations name, read by the caller.
@@ -56,6 +57,7 @@ pub struct Trusted {
     host: String,
     record: RecordDigest,
     waived: Vec<Waiver>,
+    recipient: Recipient,
 }
 
 impl Trusted {
@@ -76,6 +78,10 @@ impl Trusted {
     /// What was let through because the expectations name it.
     pub fn waived(&self) -> &[Waiver] {
         &self.waived
+    }
+    /// Its vTPM, for what is meant for it alone.
+    pub fn recipient(&self) -> &Recipient {
+        &self.recipient
     }
 }
 
@@ -179,20 +185,23 @@ fn judge(findings: &[Finding], facts: &Facts<'_>) -> Verdict {
         .flat_map(|c| c.subjects().iter().map(|s| (*c, *s)));
     let complete = findings.iter().map(|f| (f.check, f.subject)).eq(demanded);
     let passed = findings.iter().all(|f| f.outcome.passes());
-    match (&facts.record, facts.pin()) {
-        (Ok(record), Ok(pin)) if complete && passed => Verdict::Accepted(Trusted {
-            container: record.claim.container.clone(),
-            image: record.claim.image,
-            host: pin.name.clone(),
-            record: facts.r,
-            waived: findings
-                .iter()
-                .filter_map(|f| match f.outcome {
-                    Outcome::Waived { by, .. } => Some(by),
-                    _ => None,
-                })
-                .collect(),
-        }),
+    match (&facts.record, facts.pin(), facts.recipient()) {
+        (Ok(record), Ok(pin), Some(recipient)) if complete && passed => {
+            Verdict::Accepted(Trusted {
+                container: record.claim.container.clone(),
+                image: record.claim.image,
+                host: pin.name.clone(),
+                record: facts.r,
+                waived: findings
+                    .iter()
+                    .filter_map(|f| match f.outcome {
+                        Outcome::Waived { by, .. } => Some(by),
+                        _ => None,
+                    })
+                    .collect(),
+                recipient,
+            })
+        }
         _ => Verdict::Unknown,
     }
 }

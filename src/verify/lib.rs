@@ -37,6 +37,7 @@ pub mod pcr; // PCR map and the extend operation
 pub mod policy; // who may run what: the decision
 pub mod profile; // launch profile: the summary of config.json that is judged
 pub mod qualify; // qualifying data of quotes
+pub mod release; // secrets for one container in one state
 pub mod rootfs; // rootfs manifest (mtree), layers and their merging
 pub mod siglist; // signature list: in-toto statement of the programs that may run
 pub mod signature; // image signatures and attestations: cosign, Sigstore bundles

@@ -79,6 +79,19 @@ pub const LAST_CLOSED: PcrIndex = PcrIndex(7);
 /// prove that they are empty. 12 to 15 belong to the workload; 16 and 23 can be reset by anyone.
 pub const QUOTED: [PcrIndex; 12] = first();
 
+/// What a secret is sealed to: all that is as it was at the start, and that there are no faults. 10 and 11
+/// change with each program.
+pub const SEALED: [PcrIndex; 8] = [
+    RUNTIME,
+    LAUNCH,
+    IMAGE,
+    PcrIndex(3),
+    ROOTFS,
+    POLICY,
+    LIST,
+    FAULTS,
+];
+
 /// The host PCR that takes every binding log entry.
 pub const HOST_BINDING_PCR: PcrIndex = PcrIndex(13);
 

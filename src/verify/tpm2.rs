@@ -7,18 +7,22 @@
 mod attest;
 mod credential;
 mod ek_certificate;
+mod outer;
 mod public;
 mod quote;
+mod sealed;
 #[cfg(test)]
 pub(crate) mod softkey;
 #[cfg(test)]
 mod tests;
 
 pub use attest::{Attest, Body, Selection, Signature};
-pub use credential::{Credential, NoScalar, make_credential};
+pub use credential::{Credential, make_credential};
 pub use ek_certificate::{CertifiedEk, EkRefusal, certify};
+pub use outer::NoScalar;
 pub use public::{AttestationKey, EndorsementKey, KeyRefusal, Public, aik_template, ek_template};
 pub use quote::{QuoteError, QuotedPcrs, VerifiedQuote, verify_quote};
+pub use sealed::{MAX_SEALED, SealedObject, SealingRandom, pcr_policy, pcr_selection, seal};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -29,6 +33,7 @@ pub mod alg {
     pub const RSA: u16 = 0x0001;
     pub const SHA1: u16 = 0x0004;
     pub const AES: u16 = 0x0006;
+    pub const KEYEDHASH: u16 = 0x0008;
     pub const SHA256: u16 = 0x000B;
     pub const NULL: u16 = 0x0010;
     pub const RSASSA: u16 = 0x0014;

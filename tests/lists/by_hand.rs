@@ -5,7 +5,7 @@ use super::*;
 use crate::namespace::SOURCES;
 
 /// The commands of one section of a page, block by block, as a reader sees them.
-fn recipe(page: &str, section: &str) -> Result<Vec<String>> {
+pub fn recipe(page: &str, section: &str) -> Result<Vec<String>> {
     let text = fs::read_to_string(Path::new(SOURCES).join("packaging/man").join(page))?;
     let (_, rest) = text
         .split_once(&format!(".SH {section}\n"))

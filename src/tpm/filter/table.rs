@@ -2,7 +2,8 @@
 //! Library Part 2, 6.5.2; handles: Part 3). What has no row is denied.
 //!
 //! Denied is what changes the vTPM as a whole (hierarchies, banks, lockout, clock, firmware), what
-//! resets a PCR, and what lets one container's key speak for the guard's.
+//! resets a PCR, what lets one container's key speak for the guard's, and TPM2_Rewrap: it takes a secret that
+//! was sealed below the endorsement key out of its wrapper without asking for the secret's own policy.
 
 use Check::{Capability, DefineNv, Flush, Persist, Primary, Public};
 use Returns::{ASession, AnObject, AnyContext, Nothing};
@@ -167,7 +168,7 @@ pub const TABLE: &[Row] = &[
     row(0x14F, "NV_ReadLock", Allow, &[NvAuth, Nv]),
     row(0x150, "ObjectChangeAuth", Allow, &[Key, Key]),
     row(0x151, "PolicySecret", Allow, &[Entity, Session]),
-    row(0x152, "Rewrap", Allow, &[Key, Key]),
+    row(0x152, "Rewrap", Deny, &[]),
     row(0x153, "Create", With(Public), &[Key]),
     row(0x154, "ECDH_ZGen", Allow, &[Key]),
     row(0x155, "HMAC", Allow, &[Key]),

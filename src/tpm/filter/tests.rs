@@ -71,6 +71,7 @@ fn refuse_every_denied_command_whatever_it_says() {
         "HierarchyControl",
         "HierarchyChangeAuth",
         "ChangeEPS",
+        "Rewrap",
     ] {
         assert!(name(must), "{must}");
     }

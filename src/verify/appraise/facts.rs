@@ -13,6 +13,7 @@ use crate::imalog::ParseError;
 use crate::pcr::{HOST_QUOTED, PcrIndex, QUOTED};
 use crate::profile::Peer;
 use crate::qualify;
+use crate::release::Recipient;
 use crate::siglist::{ListRefusal, ListRule, VerifiedList, verify_list};
 use crate::tpm2::{
     AttestationKey, EndorsementKey, KeyRefusal, Malformed, Public, QuoteError, QuotedPcrs,
@@ -229,6 +230,13 @@ impl<'a> Facts<'a> {
         self.expect
             .host(&name)
             .ok_or_else(|| Problem::Unknown(format!("host key {name} is not pinned")))
+    }
+    /// The vTPM that the quote is from, if its endorsement key is one.
+    pub fn recipient(&self) -> Option<Recipient> {
+        match &self.ek {
+            Ok(Ok(ek)) => Recipient::of(ek, self.container.values()?),
+            _ => None,
+        }
     }
     pub fn measured_image(&self) -> Result<&event::Image, Problem> {
         self.log()?.one("attestrun.image", |event| match event {

@@ -14,6 +14,7 @@ mod memory;
 mod modes;
 mod quotes;
 mod records;
+mod released;
 
 /// The checks with that outcome, as `subject check`.
 fn with(appraisal: &Appraisal, word: &str) -> Vec<String> {

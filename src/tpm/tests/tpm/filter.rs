@@ -11,17 +11,17 @@ use tpm::wire::{RH_ENDORSEMENT, RH_NULL, RH_OWNER, Reader, Writer};
 use verify::pcr::QUOTED;
 use verify::tpm2::{AttestationKey, Public, aik_template, alg, ek_template, verify_quote};
 
-const PASSWORD: u32 = 0x4000_0009;
+pub const PASSWORD: u32 = 0x4000_0009;
 
 /// A vTPM as the guard has it, and the container's side of it.
-struct Scene {
-    _swtpm: Swtpm,
-    vtpm: Vtpm,
+pub struct Scene {
+    pub _swtpm: Swtpm,
+    pub vtpm: Vtpm,
     aik: tpm::Key,
-    broker: Broker,
+    pub broker: Broker,
 }
 
-fn scene() -> Scene {
+pub fn scene() -> Scene {
     let (swtpm, stream) = Swtpm::vtpm();
     let mut vtpm = Vtpm::new(stream);
     vtpm.lock_down().unwrap();
@@ -38,10 +38,10 @@ fn scene() -> Scene {
 }
 
 /// Response code, and what follows the header.
-type Said = (u32, Vec<u8>);
+pub type Said = (u32, Vec<u8>);
 
 impl Scene {
-    fn say(
+    pub fn say(
         &mut self,
         client: u64,
         code: u32,
@@ -70,7 +70,7 @@ impl Scene {
         (reader.u32().unwrap(), reader.rest().to_vec())
     }
 
-    fn done(
+    pub fn done(
         &mut self,
         client: u64,
         code: u32,
@@ -101,13 +101,13 @@ impl Scene {
     }
 }
 
-fn creation(template: &[u8]) -> Vec<u8> {
+pub fn creation(template: &[u8]) -> Vec<u8> {
     let no_secret = Writer::default().sized(b"").sized(b"").finish();
     let parameters = Writer::default().sized(&no_secret).sized(template);
     parameters.sized(b"").u32(0).finish()
 }
 
-fn session() -> Vec<u8> {
+pub fn session() -> Vec<u8> {
     let parameters = Writer::default().sized(&[7; 16]).sized(b"").u8(1);
     parameters.u16(alg::NULL).u16(alg::SHA256).finish()
 }

@@ -6,6 +6,7 @@ mod filter; // what a container may say, and what it cannot reach
 #[cfg(feature = "host")]
 mod host; // the host TPM, played by an swtpm over loopback TCP: a software root
 mod peer; // a vTPM that does not keep to the rules
+mod sealed; // what a challenger seals to a vTPM, and the ways to it
 #[cfg_attr(
     not(feature = "host"),
     allow(dead_code, reason = "it starts host TPMs as well")
