@@ -61,8 +61,12 @@ fn attacker(world: &World) -> Result<Image> {
     let loader = "-Wl,--dynamic-linker=/dev/loader";
     cmd!("cc", "-O1", "-w", loader, "-o", &strange, &source).ok()?;
     let (attack, strange) = (fs::read(attack)?, fs::read(strange)?);
+    let busybox = fs::read("/bin/busybox")?;
+    let others = [b"written", b"mapped!"].map(|end| [busybox.as_slice(), end].concat());
     let files = [
         ("opt/attack", 0o755, attack.as_slice()),
+        ("opt/written", 0o755, others[0].as_slice()),
+        ("opt/mapped", 0o755, others[1].as_slice()),
         ("opt/strange-loader", 0o755, strange.as_slice()),
         ("data/.keep", 0o644, b""),
     ];

@@ -1,11 +1,11 @@
 //! Benchmarks B1 and B2: an attested start beside plain runc's, interleaved in one run; B13: how long it
-//! takes to know an image and decide about it. B3, B4, B9 and B14 to B18 are next door.
+//! takes to know an image and decide about it. B3 to B6, B9 and B14 to B18 are next door.
 //!
 //! `bench [B1 B2 …] [--json FILE] [--runs N]`; no id means all. Times are wall clock; absolute ones
 //! are printed and never judged, since machines differ: the goals are about ratios and differences.
 
 use crate::{
-    bench_challenges, bench_list, bench_rootfs, bench_scale, cmd,
+    bench_challenges, bench_exec, bench_list, bench_rootfs, bench_scale, cmd,
     runtime::{Backend, Bundle, Runtime},
     world::World,
 };
@@ -21,8 +21,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-const IDS: [&str; 11] = [
-    "B1", "B2", "B3", "B4", "B9", "B13", "B14", "B15", "B16", "B17", "B18",
+const IDS: [&str; 13] = [
+    "B1", "B2", "B3", "B4", "B5", "B6", "B9", "B13", "B14", "B15", "B16", "B17", "B18",
 ];
 const RUNS: usize = 40;
 const WARM_UP: usize = 3;
@@ -81,6 +81,9 @@ pub fn run(world: &World, args: &[String]) -> Result<()> {
     }
     if wanted.has("B4") {
         results.push(bench_rootfs::b4(world, wanted.runs)?);
+    }
+    if wanted.has("B5") || wanted.has("B6") {
+        results.extend(bench_exec::b5(world, wanted.runs)?);
     }
     if wanted.has("B15") {
         results.push(bench_list::b15(world, wanted.runs)?);

@@ -69,6 +69,16 @@ static void *spawned(void *target)
 	return 0;
 }
 
+static int ran(const char *path)
+{
+	char *quiet[] = {"true", 0};
+	pid_t child;
+	if ((errno = posix_spawn(&child, path, 0, 0, quiet, environ)))
+		return no(path);
+	waitpid(child, 0, 0);
+	return 0;
+}
+
 static void own_namespaces(void)
 {
 	if (unshare(CLONE_NEWUSER | CLONE_NEWNS))
@@ -218,10 +228,7 @@ int main(int argc, char **argv)
 		int out = open("/root/twice", O_RDWR | O_CREAT, 0755);
 		copy("/bin/busybox", out);
 		close(out);
-		char *quiet[] = {"true", 0};
-		pid_t child;
-		if (posix_spawn(&child, "/root/twice", 0, 0, quiet, environ) == 0)
-			waitpid(child, 0, 0);
+		ran("/root/twice");
 		return copied(target, "/root/twice");
 	}
 	WAY("later-mapping") { /* run, changed through a mapping made and closed since, run again */
@@ -229,11 +236,8 @@ int main(int argc, char **argv)
 		int out = open("/root/later", O_RDWR | O_CREAT | O_TRUNC, 0755);
 		copy("/bin/busybox", out);
 		close(out);
-		char *quiet[] = {"true", 0};
-		pid_t child;
-		if ((errno = posix_spawn(&child, "/root/later", 0, 0, quiet, environ)))
-			return no("posix_spawn");
-		waitpid(child, 0, 0);
+		if (ran("/root/later"))
+			return 1;
 		usleep(300000); /* nobody holds it any more */
 		out = open("/root/later", O_RDWR);
 		fstat(out, &stat);
@@ -253,13 +257,40 @@ int main(int argc, char **argv)
 		ftruncate(out, stat.st_size - 18); /* what the unlisted one has more */
 		char *page = mmap(0, stat.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, out, 0);
 		close(out);
-		char *quiet[] = {"true", 0};
-		pid_t child;
-		if ((errno = posix_spawn(&child, "/root/mapped", 0, 0, quiet, environ)))
-			return no("posix_spawn");
-		waitpid(child, 0, 0);
+		if (ran("/root/mapped"))
+			return 1;
 		page[stat.st_size - 19] ^= 1; /* its last byte: another content, which runs all the same */
 		execve("/root/mapped", words, environ);
+		return no("execve");
+	}
+	WAY("image-written") { /* a listed program of the image, which nobody had touched */
+		struct stat stat;
+		char byte;
+		if (ran("/opt/written") || ran("/opt/written"))
+			return 1;
+		int out = open("/opt/written", O_RDWR);
+		fstat(out, &stat);
+		pread(out, &byte, 1, stat.st_size - 1);
+		byte ^= 1; /* another content, which runs all the same */
+		if (pwrite(out, &byte, 1, stat.st_size - 1) != 1)
+			return no("pwrite");
+		close(out);
+		execve("/opt/written", words, environ);
+		return no("execve");
+	}
+	WAY("image-mapped") { /* the same, changed through a mapping that was there when it ran again */
+		struct stat stat;
+		if (ran("/opt/mapped"))
+			return 1;
+		int out = open("/opt/mapped", O_RDWR);
+		fstat(out, &stat);
+		char *page = mmap(0, stat.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, out, 0);
+		*(volatile char *)(page + stat.st_size - 1) ^= 0; /* no later store moves the time of change */
+		close(out);
+		if (ran("/opt/mapped"))
+			return 1;
+		page[stat.st_size - 1] ^= 1;
+		execve("/opt/mapped", words, environ);
 		return no("execve");
 	}
 	WAY("memfd") {

@@ -149,6 +149,17 @@ impl Mount {
         }
         overlay_of(&self.options, stores).map(Some)
     }
+
+    /// Where an overlay's changes go, if its mount names that by an absolute path.
+    pub fn upper(&self) -> Option<PathBuf> {
+        let options = split(&self.options, b',');
+        let values = options.iter().filter_map(|o| o.strip_prefix(b"upperdir="));
+        let uppers: Vec<_> = values.map(|value| path(plain(value))).collect();
+        match &uppers[..] {
+            [upper] if self.fs_type == "overlay" && upper.is_absolute() => Some(upper.clone()),
+            _ => None,
+        }
+    }
 }
 
 /// The same from mount options.
@@ -268,6 +279,20 @@ fn plain(escaped: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_directory_for_changes_is_told() {
+        let mount = |text: &[u8]| parse(text).unwrap().remove(0);
+        let upper = mount(PODMAN).upper().unwrap();
+        assert_eq!(upper, Path::new("/g/overlay/id/diff"));
+        for text in [
+            &b"1 2 0:3 / /m rw - overlay overlay rw,lowerdir=a:b,upperdir=c/diff,workdir=c/w\n"[..],
+            b"1 2 0:3 / /m ro - overlay overlay ro,lowerdir=/a:/b\n",
+            b"1 2 0:3 / /m rw - ext4 /dev/x rw,upperdir=/c\n",
+        ] {
+            assert_eq!(mount(text).upper(), None);
+        }
+    }
 
     const PODMAN: &[u8] = b"132 44 0:108 / /g/overlay/a\\040b/merged rw,relatime shared:1 master:2 - overlay overlay rw,lowerdir=/g/overlay/l/AA:/g/overlay/l/BB,upperdir=/g/overlay/id/diff,workdir=/g/overlay/id/work,volatile\n";
 

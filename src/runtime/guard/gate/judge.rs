@@ -3,6 +3,7 @@
 
 use super::{
     identity::{Whose, caller},
+    settled::{Settled, Stamp},
     sys::{self, Asked, Lease},
 };
 use crate::{
@@ -40,6 +41,7 @@ pub struct Judge {
     admission: Arc<Admission>,
     journal: Arc<Journal>,
     whose: Whose,
+    settled: Settled,
     /// Denials that are in the log: only the first of a content at a path is news.
     denied: HashSet<(Vec<u8>, FileDigest)>,
 }
@@ -51,11 +53,17 @@ struct Measured {
 }
 
 impl Judge {
-    pub fn new(admission: Arc<Admission>, journal: Arc<Journal>, whose: Whose) -> Self {
+    pub fn new(
+        admission: Arc<Admission>,
+        journal: Arc<Journal>,
+        whose: Whose,
+        settled: Settled,
+    ) -> Self {
         Self {
             admission,
             journal,
             whose,
+            settled,
             denied: HashSet::new(),
         }
     }
@@ -65,7 +73,7 @@ impl Judge {
         if self.whose.is_hosts(asked.pid) {
             return Verdict::Unseen;
         }
-        let verdict = match measure(&asked.file) {
+        let verdict = match self.measure(&asked.file) {
             Ok(Some(measured)) => self.decide(&measured, asked.pid),
             // execve would fail with ETXTBSY; if the writer closes it meanwhile, what he wrote was not read
             Ok(None) => return Verdict::Denied,
@@ -75,6 +83,36 @@ impl Judge {
             eprintln!("attestrun guard: an execution is denied: {error:#}");
             Verdict::Denied
         })
+    }
+
+    /// `None`: somebody has the file open for writing.
+    fn measure(&mut self, file: &File) -> Result<Option<Measured>> {
+        let steady = match sys::lease(file).context("cannot take a lease on it")? {
+            Lease::Held => true,
+            Lease::None => false,
+            Lease::Busy => return Ok(None),
+        };
+        let path = path_of(file)?;
+        let digest = self.digest(file, steady).with_context(|| {
+            format!(
+                "cannot read {} in the container",
+                String::from_utf8_lossy(&path)
+            )
+        })?;
+        let program = Program { path, digest };
+        Ok(Some(Measured { program, steady }))
+    }
+
+    fn digest(&mut self, file: &File, steady: bool) -> Result<FileDigest> {
+        let before = Stamp::of(file)?;
+        if steady && let Some(known) = self.settled.digest(&before) {
+            return Ok(known);
+        }
+        let digest = hash(file)?;
+        if steady && Stamp::of(file)? == before {
+            self.settled.remember(before, digest);
+        }
+        Ok(digest)
     }
 
     fn decide(&mut self, measured: &Measured, pid: i32) -> Result<Verdict> {
@@ -136,24 +174,6 @@ impl Judge {
             judged => judged,
         }
     }
-}
-
-/// `None`: somebody has the file open for writing.
-fn measure(file: &File) -> Result<Option<Measured>> {
-    let steady = match sys::lease(file).context("cannot take a lease on it")? {
-        Lease::Held => true,
-        Lease::None => false,
-        Lease::Busy => return Ok(None),
-    };
-    let path = path_of(file)?;
-    let digest = hash(file).with_context(|| {
-        format!(
-            "cannot read {} in the container",
-            String::from_utf8_lossy(&path)
-        )
-    })?;
-    let program = Program { path, digest };
-    Ok(Some(Measured { program, steady }))
 }
 
 /// As the container sees it: the file was opened in its mount namespace.

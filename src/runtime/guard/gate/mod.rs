@@ -5,17 +5,19 @@
 //! for itself. Fails closed: the keeper holds the group of events too, so that a guard's death answers
 //! nobody, and keeps it until all processes of the container are gone.
 //!
-//! Each execution is measured anew: a store through a shared mapping changes a file without an event, so no
-//! mark that lets a file pass until it is modified could be believed.
+//! Who executes is asked about each time: a store through a shared mapping changes a file without an event, so no
+//! mark that lets a file pass until it is modified could be believed. Only files that nobody can have touched
+//! since the start are not read again ([`settled`]).
 //!
 //! What this tier does not see is in the event's and the README's words for it.
 
 mod identity;
 mod judge;
 mod places;
+mod settled;
 mod sys;
 
-use self::{identity::Whose, judge::Judge};
+use self::{identity::Whose, judge::Judge, places::Own, settled::Settled};
 use super::Guarded;
 use crate::ending::Holdings;
 use anyhow::{Context, Result, bail};
@@ -75,10 +77,10 @@ pub enum Gate {
     None {
         lacks: String,
     },
-    /// On the overlay of this device.
+    /// On this overlay.
     Fanotify {
         group: OwnedFd,
-        device: u64,
+        overlay: Own,
     },
 }
 
@@ -93,7 +95,7 @@ impl Gate {
             return Ok(Self::None { lacks });
         }
         Ok(match places::own(rootfs)? {
-            Ok(device) => Self::Fanotify { group, device },
+            Ok(overlay) => Self::Fanotify { group, overlay },
             Err(lacks) => Self::None { lacks },
         })
     }
@@ -115,18 +117,23 @@ impl Gate {
 
     /// Begins to watch, before the container's first program is executed.
     pub(super) fn arm(self, guarded: &Guarded, holdings: &Holdings) -> Result<()> {
-        let Self::Fanotify { group, device } = self else {
+        let Self::Fanotify { group, overlay } = self else {
             return Ok(());
         };
         let init = holdings.init()?;
-        places::mark(group.as_fd(), init, device).context("cannot watch the container's files")?;
+        let settled = match overlay.settles {
+            true => Settled::on(overlay.device)?,
+            false => Settled::Never,
+        };
+        places::mark(group.as_fd(), init, overlay.device)
+            .context("cannot watch the container's files")?;
         let whose = Whose::of(init).context("cannot tell the container's processes")?;
         anyhow::ensure!(
             !crate::ending::has_ended(&holdings.pidfd),
             "the container has ended"
         );
         let admission: Arc<Admission> = guarded.admitted.admission.clone();
-        let judge = Judge::new(admission, guarded.journal.clone(), whose);
+        let judge = Judge::new(admission, guarded.journal.clone(), whose, settled);
         let mut watch = Watch {
             group,
             judge,

@@ -5,7 +5,10 @@
 //! that is mounted for this container is marked as a file system, and mounts only where they are in the
 //! container's own mount namespace.
 
-use super::sys::{self, Extent};
+use super::{
+    settled,
+    sys::{self, Extent},
+};
 use anyhow::{Context, Result, bail, ensure};
 use content::store::{Mount, parse_mountinfo};
 use rustix::{
@@ -39,8 +42,16 @@ const PSEUDO: [&str; 14] = [
     "tracefs",
 ];
 
-/// The device of the overlay that is mounted at `rootfs` for one container; or why there is none.
-pub fn own(rootfs: &Path) -> Result<Result<u64, String>> {
+/// The overlay of one container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Own {
+    pub device: u64,
+    /// The kernel notices each change of its files.
+    pub settles: bool,
+}
+
+/// The overlay that is mounted at `rootfs` for one container; or why there is none.
+pub fn own(rootfs: &Path) -> Result<Result<Own, String>> {
     let mounts = mounts("self")?;
     let lacks = |why: &str| Ok(Err(format!("its root file system {why}")));
     let at = mounts.iter().rev().find(|m| m.mount_point == rootfs);
@@ -54,7 +65,14 @@ pub fn own(rootfs: &Path) -> Result<Result<u64, String>> {
     }
     let metadata = fs::metadata(rootfs)
         .with_context(|| format!("cannot look at the root file system {}", rootfs.display()))?;
-    Ok(Ok(metadata.dev()))
+    let settles = match overlay.upper() {
+        Some(upper) => settled::notices_stores(&upper)?,
+        None => false,
+    };
+    Ok(Ok(Own {
+        device: metadata.dev(),
+        settles,
+    }))
 }
 
 /// Marks everything that init can execute files from.

@@ -1,4 +1,5 @@
-//! fanotify(7), which nix and rustix do not wrap, and leases that are kept (fcntl(2)).
+//! fanotify(7), which nix and rustix do not wrap, leases that are kept (fcntl(2)), and the clock's being set
+//! (timerfd_create(2)).
 #![allow(unsafe_code)]
 
 use std::{
@@ -144,5 +145,45 @@ pub fn lease(file: &File) -> Result<Lease> {
         Some(libc::EAGAIN) => Ok(Lease::Busy),
         Some(libc::EINVAL | libc::ENOLCK | libc::EOPNOTSUPP) => Ok(Lease::None),
         _ => Err(error),
+    }
+}
+
+/// Knows whether somebody set the clock of the day.
+pub struct Clock(OwnedFd);
+
+pub fn clock() -> Result<Clock> {
+    // SAFETY: the call takes two numbers and returns a new descriptor that nobody else owns.
+    let fd = unsafe {
+        libc::timerfd_create(libc::CLOCK_REALTIME, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC)
+    };
+    if fd < 0 {
+        return Err(Error::last_os_error());
+    }
+    // SAFETY: as above.
+    let clock = Clock(unsafe { OwnedFd::from_raw_fd(fd) });
+    let never = libc::itimerspec {
+        it_interval: libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        },
+        it_value: libc::timespec {
+            tv_sec: libc::time_t::MAX,
+            tv_nsec: 0,
+        },
+    };
+    let flags = libc::TFD_TIMER_ABSTIME | libc::TFD_TIMER_CANCEL_ON_SET;
+    // SAFETY: the kernel reads one struct and writes none.
+    let done = unsafe { libc::timerfd_settime(fd, flags, &never, std::ptr::null_mut()) };
+    match done {
+        0 => Ok(clock),
+        _ => Err(Error::last_os_error()),
+    }
+}
+
+impl Clock {
+    /// Since it was asked last. Also if that cannot be told.
+    pub fn was_set(&self) -> bool {
+        // not a timer that is over: ECANCELED says that the clock was set
+        rustix::io::read(&self.0, &mut [0u8; 8]) != Err(rustix::io::Errno::AGAIN)
     }
 }
