@@ -1,6 +1,8 @@
 //! The container's own TPM as the container sees it: tools of others work, what is not the workload's is
 //! refused, and nobody in there can keep the guard from its work.
 
+mod certificate; // what the host's TPM certifies and quotes by itself
+
 use crate::{
     Module, Test,
     admission::restoring,
@@ -43,6 +45,11 @@ pub const MODULE: Module = Module {
             without_a_place_there_is_none,
         ),
         Test::Once("its_share_of_memory", its_share_of_memory),
+        Test::Once("its_certificate_is_the_hosts", certificate::is_the_hosts),
+        Test::Once(
+            "a_record_is_quoted_at_once",
+            certificate::a_record_is_quoted_at_once,
+        ),
     ],
 };
 

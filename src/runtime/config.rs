@@ -85,6 +85,20 @@ pub struct HostTpm {
     pub root: Root,
     /// The host PCR that the binding log is replayed against.
     pub binding_pcr: u8,
+    /// Files of earlier versions do not have this key.
+    #[serde(default)]
+    pub binding_quote: BindingQuote,
+}
+
+/// When the host TPM signs that it holds a binding record.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BindingQuote {
+    /// With each challenge, whose quote covers it.
+    #[default]
+    Challenge,
+    /// Once more by itself, as soon as the container exists.
+    Create,
 }
 
 /// A software root is always named, here and in every evidence.
@@ -105,6 +119,9 @@ pub struct Vtpm {
     /// Containers have a socket to their vTPM. Files of earlier versions do not have this key.
     #[serde(default = "yes")]
     pub in_containers: bool,
+    /// Each vTPM has a certificate of its endorsement key, by this host's CA.
+    #[serde(default)]
+    pub ek_certificate: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -215,6 +232,7 @@ mod tests {
             ("root = \"hardware\"", ""),
             ("log_max_bytes = 67108864", "log_max_bytes = 67108865"),
             ("log_max_bytes = 67108864", "log_max_bytes = 0"),
+            ("binding_quote = \"challenge\"", "binding_quote = \"never\""),
         ] {
             let text = GOOD.replacen(from, to, 1);
             assert_ne!(text, GOOD, "{from} is not in the packaged file");

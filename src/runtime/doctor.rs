@@ -18,6 +18,7 @@ const CHECKS: &[fn(&Examined) -> Vec<Finding>] = &[
     host::configuration,
     host::policy,
     host::attestation_key,
+    host::vtpm_ca,
     host::serials,
     host::tpm_devices,
     tiers::tier,

@@ -129,10 +129,11 @@ impl Guarding {
             claim,
             program,
             start_hooks,
+            endorsable,
             ..
         } = admitted.0;
         let record = host
-            .bind(&self.run_id, claim, &guard)
+            .bind(&self.run_id, claim, endorsable, &guard)
             .context("the host service does not bind")?;
         let answer: Answer<()> = self
             .to_guard

@@ -151,7 +151,7 @@ impl Vtpm {
             ),
             (
                 self.create_certs,
-                "createCerts: evidence names its keys, no certificate does",
+                "createCerts: the host decides for all its containers (vtpm.ek_certificate)",
             ),
             (
                 !self.run_as.is_empty(),

@@ -31,6 +31,7 @@ pub fn run() -> Result<()> {
         "policy": PolicyDigest::of(&text),
         "runtime": executables::digest(Path::new("/proc/self/exe"))?,
         "swtpm": executables::digest(&config.swtpm)?,
+        "vtpm_ca": enrolled.vtpm_ca,
         "host_list": host_list.map(|list| list.digest()),
     });
     println!("{}", serde_json::to_string_pretty(&facts)?);

@@ -28,6 +28,17 @@ pub struct Key {
     pub name: TpmName,
 }
 
+/// What a TPM says of its make (TPM 2.0 Library Part 2, 6.13).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Make {
+    /// Of the specification: 0, and 159 for revision 1.59.
+    pub level: u32,
+    pub revision: u32,
+    /// The value in the TCG Vendor ID Registry.
+    pub manufacturer: u32,
+    pub firmware: u32,
+}
+
 /// What TPM2_Quote returns, as the TPM wrote it (TPM 2.0 Library Part 3, 18.4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quote {

@@ -3,6 +3,7 @@
 //! Trusts: the process at the other end, which the guard started, and whose answers are parsed
 //! strictly nevertheless.
 
+mod certificate; // the endorsement certificate in its NV memory
 mod unseal; // a workload opens what was sealed to its vTPM
 
 pub use crate::channel::Error;
@@ -85,22 +86,33 @@ impl Vtpm {
     }
 
     fn permanent_and_startup_clear(&mut self) -> Result<[u32; 2], Error> {
+        self.properties([PT_PERMANENT, PT_STARTUP_CLEAR])
+    }
+
+    /// The values of `wanted`, which follow one upon the other.
+    fn properties<const N: usize>(&mut self, wanted: [u32; N]) -> Result<[u32; N], Error> {
+        let first = wanted.first().copied().unwrap_or_default();
+        let count = u32::try_from(N).unwrap_or(u32::MAX);
         let command = Command::new(Code::GET_CAPABILITY).parameters(
             Writer::default()
                 .u32(CAP_TPM_PROPERTIES)
-                .u32(PT_PERMANENT)
-                .u32(2),
+                .u32(first)
+                .u32(count),
         );
         self.channel.read(&command, |_, reader| {
+            const OTHERS: Malformed = Malformed::Content("these are other properties");
             reader.u8()?; // moreData
-            let header = [reader.u32()?, reader.u32()?, reader.u32()?];
-            let permanent = reader.u32()?;
-            let second = reader.u32()?;
-            let startup_clear = reader.u32()?;
-            if header != [CAP_TPM_PROPERTIES, 2, PT_PERMANENT] || second != PT_STARTUP_CLEAR {
-                return Err(Malformed::Content("these are other properties"));
+            if [reader.u32()?, reader.u32()?] != [CAP_TPM_PROPERTIES, count] {
+                return Err(OTHERS);
             }
-            Ok([permanent, startup_clear])
+            let mut values = [0; N];
+            for (property, value) in wanted.into_iter().zip(&mut values) {
+                if reader.u32()? != property {
+                    return Err(OTHERS);
+                }
+                *value = reader.u32()?;
+            }
+            Ok(values)
         })
     }
 

@@ -27,6 +27,8 @@ pub const RH_PLATFORM: u32 = 0x4000_000C;
 
 pub const CAP_HANDLES: u32 = 1;
 pub const CAP_TPM_PROPERTIES: u32 = 6;
+/// The first of the properties that never change (Part 2, 6.13).
+pub const PT_FIXED: u32 = 0x100;
 /// TPMA_PERMANENT; the property after it is TPMA_STARTUP_CLEAR (Part 2, 6.13).
 pub const PT_PERMANENT: u32 = 0x200;
 pub const PT_STARTUP_CLEAR: u32 = 0x201;
@@ -45,11 +47,15 @@ impl Code {
     pub const CLEAR: Self = Self::new(0x126, "TPM2_Clear");
     pub const HIERARCHY_CHANGE_AUTH: Self = Self::new(0x129, "TPM2_HierarchyChangeAuth");
     pub const PCR_ALLOCATE: Self = Self::new(0x12B, "TPM2_PCR_Allocate");
+    pub const NV_DEFINE_SPACE: Self = Self::new(0x12A, "TPM2_NV_DefineSpace");
     pub const CREATE_PRIMARY: Self = Self::with_handle(0x131, "TPM2_CreatePrimary");
+    pub const NV_WRITE: Self = Self::new(0x137, "TPM2_NV_Write");
+    pub const NV_WRITE_LOCK: Self = Self::new(0x138, "TPM2_NV_WriteLock");
     pub const PCR_RESET: Self = Self::new(0x13D, "TPM2_PCR_Reset");
     /// Any command of a container's.
     pub const CONTAINERS: Self = Self::new(0, "a container's command");
     pub const STARTUP: Self = Self::new(0x144, "TPM2_Startup");
+    pub const NV_READ: Self = Self::new(0x14E, "TPM2_NV_Read");
     pub const POLICY_SECRET: Self = Self::new(0x151, "TPM2_PolicySecret");
     pub const IMPORT: Self = Self::new(0x156, "TPM2_Import");
     pub const LOAD: Self = Self::with_handle(0x157, "TPM2_Load");

@@ -20,7 +20,10 @@ pub use attest::{Attest, Body, Selection, Signature};
 pub use credential::{Credential, make_credential};
 pub use ek_certificate::{CertifiedEk, EkRefusal, certify};
 pub use outer::NoScalar;
-pub use public::{AttestationKey, EndorsementKey, KeyRefusal, Public, aik_template, ek_template};
+pub use public::{
+    AttestationKey, EndorsementKey, KeyRefusal, Public, aik_template, certifying_template,
+    ek_template,
+};
 pub use quote::{QuoteError, QuotedPcrs, VerifiedQuote, verify_quote};
 pub use sealed::{MAX_SEALED, SealedObject, SealingRandom, pcr_policy, pcr_selection, seal};
 

@@ -67,6 +67,23 @@ pub fn attestation_key(_: &Examined) -> Vec<Finding> {
     }]
 }
 
+pub fn vtpm_ca(examined: &Examined) -> Vec<Finding> {
+    const NAME: &str = "vtpm-ca";
+    match &examined.config {
+        Ok(config) if config.vtpm.ek_certificate => {}
+        _ => return Vec::new(),
+    }
+    vec![match host::has_vtpm_ca() {
+        Ok(true) => Finding::ok(NAME, "this host has a CA for its containers' vTPMs"),
+        Ok(false) => Finding::refused(
+            NAME,
+            "vtpm.ek_certificate = true, and this host has no CA for its containers' vTPMs",
+            "attestrun setup makes it, once, while the host service is stopped",
+        ),
+        Err(error) => Finding::unknown(NAME, format!("{error:#}"), "run it as root"),
+    }]
+}
+
 pub fn serials(_: &Examined) -> Vec<Finding> {
     const NAME: &str = "serials";
     vec![match serials::readable() {

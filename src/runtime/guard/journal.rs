@@ -13,7 +13,7 @@ use std::{
     path::Path,
     sync::{Mutex, MutexGuard},
 };
-use tpm::{Key, Quote, filter::Broker, vtpm::Vtpm};
+use tpm::{Key, Make, Quote, filter::Broker, vtpm::Vtpm};
 use verify::{
     digest::FileDigest,
     event::{Event, Fault},
@@ -61,6 +61,17 @@ impl Journal {
     /// The container's way to its vTPM.
     pub fn lend(&self) -> Result<Broker> {
         Ok(self.pages()?.vtpm.lend())
+    }
+
+    /// What the vTPM's certificate says of it.
+    pub fn make(&self) -> Result<Make> {
+        self.pages()?.vtpm.make().context("vTPM: its make")
+    }
+
+    /// Leaves the certificate of its endorsement key in the vTPM.
+    pub fn deliver(&self, certificate: &[u8]) -> Result<()> {
+        let delivered = self.pages()?.vtpm.deliver(certificate);
+        delivered.context("vTPM: cannot write the certificate into its NV memory")
     }
 
     /// The vTPM's quote of now, and the log that explains it.

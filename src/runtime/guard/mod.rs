@@ -39,6 +39,7 @@ use crate::{
     sys,
 };
 use anyhow::{Context, Result, bail, ensure};
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
@@ -110,6 +111,20 @@ pub struct Measured {
     pub start_hooks: Vec<FileDigest>,
     /// For `state`: whose container it is, by the certificate behind its list.
     pub owner: BTreeMap<String, String>,
+    /// With `vtpm.ek_certificate`.
+    pub endorsable: Option<Endorsable>,
+}
+
+/// What a certificate of the vTPM's endorsement key is about.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Endorsable {
+    /// TPM2B_PUBLIC in base64.
+    pub ek: String,
+    /// As the vTPM says of itself, see [`tpm::Make`].
+    pub level: u32,
+    pub revision: u32,
+    pub manufacturer: u32,
+    pub firmware: u32,
 }
 
 /// The guard's word that it watches the container.
@@ -133,7 +148,11 @@ pub enum FromVerb {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FromHost {
-    Quote { qualifying_data: [u8; 32] },
+    Quote {
+        qualifying_data: [u8; 32],
+    },
+    /// For the vTPM (DER in base64), or why it gets none; answered with `()`.
+    Certificate(Answer<String>),
 }
 
 /// The container's half of an evidence; bytes in base64 (RFC 4648, section 4). Descriptor: the signature
@@ -256,6 +275,16 @@ struct Guarded {
     claim: Claim,
     record: Option<String>,
     list: Option<ListText>,
+    certificate: Certificate,
+}
+
+/// Of the vTPM's endorsement key, by the host's CA.
+enum Certificate {
+    /// Not wanted, or in the vTPM.
+    Settled,
+    /// The container does not start without it.
+    Awaited(Endorsable),
+    Failed(String),
 }
 
 impl Guarded {
@@ -286,6 +315,10 @@ impl Guarded {
             tier: gate.tier(),
         };
         let claim = measure::measure(&journal, &subject, &config)?;
+        let certificate = match config.vtpm.ek_certificate {
+            true => Certificate::Awaited(endorsable(&journal, &identity)?),
+            false => Certificate::Settled,
+        };
         let admission = Arc::make_mut(&mut admitted.admission);
         let list = admission.take_list().map(ListText::keep);
         let decision = serde_json::json!({
@@ -309,6 +342,7 @@ impl Guarded {
             claim,
             record: None,
             list: list.transpose()?,
+            certificate,
         };
         Ok((guarded, gate))
     }
@@ -321,6 +355,10 @@ impl Guarded {
             rule: self.admitted.admission.rule().to_owned(),
             image: self.admitted.admission.made().to_string(),
             owner: owner(&self.admitted.admission),
+            endorsable: match &self.certificate {
+                Certificate::Awaited(endorsable) => Some(endorsable.clone()),
+                Certificate::Settled | Certificate::Failed(_) => None,
+            },
         }
     }
 
@@ -396,6 +434,17 @@ fn owner(admission: &Admission) -> BTreeMap<String, String> {
     ]
     .map(|(key, value)| (format!("{ANNOTATIONS}{key}"), value))
     .into()
+}
+
+fn endorsable(journal: &Journal, identity: &swtpm::Identity) -> Result<Endorsable> {
+    let make = journal.make()?;
+    Ok(Endorsable {
+        ek: BASE64.encode(identity.ek_public()?),
+        level: make.level,
+        revision: make.revision,
+        manufacturer: make.manufacturer,
+        firmware: make.firmware,
+    })
 }
 
 fn attached(create: &Channel) -> Result<Holdings> {

@@ -2,23 +2,24 @@
 //! the end of the container, of the keeper or of the vTPM ends the rest.
 
 use super::{
-    ContainerEvidence, FromHost, FromVerb, Guarded, Kept, SOCKET, list_text::ListText, swtpm,
+    Certificate, ContainerEvidence, FromHost, FromVerb, Guarded, Kept, SOCKET, list_text::ListText,
+    swtpm,
 };
 use crate::{
     ending::{Holdings, has_ended},
     host,
     ipc::{Answer, Channel, Refused},
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use verify::{
     event::{Event, Fault},
@@ -27,6 +28,8 @@ use verify::{
 
 /// A verb says what it wants at once, or loses its turn.
 const VERB_PATIENCE: Duration = Duration::from_secs(5);
+/// A TPM takes up to a second for a signature, and others may wait for theirs.
+const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(20);
 /// Between two attempts to find a restarted host service.
 const REJOIN_PAUSE_MS: i64 = 1000;
 
@@ -118,7 +121,7 @@ impl Service {
                 PollFlags::IN,
             ));
         }
-        let pause = rustix::event::Timespec {
+        let pause = Timespec {
             tv_sec: REJOIN_PAUSE_MS / 1000,
             tv_nsec: 0,
         };
@@ -149,7 +152,7 @@ impl Service {
             self.verb(stream);
         }
         if is_ready(4) {
-            self.quote();
+            self.asked_by_host();
         }
         if self.host.is_none() {
             self.rejoin();
@@ -179,15 +182,51 @@ impl Service {
         if self.started {
             return Err(Refused("refused: the container was started before".into()).into());
         }
+        self.certified()?;
         let path = self.guarded.start(&self.holdings)?;
         self.started = true;
         Ok(path)
     }
 
-    fn quote(&mut self) {
+    /// Waits for the certificate of the vTPM, which the host service makes after create had its answer.
+    fn certified(&mut self) -> Result<()> {
+        let deadline = Instant::now() + CERTIFICATE_PATIENCE;
+        loop {
+            match &self.guarded.certificate {
+                Certificate::Settled => return Ok(()),
+                Certificate::Failed(why) => bail!("the vTPM has no certificate: {why}"),
+                Certificate::Awaited(_) => {}
+            }
+            let host = self.host.as_ref().context(
+                "the host service ended before it certified the vTPM: delete the container and create it again",
+            )?;
+            ensure!(
+                Instant::now() < deadline,
+                "the host service did not certify the vTPM within {} s",
+                CERTIFICATE_PATIENCE.as_secs()
+            );
+            let mut fds = [PollFd::from_borrowed_fd(
+                host.stream().as_fd(),
+                PollFlags::IN,
+            )];
+            let second = Timespec {
+                tv_sec: 1,
+                tv_nsec: 0,
+            };
+            if poll(&mut fds, Some(&second)).is_ok_and(|ready| ready > 0) {
+                self.asked_by_host();
+            }
+        }
+    }
+
+    fn asked_by_host(&mut self) {
         let Some(host) = &self.host else { return };
         let request = host.set_timeout(VERB_PATIENCE).and_then(|()| host.recv());
         let result = match request {
+            Ok(Some((FromHost::Certificate(certificate), _))) => {
+                let taken = self.guarded.take_certificate(certificate);
+                host.send(&Answer::of(taken), &[])
+            }
             Ok(Some((FromHost::Quote { qualifying_data }, _))) => {
                 let answer = Answer::of(self.guarded.quote(&qualifying_data));
                 let list = self
@@ -229,6 +268,22 @@ impl Service {
 }
 
 impl Guarded {
+    fn take_certificate(&mut self, certificate: Answer<String>) -> Result<()> {
+        ensure!(
+            matches!(self.certificate, Certificate::Awaited(_)),
+            "no certificate is awaited"
+        );
+        let taken = certificate.into_result().and_then(|text| {
+            let der = BASE64.decode(text).context("the certificate's base64")?;
+            self.journal.deliver(&der)
+        });
+        self.certificate = match &taken {
+            Ok(()) => Certificate::Settled,
+            Err(error) => Certificate::Failed(format!("{error:#}")),
+        };
+        taken
+    }
+
     /// The vTPM's quote of now, and the log that explains it.
     fn quote(&self, qualifying_data: &[u8; 32]) -> Result<ContainerEvidence> {
         let (quote, log) = self.journal.quote(&self.identity.aik, qualifying_data)?;

@@ -1,6 +1,9 @@
 //! What the host service knows and does, one at a time: the TPM, the binding log, the containers that
 //! run now.
 
+mod early_quote; // the record, signed as soon as it is bound
+mod endorse; // certificates of vTPMs
+
 use super::{
     Enrolled,
     batch::Batches,
@@ -8,12 +11,13 @@ use super::{
     service,
 };
 use crate::{
-    config::{self, Config},
+    config::{self, BindingQuote, Config},
     ending::has_ended,
     guard,
     ipc::{Answer, Channel, Refused},
 };
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use early_quote::EarlyQuotes;
 use std::{
     collections::{HashMap, HashSet},
     fs::{self, File},
@@ -51,6 +55,9 @@ pub struct Core {
     root: Root,
     /// Locked before `running`, when both are.
     state: Mutex<State>,
+    /// Whether the CA of vTPMs is loaded.
+    endorses: bool,
+    early_quotes: Option<EarlyQuotes>,
     /// Apart from the TPM, so that who only looks does not wait for a quote.
     running: Mutex<HashMap<RunId, Arc<Bound>>>,
     batches: Batches,
@@ -94,11 +101,18 @@ impl Core {
                 .with_context(|| format!("the attestation key {} is corrupt", service::AIK))?,
         )
         .with_context(|| format!("the host TPM does not load the key {}", service::AIK))?;
+        if config.vtpm.ek_certificate {
+            endorse::load(&mut tpm)?;
+        }
         let host_boot = boot_id()?;
         let host_reset = tpm.reset_count()?;
         let pcr = PcrIndex::new(config.host_tpm.binding_pcr.into())?;
         // a software root may be restarted within a boot; on hardware resetCount adds nothing
         let era = format!("{host_boot}-{host_reset}");
+        let early_quotes = match config.host_tpm.binding_quote {
+            BindingQuote::Challenge => None,
+            BindingQuote::Create => Some(EarlyQuotes::open(service::state_dir(), &era)?),
+        };
         let log = BindingLog::open(
             service::state_dir(),
             &era,
@@ -119,6 +133,8 @@ impl Core {
             aik_public: tpm.aik_public()?.to_vec(),
             root: tpm.kind(),
             state: Mutex::new(State { tpm, pcr, log, seq }),
+            endorses: config.vtpm.ek_certificate,
+            early_quotes,
             running: Mutex::default(),
             batches: Batches::default(),
         })
@@ -141,8 +157,17 @@ impl Core {
     }
 
     /// Completes the claim with what only this service knows, logs it and extends the host TPM.
-    pub fn bind(&self, run_id: &RunId, claim: Claim, guard: Channel) -> Result<String> {
+    pub fn bind(
+        &self,
+        run_id: &RunId,
+        claim: Claim,
+        endorsable: Option<&guard::Endorsable>,
+        guard: Channel,
+    ) -> Result<String> {
         guard.set_timeout(GUARD_PATIENCE)?;
+        if let Some(endorsable) = endorsable {
+            self.check_endorsable(endorsable, &claim)?;
+        }
         let mut state = self.state();
         if self.by_run().contains_key(run_id) {
             bail!("run {run_id} is bound already");
@@ -451,10 +476,15 @@ pub fn enroll(config: &Config) -> Result<Enrolled> {
     if fresh {
         save(path, &blob.encode())?;
     }
+    let vtpm_ca = match config.vtpm.ek_certificate {
+        true => Some(endorse::enroll(&mut tpm)?),
+        false => None,
+    };
     Ok(Enrolled {
         aik_name: tpm.aik_name()?,
         software: tpm.kind() == Root::Software,
         fresh,
+        vtpm_ca,
     })
 }
 

@@ -11,6 +11,7 @@ pub mod service;
 
 use crate::{
     config::Config,
+    guard::Endorsable,
     ipc::{Answer, Channel},
     spawn,
 };
@@ -52,7 +53,13 @@ pub enum Request {
     /// Whose these namespaces are (device and inode); answered with `Vec<Option<Peer>>`.
     Owners { namespaces: Vec<(u64, u64)> },
     /// Log and extend; answered with the record (canonical JSON). Descriptor: the channel to the guard.
-    Bind { run_id: RunId, claim: Box<Claim> },
+    Bind {
+        run_id: RunId,
+        claim: Box<Claim>,
+        /// What the vTPM's certificate is to be about; absent: it is to have none.
+        #[serde(default)]
+        endorsable: Option<Endorsable>,
+    },
     /// The container exists; answered with `()`. Descriptor: init's pidfd, whose end is the unbinding.
     Attach,
     /// The container is watched; not answered. Descriptors: the keeper's pidfd, the group of fanotify events
@@ -70,6 +77,8 @@ pub struct Enrolled {
     /// A software root proves nothing about this machine.
     pub software: bool,
     pub fresh: bool,
+    /// The certificate (PEM) of the CA of this host's vTPMs, if they are to have certificates.
+    pub vtpm_ca: Option<String>,
 }
 
 /// `attestrun host …`: becomes the service.
@@ -82,6 +91,12 @@ pub fn become_service(words: &[OsString]) -> Result<()> {
 pub fn has_key() -> Result<bool> {
     let found = Path::new(service::AIK).try_exists();
     found.with_context(|| format!("cannot look for {}", service::AIK))
+}
+
+/// Whether this host has a CA for its vTPMs.
+pub fn has_vtpm_ca() -> Result<bool> {
+    let found = Path::new(service::VTPM_CA).try_exists();
+    found.with_context(|| format!("cannot look for {}", service::VTPM_CA))
 }
 
 /// Makes this host's attestation key, once.
@@ -120,10 +135,17 @@ impl Client {
     }
 
     /// The record, canonical, once it is logged and extended.
-    pub fn bind(&self, run_id: &RunId, claim: Claim, guard: &OwnedFd) -> Result<String> {
+    pub fn bind(
+        &self,
+        run_id: &RunId,
+        claim: Claim,
+        endorsable: Option<Endorsable>,
+        guard: &OwnedFd,
+    ) -> Result<String> {
         let request = Request::Bind {
             run_id: run_id.clone(),
             claim: Box::new(claim),
+            endorsable,
         };
         self.0
             .ask::<_, Answer<_>>(&request, &[guard.as_fd()])?

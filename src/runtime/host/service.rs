@@ -32,6 +32,10 @@ use verify::id::RunId;
 const AGENT: &str = "/run/attestrun-host/agent.sock";
 /// The host AIK: its blob and its authorization value, root's alone.
 pub(super) const AIK: &str = "/var/lib/attestrun/host/aik";
+/// The key of the CA of this host's vTPMs: the same.
+pub(super) const VTPM_CA: &str = "/var/lib/attestrun/host/vtpm-ca";
+/// Its certificate.
+pub(super) const VTPM_CA_CERTIFICATE: &str = "/var/lib/attestrun/host/vtpm-ca.pem";
 
 /// `attestrun-host [--on-demand | enroll]`.
 pub fn main(arguments: &[OsString]) -> Result<()> {
@@ -152,9 +156,13 @@ fn converse(core: &Core, peer: &Channel) -> Result<()> {
             Request::Owners { namespaces } => {
                 peer.send(&Answer::of(core.owners(&namespaces)), &[])?;
             }
-            Request::Bind { run_id, claim } => {
+            Request::Bind {
+                run_id,
+                claim,
+                endorsable,
+            } => {
                 let guard = Channel::new(one(&mut fds)?.into());
-                let record = match core.bind(&run_id, *claim, guard) {
+                let record = match core.bind(&run_id, *claim, endorsable.as_ref(), guard) {
                     Ok(record) => record,
                     Err(error) => return peer.send(&Answer::<String>::of(Err(error)), &[]),
                 };
@@ -167,6 +175,11 @@ fn converse(core: &Core, peer: &Channel) -> Result<()> {
                     Err(_) => return core.void(&run_id),
                 };
                 let held = held(peer);
+                // create has its answer by now: it waits for neither
+                if let Some(endorsable) = endorsable {
+                    core.endorse(&run_id, &endorsable);
+                }
+                core.quote_early(&run_id);
                 let unbound = until_end(core, &run_id, &pidfd);
                 if let Some((keeper, group)) = held {
                     wait_for(&keeper)?;

@@ -1,21 +1,44 @@
-//! The file that holds the host's attestation key: both halves as the TPM gave them, and the
+//! The file that holds a key of the host's: both halves as the TPM gave them, and the
 //! authorization value without which the TPM does not use the key.
 //!
 //! The private half is encrypted by the TPM. The authorization value is the secret here: the file
 //! belongs to root, mode 0600; who writes and reads it is the caller.
 
-use std::fmt;
+use std::{fmt, marker::PhantomData};
 use verify::tpm2::{Public, TpmName};
 
-/// Names the format and its version.
-const MAGIC: &[u8] = b"attestrun host aik 1\n";
+/// What a key is for: one file is never taken for the other.
+pub trait Role {
+    /// Names the format and its version.
+    const MAGIC: &'static [u8];
+}
+
+/// The host's attestation key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Aik {}
+
+impl Role for Aik {
+    const MAGIC: &'static [u8] = b"attestrun host aik 1\n";
+}
+
+/// The CA that certifies this host's vTPMs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum VtpmCa {}
+
+impl Role for VtpmCa {
+    const MAGIC: &'static [u8] = b"attestrun vtpm ca 1\n";
+}
+
+pub type AikBlob = KeyBlob<Aik>;
+pub type VtpmCaBlob = KeyBlob<VtpmCa>;
+
 const AUTH: usize = 32;
 /// Longer than any TPM2B_PUBLIC or TPM2B_PRIVATE of an ECC key.
 const MAX_PART: usize = 2048;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BlobError {
-    #[error("does not begin as an attestation key file of version 1")]
+    #[error("does not begin as a file of such a key, version 1")]
     Magic,
     #[error("ends too early")]
     Truncated,
@@ -27,19 +50,20 @@ pub enum BlobError {
     Public(verify::tpm2::Malformed),
 }
 
-/// A host attestation key at rest.
+/// A key of the host's at rest.
 #[derive(Clone, PartialEq, Eq)]
-pub struct AikBlob {
+pub struct KeyBlob<R> {
     /// TPMT_PUBLIC.
     public: Vec<u8>,
     /// What is inside the TPM2B_PRIVATE.
     private: Vec<u8>,
     auth: [u8; AUTH],
+    role: PhantomData<R>,
 }
 
-impl AikBlob {
+impl<R: Role> KeyBlob<R> {
     /// No key file is longer.
-    pub const MAX_BYTES: usize = MAGIC.len() + 2 * (2 + MAX_PART) + AUTH;
+    pub const MAX_BYTES: usize = R::MAGIC.len() + 2 * (2 + MAX_PART) + AUTH;
 
     pub(super) fn new(
         public: Vec<u8>,
@@ -56,6 +80,7 @@ impl AikBlob {
             public,
             private,
             auth,
+            role: PhantomData,
         })
     }
 
@@ -75,7 +100,7 @@ impl AikBlob {
 
     /// The file's bytes: magic, TPM2B_PUBLIC, TPM2B_PRIVATE, authorization value.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = MAGIC.to_vec();
+        let mut out = R::MAGIC.to_vec();
         for part in [&self.public, &self.private] {
             // At most MAX_PART, see `new`.
             out.extend(u16::try_from(part.len()).unwrap_or(u16::MAX).to_be_bytes());
@@ -87,7 +112,7 @@ impl AikBlob {
 
     /// Strict: the bytes of `encode` and no others.
     pub fn parse(bytes: &[u8]) -> Result<Self, BlobError> {
-        let mut rest = bytes.strip_prefix(MAGIC).ok_or(BlobError::Magic)?;
+        let mut rest = bytes.strip_prefix(R::MAGIC).ok_or(BlobError::Magic)?;
         let public = sized(&mut rest)?.to_vec();
         let private = sized(&mut rest)?.to_vec();
         let (auth, end) = rest.split_first_chunk().ok_or(BlobError::Truncated)?;
@@ -107,9 +132,9 @@ fn sized<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], BlobError> {
 }
 
 /// Without the secret.
-impl fmt::Debug for AikBlob {
+impl<R: Role> fmt::Debug for KeyBlob<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "AikBlob({})", self.name())
+        write!(f, "KeyBlob({})", self.name())
     }
 }
 
@@ -147,8 +172,10 @@ mod tests {
     #[test]
     fn refuse_other_versions_and_empty_parts() {
         let mut other = blob().encode();
-        other[MAGIC.len() - 2] = b'2';
+        other[Aik::MAGIC.len() - 2] = b'2';
         assert_eq!(AikBlob::parse(&other), Err(BlobError::Magic));
+        let aik = blob().encode();
+        assert_eq!(VtpmCaBlob::parse(&aik), Err(BlobError::Magic));
         assert_eq!(
             AikBlob::new(blob().public, vec![], [0; 32]),
             Err(BlobError::Size("private", 0))
@@ -158,7 +185,7 @@ mod tests {
     #[test]
     fn debug_does_not_show_the_secret() {
         let text = format!("{:?}", blob());
-        assert!(text.starts_with("AikBlob(000b"), "{text}");
+        assert!(text.starts_with("KeyBlob(000b"), "{text}");
         assert!(!text.contains("07070707") && !text.contains("7, 7"));
     }
 }

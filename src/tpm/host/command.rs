@@ -19,6 +19,9 @@ pub enum Step {
     CreateEk,
     CreateAik,
     LoadAik,
+    CreateCa,
+    LoadCa,
+    Sign,
     Session,
     Policy,
     Extend,
@@ -37,6 +40,9 @@ impl Step {
             Self::CreateEk => "TPM2_CreatePrimary of the endorsement key",
             Self::CreateAik => "TPM2_Create of the attestation key",
             Self::LoadAik => "TPM2_Load of the attestation key",
+            Self::CreateCa => "TPM2_Create of the vTPM CA's key",
+            Self::LoadCa => "TPM2_Load of the vTPM CA's key",
+            Self::Sign => "TPM2_Sign with the vTPM CA's key",
             Self::Session => "TPM2_StartAuthSession",
             Self::Policy => "TPM2_PolicySecret of the endorsement hierarchy",
             Self::Extend => "TPM2_PCR_Extend",
@@ -81,11 +87,13 @@ impl Step {
             Self::CreateEk | Self::Policy | Self::Clock if rc.is_wrong_auth() => {
                 HostError::EndorsementAuth { command, rc }
             }
-            Self::Quote | Self::Activate if rc.is_wrong_auth() => {
-                HostError::AikAuth { command, rc }
+            Self::Quote | Self::Activate | Self::Sign if rc.is_wrong_auth() => {
+                HostError::KeyAuth { command, rc }
             }
-            Self::LoadAik if matches!(rc.name(), Some("INTEGRITY" | "BINDING" | "SENSITIVE")) => {
-                HostError::ForeignAik { command, rc }
+            Self::LoadAik | Self::LoadCa
+                if matches!(rc.name(), Some("INTEGRITY" | "BINDING" | "SENSITIVE")) =>
+            {
+                HostError::ForeignKey { command, rc }
             }
             _ => HostError::Refused { command, rc },
         }
@@ -185,7 +193,7 @@ mod tests {
         assert!(text(Step::LoadAik, 0x921).contains("tpm2_dictionarylockout"));
         assert!(text(Step::Quote, 0x922).starts_with("TPM2_Quote: the TPM is busy"));
         assert!(text(Step::Policy, 0x9A2).contains("tpm2_changeauth -c endorsement"));
-        assert!(text(Step::Quote, 0x9A2).contains("not the one of this attestation key"));
+        assert!(text(Step::Quote, 0x9A2).contains("not the one of this key"));
         assert!(text(Step::LoadAik, 0x1DF).contains("enrol the host anew"));
         assert_eq!(
             text(Step::Extend, 0x101),

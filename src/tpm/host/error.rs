@@ -41,12 +41,12 @@ pub enum HostError {
         "{command}: the endorsement hierarchy has an authorization value ({rc}); attestrun needs it empty: tpm2_changeauth -c endorsement"
     )]
     EndorsementAuth { command: &'static str, rc: Rc },
-    #[error("{command}: the authorization value is not the one of this attestation key ({rc})")]
-    AikAuth { command: &'static str, rc: Rc },
+    #[error("{command}: the authorization value is not the one of this key ({rc})")]
+    KeyAuth { command: &'static str, rc: Rc },
     #[error(
-        "{command}: the attestation key was not made by this TPM, or its file is damaged ({rc}): enrol the host anew"
+        "{command}: the key was not made by this TPM, or its file is damaged ({rc}): enrol the host anew"
     )]
-    ForeignAik { command: &'static str, rc: Rc },
+    ForeignKey { command: &'static str, rc: Rc },
     #[error("{command}: refused: {rc}")]
     Refused { command: &'static str, rc: Rc },
     #[error("{command}: {source}")]
@@ -59,15 +59,19 @@ pub enum HostError {
         command: &'static str,
         what: &'static str,
     },
-    #[error("the attestation key's public area is malformed: {0}")]
-    AikPublic(Malformed),
+    #[error("a key's public area is malformed: {0}")]
+    KeyPublic(Malformed),
     #[error("the attestation key is not one: {0}")]
     AikAttributes(KeyRefusal),
     #[error("the TPM loaded a key of another name than the file's")]
     OtherName,
     #[error("no attestation key is loaded")]
     NoAik,
-    #[error("attestation key file: {0}")]
+    #[error("no key of a vTPM CA is loaded")]
+    NoCa,
+    #[error("cannot write the certificate: {0}")]
+    Certificate(der::Error),
+    #[error("key file: {0}")]
     Blob(#[from] BlobError),
     #[error("no random bytes from the operating system: {0}")]
     Random(io::Error),

@@ -7,8 +7,9 @@ mod blob;
 mod command;
 mod device;
 mod error;
+mod vtpm_ca;
 
-pub use blob::{AikBlob, BlobError};
+pub use blob::{AikBlob, BlobError, VtpmCaBlob};
 pub use device::Root;
 pub use error::HostError;
 
@@ -34,6 +35,7 @@ use tss_esapi::{
 use verify::pcr::PcrIndex;
 use verify::tpm2::{self, AttestationKey, Credential, TpmName};
 
+use blob::{KeyBlob, Role};
 use command::Step;
 
 /// Which TPM is the machine's.
@@ -50,6 +52,7 @@ pub struct HostTpm {
     /// The SHA-1 bank is extended too where the firmware keeps one.
     has_sha1: bool,
     aik: Option<LoadedAik>,
+    ca: Option<vtpm_ca::Loaded>,
 }
 
 /// TCG EK Credential Profile, 2.2.1.4: the certificate of the key of template L-2.
@@ -79,6 +82,7 @@ impl HostTpm {
             root,
             has_sha1,
             aik: None,
+            ca: None,
         })
     }
 
@@ -91,45 +95,60 @@ impl HostTpm {
     /// authorization value. Not a primary, which whoever may open the TPM could make again from its
     /// template without knowing any secret. The key is not loaded yet.
     pub fn create_aik(&mut self) -> Result<AikBlob, HostError> {
+        let blob = self.create_child(Step::CreateAik, &tpm2::aik_template())?;
+        attestation_key(blob.public())?;
+        Ok(blob)
+    }
+
+    fn create_child<R: Role>(
+        &mut self,
+        step: Step,
+        template: &[u8],
+    ) -> Result<KeyBlob<R>, HostError> {
         let auth: [u8; 32] = random::bytes().map_err(HostError::Random)?;
-        let secret = Auth::try_from(auth.as_slice()).map_err(Step::CreateAik.failed())?;
-        let template = public(&tpm2::aik_template(), Step::CreateAik)?;
-        let created = self.under_ek(Step::CreateAik, |context, ek| {
+        let secret = Auth::try_from(auth.as_slice()).map_err(step.failed())?;
+        let template = public(template, step)?;
+        let created = self.under_ek(step, |context, ek| {
             context.create(ek, template, Some(secret), None, None, None)
         })?;
-        let public = created
-            .out_public
-            .marshall()
-            .map_err(Step::CreateAik.failed())?;
-        attestation_key(&public)?;
-        AikBlob::new(public, created.out_private.value().to_vec(), auth).map_err(HostError::Blob)
+        let public = created.out_public.marshall().map_err(step.failed())?;
+        KeyBlob::new(public, created.out_private.value().to_vec(), auth).map_err(HostError::Blob)
     }
 
     /// Loads the attestation key; it stays loaded until this value is dropped.
     pub fn load_aik(&mut self, blob: &AikBlob) -> Result<(), HostError> {
         const STEP: Step = Step::LoadAik;
         let key = attestation_key(blob.public())?;
-        let public = public(blob.public(), STEP)?;
-        let private = Private::try_from(blob.private()).map_err(STEP.failed())?;
-        let auth = Auth::try_from(blob.auth().as_slice()).map_err(STEP.failed())?;
         if let Some(old) = self.aik.take() {
             self.context
                 .flush_context(old.handle.into())
                 .map_err(STEP.failed())?;
         }
-        let handle = self.under_ek(STEP, |context, ek| context.load(ek, private, public))?;
+        let handle = self.load_child(STEP, blob)?;
+        self.aik = Some(LoadedAik { handle, key });
+        Ok(())
+    }
+
+    fn load_child<R: Role>(
+        &mut self,
+        step: Step,
+        blob: &KeyBlob<R>,
+    ) -> Result<KeyHandle, HostError> {
+        let public = public(blob.public(), step)?;
+        let private = Private::try_from(blob.private()).map_err(step.failed())?;
+        let auth = Auth::try_from(blob.auth().as_slice()).map_err(step.failed())?;
+        let handle = self.under_ek(step, |context, ek| context.load(ek, private, public))?;
         self.context
             .tr_set_auth(handle.into(), auth)
-            .map_err(STEP.failed())?;
+            .map_err(step.failed())?;
         let name = self
             .context
             .tr_get_name(handle.into())
-            .map_err(STEP.failed())?;
-        if name.value() != key.name().as_bytes() {
+            .map_err(step.failed())?;
+        if name.value() != blob.name().as_bytes() {
             return Err(HostError::OtherName);
         }
-        self.aik = Some(LoadedAik { handle, key });
-        Ok(())
+        Ok(handle)
     }
 
     /// TPMT_PUBLIC of the loaded attestation key.
@@ -394,7 +413,7 @@ impl std::fmt::Debug for HostTpm {
 
 /// Only a key that is fit to attest is ever written to disk or used.
 fn attestation_key(public: &[u8]) -> Result<AttestationKey, HostError> {
-    let public = tpm2::Public::parse(public).map_err(HostError::AikPublic)?;
+    let public = tpm2::Public::parse(public).map_err(HostError::KeyPublic)?;
     AttestationKey::check(&public).map_err(HostError::AikAttributes)
 }
 

@@ -60,7 +60,17 @@ pub fn ek_template() -> Vec<u8> {
 
 /// TPMT_PUBLIC template of an attestation key: ECC P-256, ECDSA with SHA-256, restricted, noDA.
 pub fn aik_template() -> Vec<u8> {
-    let mut t = head(AIK_ATTRIBUTES, &[]);
+    signing_template(AIK_ATTRIBUTES)
+}
+
+/// TPMT_PUBLIC template of a key that signs certificates: the same, not restricted. It is no
+/// [`AttestationKey`]: it would sign a forged TPMS_ATTEST as well.
+pub fn certifying_template() -> Vec<u8> {
+    signing_template(AIK_ATTRIBUTES & !RESTRICTED)
+}
+
+fn signing_template(attributes: u32) -> Vec<u8> {
+    let mut t = head(attributes, &[]);
     for value in [
         alg::NULL,
         alg::ECDSA,

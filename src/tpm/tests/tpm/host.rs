@@ -128,7 +128,7 @@ fn refuse_a_wrong_authorization_value() {
         host.load_aik(&with_auth(&blob, guess)).unwrap();
         for _ in 0..5 {
             let error = host.quote(&[0; 32], &HOST_QUOTED).unwrap_err();
-            assert!(matches!(error, HostError::AikAuth { .. }), "{error}");
+            assert!(matches!(error, HostError::KeyAuth { .. }), "{error}");
         }
     }
     host.load_aik(&blob).unwrap();
@@ -182,7 +182,7 @@ fn refuse_a_key_of_another_tpm() {
     let (_two, port_two) = Swtpm::host();
     let blob = open(port_one).unwrap().create_aik().unwrap();
     let error = open(port_two).unwrap().load_aik(&blob).unwrap_err();
-    assert!(matches!(error, HostError::ForeignAik { .. }), "{error}");
+    assert!(matches!(error, HostError::ForeignKey { .. }), "{error}");
 }
 
 #[test]

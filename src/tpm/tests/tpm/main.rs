@@ -13,6 +13,8 @@ mod sealed; // what a challenger seals to a vTPM, and the ways to it
 )]
 mod spawn; // swtpm and tpm2-tools as child processes
 mod vtpm; // a container's vTPM
+#[cfg(feature = "host")]
+mod vtpm_ca; // a host's CA, and the certificate in a vTPM
 
 use tpm::rc::Rc;
 use tpm::wire::{Code, Command, Response, Writer};
