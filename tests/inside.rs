@@ -49,6 +49,7 @@ pub const MODULE: Module = Module {
         Test::Once("races_run_nothing_unlisted", races_run_nothing_unlisted),
         Test::Once("audit_mode_records_and_lets", audit_mode_records_and_lets),
         Test::Once("any_program_is_recorded", any_program_is_recorded),
+        Test::Once("each_execution_is_recorded", each_execution_is_recorded),
         Test::Once("the_least_tier_is_demanded", the_least_tier_is_demanded),
     ],
 };
@@ -388,6 +389,33 @@ fn any_program_is_recorded(world: &World) -> Result<()> {
         );
         rt.down(&bundle)
     })
+}
+
+fn each_execution_is_recorded(world: &World) -> Result<()> {
+    let rt = crate::attestation::ours(world)?;
+    for (exec_log, wanted) in [("first", 0..=1), ("every", 3..=9)] {
+        let tier = "min_tier = \"none\"";
+        let wish = format!("{tier}\nexec_log = \"{exec_log}\"");
+        let policy = crate::host::policy("enforce").replace(tier, &wish);
+        crate::policy::under(&policy, || {
+            let bundle = up(world, &rt)?;
+            let thrice = "/bin/pwd >/dev/null; /bin/pwd >/dev/null; /bin/pwd";
+            runs(&rt, &bundle, &format!("cd /; {thrice}"), "/\n")?;
+            let denials = format!("{UNLISTED}; {UNLISTED}; /bin/true");
+            runs(&rt, &bundle, &denials, "")?;
+            let log = events(world, &bundle.id, "attestrun.inside")?;
+            let about = |word: &str| log.iter().filter(|e| e.to_string().contains(word)).count();
+            ensure!(about("\"denied\"") == 1, "{log:?}");
+            let output = world.challenge(&bundle.id, &world.expectations(&WAIVERS)?)?;
+            ensure!(refused(&answer(&output)?).contains("P-FAULT"), "{output}");
+            rt.down(&bundle)?;
+            // as the kernel sees it: an applet's link leads to one file
+            let seen = about("/bin/busybox");
+            ensure!(wanted.contains(&seen), "{seen}, not {wanted:?}: {log:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 fn the_least_tier_is_demanded(world: &World) -> Result<()> {

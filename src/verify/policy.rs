@@ -11,7 +11,7 @@
 
 use crate::digest::{ImageDigest, PolicyDigest};
 pub use crate::event::{
-    Enforce, EnterMode, Measure, MountsRule, RootfsCheck, Source, TierName, UpperRule,
+    Enforce, EnterMode, ExecLog, Measure, MountsRule, RootfsCheck, Source, TierName, UpperRule,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

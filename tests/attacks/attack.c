@@ -1,10 +1,12 @@
-/* attack WAY TARGET: tries to have code run that no list names, in one way; a listed program itself.
-   Whoever gets it to run prints "ran". Built static by the test. */
+/* attack WAY TARGET SECONDS: tries to have code run that no list names, in one way; a listed program itself.
+   Whoever gets it to run prints "ran"; so does this one itself without arguments. Built static by the test. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/io_uring.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +17,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 extern char **environ;
@@ -105,10 +108,108 @@ static void own_numbers(unsigned uid, unsigned gid)
 	told("/proc/self/gid_map", line);
 }
 
+/* A descriptor of the file that a ring opened. */
+static int opened_by_ring(const char *path)
+{
+	struct io_uring_params about = {0};
+	int ring = syscall(SYS_io_uring_setup, 1, &about);
+	if (ring < 0)
+		return ring;
+	size_t size = about.cq_off.cqes + about.cq_entries * sizeof(struct io_uring_cqe);
+	size_t other = about.sq_off.array + about.sq_entries * sizeof(unsigned);
+	char *rings = mmap(0, size > other ? size : other, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE,
+			   ring, IORING_OFF_SQ_RING);
+	struct io_uring_sqe *wish = mmap(0, sizeof *wish, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE,
+					 ring, IORING_OFF_SQES);
+	if (rings == MAP_FAILED || wish == MAP_FAILED)
+		return -1;
+	*wish = (struct io_uring_sqe){ .opcode = IORING_OP_OPENAT, .fd = AT_FDCWD, .addr = (unsigned long)path,
+				       .open_flags = O_RDONLY };
+	*(unsigned *)(rings + about.sq_off.array) = 0;
+	__atomic_store_n((unsigned *)(rings + about.sq_off.tail), 1, __ATOMIC_RELEASE);
+	if (syscall(SYS_io_uring_enter, ring, 1, 1, IORING_ENTER_GETEVENTS, 0, 0) < 0)
+		return -1;
+	return ((struct io_uring_cqe *)(rings + about.cq_off.cqes))->res;
+}
+
+/* A child that waits, with what it has opened or unshared; it writes to the pipe when it has. */
+static pid_t waiting(void (*prepare)(void))
+{
+	int ready[2];
+	char byte = 0;
+	pipe(ready);
+	pid_t child = fork();
+	if (!child) {
+		prepare();
+		write(ready[1], &byte, 1);
+		pause();
+	}
+	read(ready[0], &byte, 1);
+	return child;
+}
+
+static const char *wanted;
+enum { LENT = 99 };
+
+static void lend(void)
+{
+	dup2(open(wanted, O_PATH), LENT);
+}
+
+static void bind_elsewhere(void)
+{
+	own_namespaces();
+	if (mount("/usr/local", "/opt", 0, MS_BIND, 0))
+		exit(no("mount"));
+}
+
+static void enter(pid_t process, const char *kind, int type)
+{
+	char path[64];
+	snprintf(path, sizeof path, "/proc/%d/ns/%s", process, kind);
+	if (setns(open(path, O_RDONLY), type))
+		exit(no(path));
+}
+
+static volatile int over;
+
+/* Now the one, now the other has the name. */
+static void *swap(void *unused)
+{
+	while (!over) {
+		link("/root/good", "/root/next");
+		rename("/root/next", "/root/swapped");
+		link("/root/bad", "/root/next");
+		rename("/root/next", "/root/swapped");
+	}
+	return 0;
+}
+
+static void *rewrite(void *target)
+{
+	while (!over)
+		for (int i = 0; i < 2; i++) {
+			int out = open("/root/rewritten", O_WRONLY | O_TRUNC);
+			copy(i ? "/root/bad" : "/root/good", out);
+			close(out);
+		}
+	return 0;
+}
+
+static int file(const char *path, const char *content, const char *end)
+{
+	int out = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0755);
+	if (out < 0 || copy(content, out) || write(out, end, strlen(end)) < 0)
+		return no(path);
+	return close(out);
+}
+
 int main(int argc, char **argv)
 {
 	setbuf(stdout, 0);
-	if (argc != 3)
+	if (argc == 1)
+		return puts("ran"), 0;
+	if (argc != 4)
 		return 2;
 	const char *way = argv[1], *target = argv[2];
 #define WAY(name) if (!strcmp(way, name))
@@ -169,6 +270,77 @@ int main(int argc, char **argv)
 		char path[64];
 		snprintf(path, sizeof path, "/proc/self/fd/%d", open(target, O_RDONLY));
 		execve(path, words, environ);
+		return no("execve");
+	}
+	WAY("io-uring") {
+		fexecve(opened_by_ring(target), words, environ);
+		return no("fexecve");
+	}
+	WAY("pidfd") { /* a descriptor of another process */
+		wanted = target;
+		pid_t child = waiting(lend);
+		int lent = syscall(SYS_pidfd_getfd, syscall(SYS_pidfd_open, child, 0), LENT, 0);
+		syscall(SYS_execveat, lent, "", words, environ, AT_EMPTY_PATH);
+		no("execveat");
+		return kill(child, SIGKILL), 1;
+	}
+	WAY("sibling") { /* the mount namespace of another process */
+		pid_t child = waiting(bind_elsewhere);
+		enter(child, "user", CLONE_NEWUSER);
+		enter(child, "mnt", CLONE_NEWNS);
+		kill(child, SIGKILL);
+		execve("/opt/bin/echo", words, environ);
+		return no("execve");
+	}
+	WAY("chroot") {
+		if (chroot("/usr/local"))
+			return no("chroot");
+		execve("/bin/echo", words, environ);
+		return no("execve");
+	}
+	WAY("pivot-root") {
+		own_namespaces();
+		if (mount("/usr/local", "/usr/local", 0, MS_BIND, 0) || chdir("/usr/local"))
+			return no("mount");
+		if (syscall(SYS_pivot_root, ".", ".") || chdir("/"))
+			return no("pivot_root");
+		execve("/bin/echo", words, environ);
+		return no("execve");
+	}
+	WAY("race") { /* replaced and overwritten by two threads while it is executed */
+		char *quiet[] = {"true", 0};
+		pthread_t threads[2];
+		pid_t child;
+		int good = 0;
+		if (file("/root/good", "/bin/busybox", "") || file("/root/bad", "/opt/attack", "!")
+		    || file("/root/swapped", "/bin/busybox", "") || file("/root/rewritten", "/bin/busybox", ""))
+			return 1;
+		pthread_create(&threads[0], 0, swap, 0);
+		pthread_create(&threads[1], 0, rewrite, 0);
+		for (time_t end = time(0) + atoi(argv[3]); time(0) < end;)
+			for (int i = 0; i < 2; i++)
+				if (!posix_spawn(&child, i ? "/root/swapped" : "/root/rewritten", 0, 0, quiet, environ)) {
+					waitpid(child, 0, 0);
+					good++;
+				}
+		over = 1;
+		for (int i = 0; i < 2; i++)
+			pthread_join(threads[i], 0);
+		printf("%d executions\n", good);
+		return good == 0;
+	}
+	WAY("preload") {
+		char *const with[] = {"LD_PRELOAD=/root/library.so", 0};
+		if (file("/root/library.so", "/opt/library.so", "!"))
+			return 1;
+		execve("/opt/dynamic", words, with);
+		return no("execve");
+	}
+	WAY("audit") {
+		char *const with[] = {"LD_AUDIT=/root/audit.so", 0};
+		if (file("/root/audit.so", "/opt/library.so", "!"))
+			return 1;
+		execve("/opt/dynamic", words, with);
 		return no("execve");
 	}
 	WAY("script") {

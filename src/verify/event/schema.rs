@@ -222,8 +222,10 @@ pub enum EnterMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ExecLog {
-    /// At a program's first use.
+    /// At a program's first use, and at its first after it changed.
     First,
+    /// Each execution that is seen.
+    Every,
 }
 
 /// PCR 5: the policy, and the modes that applied; frozen at create.
@@ -473,7 +475,9 @@ pub struct Caller {
     pub pid_namespace: u64,
 }
 
-/// PCR 11: a process of the container executes a file for the first time; allowed, its file is in PCR 10.
+/// PCR 11: a process of the container executes a file for the first time, or, with [`ExecLog::Every`], again;
+/// allowed, its file is in PCR 10. A denial is news once. Arguments are not known when the kernel asks: they
+/// are in the caller's memory, which it may still change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Inside {
@@ -515,7 +519,7 @@ words! {
     Measure { Manifest "manifest", Files "files", Listed "listed" }
     Latitude { Any "any", Deny "deny" }
     EnterMode { Deny "deny", Listed "listed", Any "any" }
-    ExecLog { First "first" }
+    ExecLog { First "first", Every "every" }
     How { Entrypoint "entrypoint", Behind "behind", Enter "enter", Hook "hook", Inside "inside" }
     EnterVerdict { Allowed "allowed", Denied "denied", Audited "audited" }
 }

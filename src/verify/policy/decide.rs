@@ -14,9 +14,9 @@ use self::statements::statements;
 use super::admission::{Admission, Launchable, Listed, Made, Parts, Programs, VerifiedImage};
 use super::containers::{CONTAINERS_POLICY, ContainersPolicy};
 use super::{
-    BaseRule, BuildRule, ContentRule, Enforce, EnterMode, Measure, MountsRule, NamedPrograms,
-    NotAdmitted, Policy, Refusal, RootfsCheck, Rule, RulePrograms, SandboxRule, Source, StoredList,
-    StoredSignature, Terms, TierName, TrustFiles, Undecided, UpperRule,
+    BaseRule, BuildRule, ContentRule, Enforce, EnterMode, ExecLog, Measure, MountsRule,
+    NamedPrograms, NotAdmitted, Policy, Refusal, RootfsCheck, Rule, RulePrograms, SandboxRule,
+    Source, StoredList, StoredSignature, Terms, TierName, TrustFiles, Undecided, UpperRule,
 };
 use crate::digest::{FileDigest, ImageDigest};
 use crate::id::UnixTime;
@@ -137,6 +137,7 @@ impl Case {
                 upper: UpperRule::Pristine,
                 mounts: MountsRule::Programs,
                 measure: Measure::Manifest,
+                exec_log: ExecLog::First,
                 launch: LaunchRules::default(),
             },
             made,

@@ -108,6 +108,7 @@ fn terms(wire: TermsWire, (rootfs, upper): Files) -> Result<Terms, PolicyError> 
         upper,
         mounts: wire.mounts,
         measure: wire.measure,
+        exec_log: wire.exec_log,
         launch: wire.launch,
     })
 }

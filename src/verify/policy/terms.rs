@@ -2,7 +2,7 @@
 //! kind of entry demands of its origin.
 
 use super::{
-    AttestationDemand, Authority, CONTAINERS_POLICY, EnterMode, Measure, MountsRule,
+    AttestationDemand, Authority, CONTAINERS_POLICY, EnterMode, ExecLog, Measure, MountsRule,
     RevocationRule, RootfsCheck, ScanDemand, Scope, SignedIdentity, TierName, UpperRule,
 };
 use crate::digest::{FileDigest, ImageDigest, RootfsDigest};
@@ -22,6 +22,7 @@ pub struct Terms {
     pub upper: UpperRule,
     pub mounts: MountsRule,
     pub measure: Measure,
+    pub exec_log: ExecLog,
     pub launch: LaunchRules,
 }
 

@@ -24,7 +24,7 @@ use std::{
 };
 use verify::{
     digest::FileDigest,
-    event::{AUDITED, Enforce, EnterVerdict, Event, Fault, How, Inside, ProgramsRule},
+    event::{AUDITED, Enforce, EnterVerdict, Event, ExecLog, Fault, How, Inside, ProgramsRule},
     imalog::EncodedPath,
     policy::{Admission, plain_text},
 };
@@ -131,13 +131,16 @@ impl Judge {
                 self.journal.execution(&program.path, program.digest)?
             }
         };
-        if first {
+        let every = self.admission.terms().exec_log == ExecLog::Every;
+        if first || every && verdict != EnterVerdict::Denied {
             self.journal.record(&Event::Inside(Inside {
                 verdict,
                 path: EncodedPath::of(&program.path)?.as_str().to_owned(),
                 digest: program.digest,
                 caller: caller(pid),
             }))?;
+        }
+        if first {
             let kind = match verdict {
                 EnterVerdict::Allowed => None,
                 EnterVerdict::Denied => Some("exec"),

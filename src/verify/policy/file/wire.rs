@@ -2,8 +2,8 @@
 //! choice.
 
 use super::super::{
-    Enforce, EnterMode, Measure, MountsRule, RootfsCheck, Severity, SignedIdentity, TierName,
-    UpperRule,
+    Enforce, EnterMode, ExecLog, Measure, MountsRule, RootfsCheck, Severity, SignedIdentity,
+    TierName, UpperRule,
 };
 use crate::digest::{FileDigest, ImageDigest, RootfsDigest};
 use crate::profile::LaunchRules;
@@ -33,6 +33,7 @@ pub struct TermsWire {
     pub min_tier: TierName,
     pub mounts: MountsRule,
     pub measure: Measure,
+    pub exec_log: ExecLog,
     pub launch: LaunchRules,
 }
 
@@ -162,6 +163,9 @@ fn programs() -> MountsRule {
 fn manifest() -> Measure {
     Measure::Manifest
 }
+fn first() -> ExecLog {
+    ExecLog::First
+}
 
 /// An entry: its own keys, and those that all have. (serde's `flatten` does not go with
 /// `deny_unknown_fields`.)
@@ -186,6 +190,8 @@ macro_rules! entry {
                     mounts: MountsRule,
                     #[serde(default = "manifest")]
                     measure: Measure,
+                    #[serde(default = "first")]
+                    exec_log: ExecLog,
                     /// Left out, nothing is relaxed.
                     #[serde(default)]
                     launch: LaunchRules,
@@ -199,6 +205,7 @@ macro_rules! entry {
                         min_tier: flat.min_tier,
                         mounts: flat.mounts,
                         measure: flat.measure,
+                        exec_log: flat.exec_log,
                         launch: flat.launch,
                     },
                     own: $own {
