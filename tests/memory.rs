@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use std::{
     fs,
     io::{Read, Write},
-    os::unix::net::UnixStream,
+    os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -82,7 +82,7 @@ fn only_what_is_new_travels(world: &World) -> Result<()> {
     rt.cmd("exec")
         .args([bundle.id.as_str(), "/bin/echo", "more"])
         .ok()?;
-    let prefix = |log: &[u8]| json!({ "bytes": log.len(), "digest": crate::image::digest(log) });
+    let prefix = |log: &[u8]| json!({ "bytes": log.len(), "digest": chained(log) });
     let from = |log: &[u8]| {
         format!(
             ",\"has\":{}",
@@ -113,12 +113,64 @@ fn only_what_is_new_travels(world: &World) -> Result<()> {
         let cut = asked(&bundle.id, &from(&known))?;
         ensure!(item(&cut, "container/log")? == whole, "the whole log");
     }
-    // attestctl puts it together again, remembers, and accepts; what it keeps is complete.
-    accepted(world, &bundle.id)?;
+    // attestctl remembers, asks for what is new alone, and says of the whole what it said before.
+    let (first, all) = weighed(world, &bundle.id)?;
+    for _ in 0..2 {
+        rt.cmd("exec")
+            .args([bundle.id.as_str(), "/bin/echo", "more"])
+            .ok()?;
+        let (next, some) = weighed(world, &bundle.id)?;
+        ensure!(some * 2 < all, "{some} bytes after {all}");
+        for known in ["executed", "image_name", "list_serial", "rule"] {
+            let of = |said: &Value| said["container"]["measured"][known].clone();
+            ensure!(of(&next) == of(&first) && !of(&next).is_null(), "{next}");
+        }
+    }
+    // What it keeps is complete.
+    let whole = item(&asked(&bundle.id, "")?, "container/log")?;
     accepted(world, &bundle.id)?;
     let kept: Value = serde_json::from_slice(&fs::read(world.work.join("evidence.json"))?)?;
     ensure!(item(&kept, "container/log")? == whole, "kept in full");
     rt.down(&bundle)
+}
+
+/// SHA-256 chained over blocks of 256 bytes, as the agent's document has it.
+fn chained(log: &[u8]) -> String {
+    use sha2::{Digest, Sha256};
+    let h = log.chunks(256).fold([0; 32], |h: [u8; 32], block| {
+        Sha256::new_with_prefix(h)
+            .chain_update(block)
+            .finalize()
+            .into()
+    });
+    format!("sha256:{}", hex::encode(h))
+}
+
+/// An accepted answer, and how many bytes of it came over the agent's socket.
+fn weighed(world: &World, id: &str) -> Result<(Value, u64)> {
+    let socket = world.work.join("relay.sock");
+    let _ = fs::remove_file(&socket);
+    let listener = UnixListener::bind(&socket)?;
+    let relay = thread::spawn(move || -> std::io::Result<u64> {
+        let (mut asking, _) = listener.accept()?;
+        let mut agent = UnixStream::connect(AGENT)?;
+        let (mut from, mut to) = (asking.try_clone()?, agent.try_clone()?);
+        thread::spawn(move || std::io::copy(&mut from, &mut to));
+        std::io::copy(&mut agent, &mut asking)
+    });
+    let output = world
+        .ctl()?
+        .args(["--json", "challenge", "--memory"])
+        .arg(world.work.join("relay.memory"))
+        .arg("--socket")
+        .arg(&socket)
+        .arg("--policy")
+        .arg(world.expectations(&WAIVERS)?)
+        .arg(id)
+        .output()?;
+    ensure!(output.code() == 0, "{output}");
+    let bytes = relay.join().map_err(|_| anyhow::anyhow!("the relay"))??;
+    Ok((answer(&output)?, bytes))
 }
 
 fn a_quote_of_ones_own_is_given(world: &World) -> Result<()> {

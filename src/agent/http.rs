@@ -4,6 +4,7 @@
 
 use crate::{
     caller::{Access, Caller, Peer, View},
+    coding::coded,
     metrics::{End, Metrics},
     problem::Problem,
     rate::Rate,
@@ -17,9 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use flate2::{Compression, write::GzEncoder};
 use std::{
-    io::Write as _,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -34,8 +33,6 @@ const EVIDENCE: &str = verify::evidence::MEDIA_TYPE;
 const JSON: &str = "application/json";
 /// What this service is, for people and programs (OpenAPI 3.1).
 const OPENAPI: &str = include_str!("openapi.json");
-/// Answers from this length on are compressed if the challenger takes that.
-const WORTH_COMPRESSING: usize = 1024;
 
 /// What all answers share.
 pub struct Service {
@@ -220,35 +217,12 @@ fn answer(media_type: &'static str, body: Vec<u8>, asked: &HeaderMap) -> Respons
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         (header::VARY, HeaderValue::from_static("accept-encoding")),
     ];
-    let zipped = match body.len() >= WORTH_COMPRESSING && takes_gzip(asked) {
-        true => gzip(&body),
-        false => None,
-    };
-    match zipped {
-        Some(zipped) => {
-            let coding = [(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"))];
-            (head, coding, zipped).into_response()
+    match coded(&body, asked) {
+        Some((coding, coded)) => {
+            (head, [(header::CONTENT_ENCODING, coding)], coded).into_response()
         }
         None => (head, body).into_response(),
     }
-}
-
-/// RFC 9110, section 12.5.3; a weight of zero is a no.
-fn takes_gzip(asked: &HeaderMap) -> bool {
-    let codings = asked.get_all(header::ACCEPT_ENCODING).iter();
-    let codings = codings.filter_map(|value| value.to_str().ok());
-    codings.flat_map(|value| value.split(',')).any(|coding| {
-        let mut parts = coding.split(';').map(str::trim);
-        let named = parts.next().is_some_and(|n| n.eq_ignore_ascii_case("gzip"));
-        named && !parts.any(|p| matches!(p, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
-    })
-}
-
-/// `None`: not worth an error, it goes out as it is.
-fn gzip(body: &[u8]) -> Option<Vec<u8>> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(body).ok()?;
-    encoder.finish().ok()
 }
 
 fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {

@@ -11,6 +11,7 @@
 //! challenges, a configuration file.
 
 mod caller;
+mod coding; // compressed answers
 mod http;
 mod listener;
 mod metrics;

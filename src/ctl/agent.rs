@@ -5,11 +5,11 @@
 //! depend on it; the connection's exporter (RFC 9266) goes into the challenge, so that who relays it to
 //! another agent is found out.
 
+mod coding;
 mod tls;
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
-use flate2::read::GzDecoder;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     Method, Request, StatusCode,
@@ -18,7 +18,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use std::{fmt, io::Read as _, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::UnixStream,
@@ -223,8 +223,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     }
     match header(CONTENT_ENCODING) {
         None => Ok((body.into(), binding)),
-        Some("gzip") => Ok((gunzip(&body)?, binding)),
-        Some(other) => bail!("the answer is coded as `{other}`, which was not asked for"),
+        Some(coding) => Ok((coding::decode(coding, &body, MAX_REPLY)?, binding)),
     }
 }
 
@@ -236,7 +235,7 @@ fn request(
     let mut request = Request::new(Full::new(Bytes::new()));
     let headers = request.headers_mut();
     headers.insert(HOST, host.parse().context("writing the request")?);
-    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(coding::ACCEPTED));
     if let Some(body) = question.body {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         *request.body_mut() = Full::new(Bytes::from(body(binding)?));
@@ -244,19 +243,6 @@ fn request(
     *request.method_mut() = question.method.clone();
     *request.uri_mut() = question.path.parse().context("writing the request")?;
     Ok(request)
-}
-
-/// A small answer may unfold to a large one: both are bounded.
-fn gunzip(bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
-    let mut plain = Vec::new();
-    GzDecoder::new(bytes)
-        .take(MAX_REPLY as u64 + 1)
-        .read_to_end(&mut plain)
-        .context("unpacking the answer (gzip)")?;
-    if plain.len() > MAX_REPLY {
-        bail!("the answer unpacks to more than {MAX_REPLY} bytes");
-    }
-    Ok(plain)
 }
 
 fn problem(agent: &Agent, status: StatusCode, body: &[u8], wait: Option<u64>) -> Problem {

@@ -25,7 +25,9 @@ use std::{
     path::{Path, PathBuf},
 };
 use verify::{
-    appraise::{Appraisal, Expectations, Memory, RevocationCheck, Trust, Trusted, Verdict},
+    appraise::{
+        Appraisal, Expectations, Memory, RevocationCheck, Standard, Trust, Trusted, Verdict,
+    },
     cms,
     evidence::Evidence,
     hostlist::HostPolicy,
@@ -110,12 +112,6 @@ fn channel(text: &str) -> Result<ChannelBinding, String> {
     ChannelBinding::try_from(text.to_owned())
 }
 
-/// What the challenger expects, and the bytes behind the files that it names.
-pub struct Expected {
-    pub expect: Expectations,
-    pub trust: Trust,
-}
-
 /// `ID=POLICY`; an id has no `=`.
 fn peer(text: &str) -> Result<(String, PathBuf), String> {
     let (id, policy) = text.split_once('=').ok_or("not ID=POLICY")?;
@@ -131,9 +127,9 @@ pub fn asked(args: &Challenge, style: Style) -> anyhow::Result<(Report, Option<T
     // Everything that can be wrong on this side comes before a nonce is spent.
     let agent = args.agent.agent()?;
     let inventory = args.expected.inventory.as_deref();
-    let policy = Expected::read(&args.expected.policy, inventory)?;
+    let policy = standard(&args.expected.policy, inventory)?;
     let peers = args.peer.iter().map(|(id, file)| {
-        let policy = Expected::read(file, inventory)?;
+        let policy = standard(file, inventory)?;
         Ok((container(id)?, policy))
     });
     let peers: Vec<_> = peers.collect::<anyhow::Result<_>>()?;
@@ -146,6 +142,7 @@ pub fn asked(args: &Challenge, style: Style) -> anyhow::Result<(Report, Option<T
         agent: &agent,
         store: &store,
         batch: !args.no_batch,
+        whole: args.save.is_some(),
     };
     let (mut accepted, mut kept) = (Vec::new(), Vec::new());
     for (number, (peer, policy)) in peers.iter().enumerate() {
@@ -171,7 +168,7 @@ pub fn asked(args: &Challenge, style: Style) -> anyhow::Result<(Report, Option<T
     if let Some(path) = &args.save {
         disk::replace(path, "the evidence", &evidence.encode())?;
     }
-    args.write(&asked, &appraisal, &policy.expect, ear_key.as_ref())?;
+    args.write(&asked, &appraisal, policy.expect(), ear_key.as_ref())?;
     let mut report = verdict::report(&appraisal, style);
     report.add("nonce", BASE64URL.encode(asked.nonce.as_bytes()));
     report.add("asked_at", asked.at.to_string());
@@ -182,7 +179,7 @@ pub fn asked(args: &Challenge, style: Style) -> anyhow::Result<(Report, Option<T
         let peers: String = kept.iter().map(|peer| format!(" --peer {peer}")).collect();
         report.text.push_str(&format!(
             "\nkept; judge it again, not later than {} s after asking, with\n  attestctl appraise {} {} --container {} --nonce {} --asked-at {} --channel-binding {}{peers}",
-            policy.expect.max_age_secs,
+            policy.expect().max_age_secs,
             path.display(),
             args.expected,
             asked.container,
@@ -266,7 +263,7 @@ impl Accepted {
 }
 
 pub fn judge_kept(args: &Appraise, style: Style) -> anyhow::Result<Judged> {
-    let policy = Expected::read(&args.expected.policy, args.expected.inventory.as_deref())?;
+    let policy = standard(&args.expected.policy, args.expected.inventory.as_deref())?;
     let asked = Asked {
         nonce: nonce(&args.nonce).map_err(|e| Usage(format!("--nonce: {e}")))?,
         container: container(&args.container)?,
@@ -276,7 +273,7 @@ pub fn judge_kept(args: &Appraise, style: Style) -> anyhow::Result<Judged> {
     };
     let mut accepted = Vec::new();
     for peer in &args.peer {
-        let policy = Expected::read(&peer.policy, args.expected.inventory.as_deref())?;
+        let policy = standard(&peer.policy, args.expected.inventory.as_deref())?;
         let (_, appraisal) = judge_file(&peer.evidence, &peer.asked, &policy, &accepted)?;
         match appraisal.verdict {
             Verdict::Accepted(trusted) => accepted.push(trusted),
@@ -312,62 +309,61 @@ fn nonce(text: &str) -> Result<Nonce, String> {
 fn judge_file(
     path: &Path,
     asked: &Asked,
-    policy: &Expected,
+    standard: &Standard,
     peers: &[Trusted],
 ) -> anyhow::Result<(Evidence, Appraisal)> {
     let bytes = disk::read(path, "the evidence", MAX_REPLY as u64)?;
     let evidence = challenger::parse(&bytes, &path.display().to_string())?;
-    let appraisal = challenger::judge(&evidence, asked, policy, peers, &Memory::Kept);
+    let appraisal = challenger::judge(&evidence, asked, standard, peers, &Memory::Kept);
     Ok((evidence, appraisal))
 }
 
-impl Expected {
-    pub fn read(path: &Path, inventory: Option<&Path>) -> anyhow::Result<Self> {
-        let mut text = disk::read_text(path, "the challenger's policy")?;
-        if let Some(file) = inventory {
-            let hosts = disk::read_text(file, "the inventory")?;
-            text = with_hosts(&text, &hosts).with_context(|| {
-                format!(
-                    "adding the hosts of {} to {}",
-                    file.display(),
-                    path.display()
-                )
-            })?;
-        }
-        let expect = Expectations::parse(&text)
-            .with_context(|| format!("reading the challenger's policy {}", path.display()))?;
-        let mut user_roots = Vec::new();
-        for file in &expect.user_ca {
-            // Relative to the policy, so that the two can travel together.
-            let file = beside(path, file);
-            let pem = disk::read(&file, "the user CA", disk::SMALL)?;
-            let roots = cms::certificates_from_pem(&pem)
-                .with_context(|| format!("reading the user CA {}", file.display()))?;
-            user_roots.extend(roots);
-        }
-        let mut crls = Vec::new();
-        if expect.revocation == RevocationCheck::Crl {
-            for file in &expect.crls {
-                crls.push(disk::read_crl(&beside(path, file))?);
-            }
-        }
-        let host_policy = match &expect.host_policy {
-            None => None,
-            Some(file) => {
-                let file = beside(path, file);
-                let text = disk::read(&file, "the host policy", disk::LARGE)?;
-                let text = std::str::from_utf8(&text).context("the host policy is not text")?;
-                let policy = HostPolicy::parse(text);
-                Some(policy.with_context(|| format!("reading {}", file.display()))?)
-            }
-        };
-        let trust = Trust {
-            user_roots,
-            crls,
-            host_policy,
-        };
-        Ok(Self { expect, trust })
+/// What the challenger expects, and the bytes behind the files that it names.
+pub fn standard(path: &Path, inventory: Option<&Path>) -> anyhow::Result<Standard> {
+    let mut text = disk::read_text(path, "the challenger's policy")?;
+    if let Some(file) = inventory {
+        let hosts = disk::read_text(file, "the inventory")?;
+        text = with_hosts(&text, &hosts).with_context(|| {
+            format!(
+                "adding the hosts of {} to {}",
+                file.display(),
+                path.display()
+            )
+        })?;
     }
+    let expect = Expectations::parse(&text)
+        .with_context(|| format!("reading the challenger's policy {}", path.display()))?;
+    let mut user_roots = Vec::new();
+    for file in &expect.user_ca {
+        // Relative to the policy, so that the two can travel together.
+        let file = beside(path, file);
+        let pem = disk::read(&file, "the user CA", disk::SMALL)?;
+        let roots = cms::certificates_from_pem(&pem)
+            .with_context(|| format!("reading the user CA {}", file.display()))?;
+        user_roots.extend(roots);
+    }
+    let mut crls = Vec::new();
+    if expect.revocation == RevocationCheck::Crl {
+        for file in &expect.crls {
+            crls.push(disk::read_crl(&beside(path, file))?);
+        }
+    }
+    let host_policy = match &expect.host_policy {
+        None => None,
+        Some(file) => {
+            let file = beside(path, file);
+            let text = disk::read(&file, "the host policy", disk::LARGE)?;
+            let text = std::str::from_utf8(&text).context("the host policy is not text")?;
+            let policy = HostPolicy::parse(text);
+            Some(policy.with_context(|| format!("reading {}", file.display()))?)
+        }
+    };
+    let trust = Trust {
+        user_roots,
+        crls,
+        host_policy,
+    };
+    Ok(Standard::new(expect, trust))
 }
 
 /// `policy` with the [[hosts]] of `inventory`, which may hold nothing else: it is written by

@@ -5,14 +5,14 @@
 
 use crate::{
     agent::{self, Agent},
-    challenge::{Expected, now},
+    challenge::now,
     key,
-    memory::Store,
+    memory::{Kept, Store},
     report::Refused,
 };
 use anyhow::Context as _;
 use verify::{
-    appraise::{Appraisal, Memory, Question, Trusted, appraise},
+    appraise::{Appraisal, Memory, Question, Standard, Trusted, appraise},
     evidence::{Evidence, MEDIA_TYPE},
     id::{ContainerId, Nonce, UnixTime},
     wire::{Challenge, ChannelBinding, Has, MAX_REPLY},
@@ -27,6 +27,8 @@ pub struct Challenger<'a> {
     pub store: &'a Store,
     /// Whether the host's quote may cover other challenges as well.
     pub batch: bool,
+    /// Ask for all of the evidence, whatever is remembered: it is to be kept.
+    pub whole: bool,
 }
 
 /// What the challenger knows of its own question.
@@ -50,21 +52,25 @@ impl Challenger<'_> {
     pub fn challenge(
         &self,
         container: &ContainerId,
-        policy: &Expected,
+        standard: &Standard,
         peers: &[Trusted],
     ) -> anyhow::Result<Answered> {
         let agent = self.agent.to_string();
         // Before the question: what others learn meanwhile is later than its answer may be.
         let before = self.store.snapshot()?;
-        let kept = before.kept(&agent, container.as_str())?;
-        let (asked, bytes) = self.ask(container, kept.has())?;
+        let kept = match self.whole {
+            true => Kept::default(),
+            false => before.kept(&agent, container.as_str())?,
+        };
+        let (asked, bytes) = self.ask(container, kept.has(standard))?;
         let evidence = kept.complete(parse(&bytes, &agent)?);
-        let memory = before.memory(&evidence, &policy.expect)?;
-        let mut appraisal = judge(&evidence, &asked, policy, peers, &memory);
+        let memory = before.memory(&kept, &evidence, standard.expect())?;
+        let mut appraisal = judge(&evidence, &asked, standard, peers, &memory);
         if let Some(seen) = appraisal.seen.take() {
-            let id = container.as_str();
+            let (id, rolling) = (container.as_str(), appraisal.rolling.as_ref());
+            let expect = standard.expect();
             self.store
-                .remember(&agent, &policy.expect, &evidence, id, seen)?;
+                .remember(&agent, expect, &evidence, id, seen, rolling)?;
         }
         Ok(Answered {
             asked,
@@ -109,7 +115,7 @@ pub fn parse(bytes: &[u8], source: &str) -> anyhow::Result<Evidence> {
 pub fn judge(
     evidence: &Evidence,
     asked: &Asked,
-    policy: &Expected,
+    standard: &Standard,
     peers: &[Trusted],
     memory: &Memory,
 ) -> Appraisal {
@@ -121,6 +127,5 @@ pub fn judge(
         batch: asked.batch,
         asked_at: asked.at,
     };
-    let (expect, trust) = (&policy.expect, &policy.trust);
-    appraise(evidence, &question, expect, trust, now(), peers, memory)
+    appraise(evidence, &question, standard, now(), peers, memory)
 }

@@ -1,5 +1,6 @@
-//! What a challenger remembers between challenges, in one file: each TPM's counters, clock and log, and the
-//! highest serial of each list. It is how a rollback shows that one answer alone cannot show.
+//! What a challenger remembers between challenges, in one file: each TPM's counters, clock and how far its log
+//! went, the highest serial of each list, and from where a container's accepted log goes on. It is how a
+//! rollback shows that one answer alone cannot show, and why only what is new is sent and judged.
 //!
 //! Trusts: the file, which is the challenger's own. A file that cannot be read is a failure, never a first
 //! time. Of two states of a TPM the later one stays, whoever writes last.
@@ -7,28 +8,33 @@
 use anyhow::{Context as _, bail};
 use redb::{
     Builder, Database, DatabaseError, ReadTransaction, ReadableTable as _, TableDefinition,
-    TableError,
+    TableError, WriteTransaction,
 };
+use serde::de::DeserializeOwned;
 use std::{
+    collections::BTreeSet,
     fs::OpenOptions,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 use verify::{
-    appraise::{Before, Expectations, Memory, Seen, TpmState},
-    evidence::Evidence,
+    appraise::{Before, Expectations, Memory, Rolling, Seen, Standard},
+    evidence::{Evidence, list_digest},
     tpm2::{Public, TpmName},
-    wire::{Has, Prefix},
+    wire::Has,
 };
 
 /// Attestation key's name -> [`TpmState`] in JSON.
 const TPMS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tpms-v1");
-/// Attestation key's name -> the log behind its PCRs.
-const LOGS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("logs-v1");
-/// Agent and container -> the names of the two keys that answered last.
-const KEYS: TableDefinition<'_, (&str, &str), (&str, &str)> = TableDefinition::new("keys-v1");
+/// Agent and container -> digest of its signature list (or nothing), and the [`Rolling`] of its last accepted
+/// answer in JSON.
+const ROLLING: TableDefinition<'_, (&str, &str), (&str, &[u8])> =
+    TableDefinition::new("rolling-v1");
+/// Digest -> a signature list, and its signature.
+const SIGLISTS: TableDefinition<'_, &str, (&[u8], &[u8])> = TableDefinition::new("siglists-v1");
 /// Tenant and name of a list -> its highest serial.
 const LISTS: TableDefinition<'_, (&str, &str), u64> = TableDefinition::new("lists-v1");
 
@@ -45,23 +51,28 @@ pub struct Snapshot {
     read: ReadTransaction,
 }
 
-/// The logs that an earlier answer left, and need not be sent again.
+/// What an earlier answer left, and need not be sent again.
 #[derive(Default)]
 pub struct Kept {
-    container: Vec<u8>,
-    host: Vec<u8>,
+    rolling: Option<Arc<Rolling>>,
+    /// A signature list and its signature.
+    siglist: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Kept {
-    pub fn has(&self) -> Has {
+    pub fn has(&self, standard: &Standard) -> Has {
+        let siglist = self.siglist.as_ref();
         Has {
-            container: Prefix::of(&self.container),
-            host: Prefix::of(&self.host),
+            siglist: siglist.map(|(statement, signature)| list_digest(statement, signature)),
+            ..(self.rolling.as_ref()).map_or_else(Has::default, |rolling| rolling.has(standard))
         }
     }
-    /// The evidence with its logs in one piece.
+    /// The evidence with the list that it leaves out.
     pub fn complete(&self, evidence: Evidence) -> Evidence {
-        evidence.with(&self.container, &self.host)
+        match &self.siglist {
+            Some((statement, signature)) => evidence.with_list(statement, signature),
+            None => evidence,
+        }
     }
 }
 
@@ -105,41 +116,39 @@ impl Store {
         evidence: &Evidence,
         container: &str,
         seen: Seen,
+        rolling: Option<&Rolling>,
     ) -> anyhow::Result<()> {
         let context = || format!("writing the challenger's memory {}", self.path.display());
         let write = self.database.begin_write().with_context(context)?;
+        let (_, vtpm) = &seen.container;
+        let mut latest = true;
         {
             let mut tpms = write.open_table(TPMS).with_context(context)?;
-            let mut logs = write.open_table(LOGS).with_context(context)?;
-            let (host, vtpm) = (seen.host.0.to_string(), seen.container.0.to_string());
-            for (name, state, log) in [
-                (&host, seen.host.1, &evidence.binding_log),
-                (&vtpm, seen.container.1, &evidence.container_log),
-            ] {
+            for (name, state) in [&seen.host, &seen.container] {
+                let name = name.to_string();
                 let old = tpms.get(name.as_str()).with_context(context)?;
                 let old = old.map(|old| parse(old.value())).transpose()?;
                 let later = match old {
                     Some(old) => state.clone().later(old),
                     None => state.clone(),
                 };
-                if later != state {
+                if later != *state {
+                    latest &= state != vtpm;
                     continue;
                 }
                 let bytes = serde_json::to_vec(&later).with_context(context)?;
                 tpms.insert(name.as_str(), bytes.as_slice())
                     .with_context(context)?;
-                logs.insert(name.as_str(), log.as_slice())
-                    .with_context(context)?;
             }
-            let mut keys = write.open_table(KEYS).with_context(context)?;
-            keys.insert((agent, container), (host.as_str(), vtpm.as_str()))
-                .with_context(context)?;
             let mut lists = write.open_table(LISTS).with_context(context)?;
             let list = (expect.tenant.as_str(), expect.list.name.as_str());
             let old = lists.get(list).with_context(context)?.map(|n| n.value());
             if seen.list_serial > old.unwrap_or(0) {
                 lists.insert(list, seen.list_serial).with_context(context)?;
             }
+        }
+        if latest {
+            roll(&write, (agent, container), evidence, rolling).with_context(context)?;
         }
         write.commit().with_context(context)
     }
@@ -150,32 +159,42 @@ impl Store {
 }
 
 impl Snapshot {
-    /// The logs of the two keys that answered for this container last.
+    /// What this container's last accepted answer left.
     pub fn kept(&self, agent: &str, container: &str) -> anyhow::Result<Kept> {
-        let keys = match self.read.open_table(KEYS) {
-            Ok(table) => table.get((agent, container))?.map(|keys| {
-                let (host, vtpm) = keys.value();
-                (host.to_owned(), vtpm.to_owned())
-            }),
+        let entry = match self.read.open_table(ROLLING) {
+            Ok(table) => table.get((agent, container))?,
             Err(TableError::TableDoesNotExist(_)) => None,
             Err(e) => return Err(e).context("reading the challenger's memory"),
         };
-        let Some((host, vtpm)) = keys else {
+        let Some(entry) = entry else {
             return Ok(Kept::default());
         };
-        let logs = self.read.open_table(LOGS)?;
-        let log = |name: &str| -> anyhow::Result<Vec<u8>> {
-            let log = logs.get(name)?.map(|log| log.value().to_vec());
-            log.with_context(|| format!("the challenger's memory lost the log of {name}"))
+        let (digest, rolling) = entry.value();
+        let siglist = match digest {
+            "" => None,
+            digest => {
+                let lists = self.read.open_table(SIGLISTS)?;
+                let list = lists.get(digest)?.map(|list| {
+                    let (statement, signature) = list.value();
+                    (statement.to_vec(), signature.to_vec())
+                });
+                let lost = || format!("the challenger's memory lost the signature list {digest}");
+                Some(list.with_context(lost)?)
+            }
         };
         Ok(Kept {
-            container: log(&vtpm)?,
-            host: log(&host)?,
+            rolling: Some(Arc::new(parse(rolling)?)),
+            siglist,
         })
     }
 
     /// What to compare the evidence with.
-    pub fn memory(&self, evidence: &Evidence, expect: &Expectations) -> anyhow::Result<Memory> {
+    pub fn memory(
+        &self,
+        kept: &Kept,
+        evidence: &Evidence,
+        expect: &Expectations,
+    ) -> anyhow::Result<Memory> {
         let list = (expect.tenant.as_str(), expect.list.name.as_str());
         let list_serial = match self.read.open_table(LISTS) {
             Ok(table) => table.get(list)?.map_or(0, |serial| serial.value()),
@@ -186,6 +205,7 @@ impl Snapshot {
             host: self.before(&evidence.host_ak)?,
             container: self.before(&evidence.container_ak)?,
             list_serial,
+            rolling: kept.rolling.clone(),
         })
     }
 
@@ -206,7 +226,39 @@ impl Snapshot {
     }
 }
 
-fn parse(bytes: &[u8]) -> anyhow::Result<TpmState> {
+/// From where the next answer of this container goes on. One that was not accepted must be read anew, and in
+/// full.
+fn roll(
+    write: &WriteTransaction,
+    place: (&str, &str),
+    evidence: &Evidence,
+    rolling: Option<&Rolling>,
+) -> anyhow::Result<()> {
+    let mut table = write.open_table(ROLLING)?;
+    let Some(rolling) = rolling else {
+        table.remove(place)?;
+        return Ok(());
+    };
+    let mut lists = write.open_table(SIGLISTS)?;
+    let (statement, signature) = (&evidence.siglist, &evidence.siglist_sig);
+    let digest = match statement.is_empty() {
+        true => String::new(),
+        false => list_digest(statement, signature).hex(),
+    };
+    table.insert(place, (&*digest, &*serde_json::to_vec(rolling)?))?;
+    if !digest.is_empty() && lists.get(&*digest)?.is_none() {
+        lists.insert(&*digest, (&**statement, &**signature))?;
+        // A new list often takes the place of one that nobody has any more.
+        let mut used = BTreeSet::new();
+        for entry in table.iter()? {
+            used.insert(entry?.1.value().0.to_owned());
+        }
+        lists.retain(|digest, _| used.contains(digest))?;
+    }
+    Ok(())
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> anyhow::Result<T> {
     match serde_json::from_slice(bytes) {
         Ok(state) => Ok(state),
         Err(e) => bail!("the challenger's memory is corrupt: {e}"),
@@ -237,6 +289,6 @@ mod tests {
         // and again, with nothing in it
         let store = Store::open(&new).unwrap();
         let kept = store.snapshot().unwrap().kept("a", "c").unwrap();
-        assert!(kept.has().is_nothing());
+        assert!(kept.rolling.is_none() && kept.siglist.is_none());
     }
 }

@@ -7,8 +7,7 @@
 mod explain;
 
 use crate::{
-    challenge::Expected,
-    disk,
+    challenge, disk,
     report::{Refused, Report},
 };
 use anyhow::Context as _;
@@ -138,8 +137,8 @@ fn check_file(kind: &str, bytes: &[u8]) -> Result<(), String> {
 }
 
 fn challenger(path: &Path) -> anyhow::Result<Report> {
-    let expected = Expected::read(path, None)?;
-    let expect = &expected.expect;
+    let standard = challenge::standard(path, None)?;
+    let expect = standard.expect();
     let waived: Vec<_> = expect.waive.iter().map(|waiver| waiver.name()).collect();
     let hosts: Vec<_> = expect.hosts.iter().map(|host| host.name.as_str()).collect();
     Ok(Report::done(

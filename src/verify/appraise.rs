@@ -21,6 +21,7 @@ mod memory;
 mod modes;
 mod quote;
 mod report;
+mod rolling;
 
 pub use expect::{
     Any, ArgsRule, EnvRule, ExpectError, Expectations, ExpectedFirmware, ExpectedLaunch,
@@ -29,6 +30,7 @@ pub use expect::{
 pub use log::{ContainerLog, Order};
 pub use memory::{Before, Memory, Seen, TpmState};
 pub use report::{ContainerReport, Executed, HostReport, Measured};
+pub use rolling::{Rolling, Standard};
 
 use crate::check::{Check, Finding, Outcome, Subject, Waiver};
 use crate::digest::{ImageDigest, OrNone, RecordDigest};
@@ -116,6 +118,8 @@ pub struct Appraisal {
     pub container: ContainerReport,
     /// What to remember for the next challenge; None: too little was proved.
     pub seen: Option<Seen>,
+    /// From where the next answer may go on; None: it must be whole.
+    pub rolling: Option<Rolling>,
 }
 
 /// What was asked, and when.
@@ -133,8 +137,7 @@ pub struct Question<'a> {
 pub fn appraise(
     evidence: &Evidence,
     question: &Question<'_>,
-    expect: &Expectations,
-    trust: &Trust,
+    standard: &Standard,
     now: UnixTime,
     peers: &[Trusted],
     memory: &Memory,
@@ -149,7 +152,7 @@ pub fn appraise(
         peers,
         memory,
     };
-    let facts = Facts::gather(evidence, &challenge, expect, trust);
+    let facts = Facts::gather(evidence, &challenge, standard);
     let findings: Vec<Finding> = Check::ALL
         .iter()
         .flat_map(|check| {
@@ -162,12 +165,14 @@ pub fn appraise(
     let verdict = judge(&findings, &facts);
     let (host, container) = (HostReport::of(&facts), ContainerReport::of(&facts));
     let seen = Seen::of(&facts, &findings, &verdict);
+    let rolling = Rolling::of(&facts, &verdict);
     Appraisal {
         findings,
         verdict,
         host,
         container,
         seen,
+        rolling,
     }
 }
 

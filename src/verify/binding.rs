@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 mod log;
-pub use log::{Kind, Live, LogEntry, MAX_LOG, NotLive, ak_digest, live, parse_log, replay};
+pub use log::{
+    Kind, Live, LogEntry, MAX_LOG, NotLive, ak_digest, live, parse_log, replay, still_live,
+};
 
 /// Version of the record.
 pub const VERSION: u64 = 1;

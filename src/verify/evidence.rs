@@ -6,7 +6,7 @@
 
 use crate::batch::Path;
 use crate::canon::canonical;
-use crate::digest::RecordDigest;
+use crate::digest::{FileDigest, RecordDigest};
 use crate::event::Event;
 use crate::pcr::{HOST_QUOTED, PcrIndex};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
@@ -102,12 +102,21 @@ impl HostPcrs {
     }
 }
 
-/// Bytes that the logs leave out at their beginning.
+/// What is left out, because the challenger said that it has it: bytes at the beginning of the logs, and the
+/// signature list with its signature.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogFrom {
     pub container: u64,
     pub host: u64,
+    pub ima: u64,
+    pub siglist: bool,
+}
+
+/// By which a challenger says which signature list it has: SHA-256 of the SHA-256s of both parts.
+pub fn list_digest(statement: &[u8], signature: &[u8]) -> FileDigest {
+    let parts = [statement, signature].map(|part| *FileDigest::of(part).as_bytes());
+    FileDigest::of(&parts.concat())
 }
 
 /// The items of a collection, decoded from base64 but not judged.
@@ -131,7 +140,7 @@ pub struct Evidence {
     pub container_ek: Vec<u8>,
     /// Which challenge the host's quote is for, among those that it covers.
     pub batch: Path,
-    /// Where the two logs begin: behind what the challenger said that it has.
+    /// Where the logs begin: behind what the challenger said that it has.
     pub log_from: LogFrom,
     /// The binding record, canonical bytes ([`crate::binding`]); or its digest alone (32 bytes, which
     /// no record has), for who may not read it.
@@ -365,30 +374,40 @@ impl Evidence {
 
     /// Without what the challenger has already; a log that does not begin so is given in full, and shows
     /// what became of it.
+    /// If that is the container's, it is another container than the challenger knows, or not the log that it
+    /// was: then nothing is left out.
     pub fn without(mut self, has: &Has) -> Self {
+        if has
+            .container
+            .is_some_and(|prefix| prefix.within(&self.container_log) == 0)
+        {
+            return self;
+        }
         let cut = |log: &mut Vec<u8>, prefix: Option<Prefix>| {
             let bytes = prefix.map_or(0, |prefix| prefix.within(log));
             log.drain(..bytes);
             bytes as u64
         };
+        let siglist = has.siglist == Some(list_digest(&self.siglist, &self.siglist_sig));
         self.log_from = LogFrom {
             container: cut(&mut self.container_log, has.container),
             host: cut(&mut self.binding_log, has.host),
+            ima: cut(&mut self.host_ima, has.ima),
+            siglist,
         };
+        if siglist {
+            (self.siglist, self.siglist_sig) = Default::default();
+        }
         self
     }
 
-    /// With what the challenger kept in front of the logs, of which they say that they leave it out.
-    pub fn with(mut self, container_log: &[u8], binding_log: &[u8]) -> Self {
-        let put = |log: &mut Vec<u8>, from: &mut u64, kept: &[u8]| {
-            if *from != 0 && *from == kept.len() as u64 {
-                log.splice(..0, kept.iter().copied());
-                *from = 0;
-            }
-        };
-        let LogFrom { container, host } = &mut self.log_from;
-        put(&mut self.container_log, container, container_log);
-        put(&mut self.binding_log, host, binding_log);
+    /// With the list that the challenger kept, if it was left out.
+    pub fn with_list(mut self, statement: &[u8], signature: &[u8]) -> Self {
+        if self.log_from.siglist {
+            self.siglist = statement.to_vec();
+            self.siglist_sig = signature.to_vec();
+            self.log_from.siglist = false;
+        }
         self
     }
 
@@ -422,7 +441,7 @@ impl Evidence {
             container_ak: CONTAINER_AK.pack(&self.container_ak),
             container_ek: CONTAINER_EK.pack(&self.container_ek),
             batch: BATCH.pack(&self.batch.encode()),
-            // Two numbers always have a canonical form.
+            // Numbers always have a canonical form.
             log_from: LOG_FROM.pack(&canonical(&self.log_from).unwrap_or_default()),
             binding: binding(&self.binding).pack(&self.binding),
             binding_log: BINDING_LOG.pack(&self.binding_log),

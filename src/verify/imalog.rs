@@ -190,6 +190,14 @@ impl Entry {
         (Sha1::digest(&data).into(), Sha256::digest(&data).into())
     }
 
+    /// What is extended into the SHA-256 bank.
+    pub fn extend_sha256(&self) -> [u8; 32] {
+        match &self.template {
+            Template::Opaque { sha256, .. } => *sha256,
+            _ => Sha256::digest(self.template_data()).into(),
+        }
+    }
+
     /// The entry's bytes in the list.
     pub fn encode(&self) -> Vec<u8> {
         let data = self.template_data();
@@ -401,6 +409,34 @@ impl Replay {
             .iter()
             .map(|index| self.pcr(*index).sha256)
             .collect()
+    }
+}
+
+/// The SHA-256 bank alone: what a quote is compared with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Values([[u8; 32]; pcr::COUNT]);
+
+impl Values {
+    /// After a reset.
+    pub const ZERO: Self = Self([[0; 32]; pcr::COUNT]);
+
+    pub fn add(&mut self, entry: &Entry) {
+        if let Some(pcr) = self.0.get_mut(entry.pcr().as_usize()) {
+            *pcr = pcr::extend_sha256(pcr, &entry.extend_sha256());
+        }
+    }
+    pub fn set(&mut self, index: PcrIndex, value: [u8; 32]) {
+        if let Some(pcr) = self.0.get_mut(index.as_usize()) {
+            *pcr = value;
+        }
+    }
+    pub fn get(&self, index: PcrIndex) -> [u8; 32] {
+        // `PcrIndex` is below `COUNT` by construction.
+        self.0.get(index.as_usize()).copied().unwrap_or_default()
+    }
+    /// Of `selection`, in its order.
+    pub fn of(&self, selection: &[PcrIndex]) -> Vec<[u8; 32]> {
+        selection.iter().map(|index| self.get(*index)).collect()
     }
 }
 

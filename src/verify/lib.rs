@@ -29,6 +29,7 @@ pub mod cms; // CMS detached signatures and certificate chains of users
 pub mod digest; // one type per thing that is hashed
 pub mod event; // what each PCR's events say (golden contract)
 pub mod evidence; // the CMW collection that answers a challenge
+pub mod growing; // the digest of what only grows
 pub mod hostlist; // host list and host policy: the programs of a class of hosts
 pub mod id; // container id, run id, nonce, time
 pub mod image; // OCI manifest, index, config: parsed from bytes whose digest is known

@@ -315,24 +315,25 @@ async fn compressed_answers_are_the_same() {
             &format!("\r\nAccept-Encoding: {coding}\r\n\r\n"),
         )
     };
-    let mut stream = UnixStream::connect(place.agent()).await.unwrap();
-    stream
-        .write_all(asking("br, gzip;q=0.5").as_bytes())
-        .await
-        .unwrap();
-    let mut raw = Vec::new();
-    stream.read_to_end(&mut raw).await.unwrap();
-    let end = raw.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
-    let head = String::from_utf8_lossy(&raw[..end]).to_lowercase();
-    assert!(head.contains("content-encoding: gzip"), "{head}");
-    assert!(raw.len() < 1000, "{}", raw.len());
-    let mut text = String::new();
-    std::io::Read::read_to_string(
-        &mut flate2::read::GzDecoder::new(&raw[end + 4..]),
-        &mut text,
-    )
-    .unwrap();
-    assert_eq!(text, plain);
+    for (asked, coding) in [("br, gzip;q=0.5", "gzip"), ("gzip, zstd", "zstd")] {
+        let mut stream = UnixStream::connect(place.agent()).await.unwrap();
+        stream.write_all(asking(asked).as_bytes()).await.unwrap();
+        let mut raw = Vec::new();
+        stream.read_to_end(&mut raw).await.unwrap();
+        let end = raw.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
+        let head = String::from_utf8_lossy(&raw[..end]).to_lowercase();
+        let named = format!("content-encoding: {coding}");
+        assert!(head.contains(&named), "{head}");
+        assert!(raw.len() < 1000, "{}", raw.len());
+        let body = &raw[end + 4..];
+        let mut decoder: Box<dyn std::io::Read> = match coding {
+            "gzip" => Box::new(flate2::read::GzDecoder::new(body)),
+            _ => Box::new(ruzstd::decoding::StreamingDecoder::new(body).unwrap()),
+        };
+        let mut text = String::new();
+        decoder.read_to_string(&mut text).unwrap();
+        assert_eq!(text, plain);
+    }
     for coding in ["identity", "gzip;q=0", "br"] {
         let (_, head, body) = http(&place, &asking(coding)).await;
         assert!(!head.contains("content-encoding"), "{coding}: {head}");

@@ -3,7 +3,7 @@
 use super::facts::Facts;
 use super::grounds;
 use super::{Answer, Problem, all_of, ok, or_refuse, refused, unknown, waivable};
-use crate::binding::{self as log, NotLive};
+use crate::binding::{self as log, LogEntry, NotLive, Record};
 use crate::check::{Check, Subject, Waiver};
 use crate::digest::OrNone;
 use crate::event::Event;
@@ -58,7 +58,7 @@ pub(super) fn distinct(facts: &Facts<'_>) -> Answer {
         problems.push("host and vTPM share a key".to_owned());
     }
     facts.record()?;
-    if let Err(found) = log::live(facts.binding_log()?, &facts.r, &ak) {
+    if let Err(found) = facts.binding_log()?.live(&facts.r, &ak) {
         let reused = |p: &&NotLive| matches!(p, NotLive::KeyReused | NotLive::OtherKey);
         problems.extend(found.iter().filter(reused).map(ToString::to_string));
     }
@@ -98,27 +98,40 @@ fn host_qualified(facts: &Facts<'_>) -> Result<(), Problem> {
 }
 
 pub(super) fn covered(facts: &Facts<'_>) -> Answer {
-    let (record, entries) = (facts.record()?, facts.binding_log()?);
-    let ak = log::ak_digest(&record.claim.vtpm_ak_name);
-    let bound = |e: &log::LogEntry| e.kind == log::Kind::Bind && e.r == facts.r && e.ak == ak;
-    let Some(position) = entries.iter().position(bound) else {
-        return refused(format!("the host's log does not bind record {}", facts.r));
+    let (record, log) = (facts.record()?, facts.binding_log()?);
+    let position = match &log.earlier {
+        // of this record: found then, with the entry before it
+        Some(earlier) => earlier.position(),
+        None => bound(&log.entries, record, facts)?,
     };
-    let before = position
-        .checked_sub(1)
-        .and_then(|before| entries.get(before));
-    let prev = hex::encode(before.map_or([0; 32], |entry| entry.value()));
-    if prev != record.host.prev {
-        return refused(format!(
-            "the record follows log entry {}, in the log it is {prev}",
-            record.host.prev
-        ));
-    }
     host_qualified(facts)?;
     ok(format!(
         "r = {}, entry {position} of the host's log",
         facts.r
     ))
+}
+
+/// Where the host's log binds the record, after the entry that the record names.
+fn bound(entries: &[LogEntry], record: &Record, facts: &Facts<'_>) -> Result<usize, Problem> {
+    let ak = log::ak_digest(&record.claim.vtpm_ak_name);
+    let bound = |e: &LogEntry| e.kind == log::Kind::Bind && e.r == facts.r && e.ak == ak;
+    let Some(position) = entries.iter().position(bound) else {
+        return Err(Problem::Refused(format!(
+            "the host's log does not bind record {}",
+            facts.r
+        )));
+    };
+    let before = position
+        .checked_sub(1)
+        .and_then(|before| entries.get(before));
+    let prev = hex::encode(before.map_or([0; 32], |entry| entry.value()));
+    match prev == record.host.prev {
+        true => Ok(position),
+        false => Err(Problem::Refused(format!(
+            "the record follows log entry {}, in the log it is {prev}",
+            record.host.prev
+        ))),
+    }
 }
 
 pub(super) fn container(facts: &Facts<'_>) -> Answer {
@@ -195,7 +208,7 @@ pub(super) fn epoch(facts: &Facts<'_>) -> Answer {
 
 pub(super) fn live(facts: &Facts<'_>) -> Answer {
     let ak = facts.record()?.claim.vtpm_ak_name;
-    match log::live(facts.binding_log()?, &facts.r, &ak) {
+    match facts.binding_log()?.live(&facts.r, &ak) {
         Ok(live) => ok(format!("bound by entry {}, not ended", live.position())),
         Err(problems) => refused(
             problems

@@ -1,15 +1,19 @@
 //! Everything that the checks look at, taken from evidence once; what cannot be had says why.
 
 use super::log::ContainerLog;
-use super::{Expectations, Memory, PinnedHost, Problem, RevocationCheck, Trust, Trusted};
-use crate::binding::{self, LogEntry, Record};
+use super::rolling::{BindingLog, Continued, Standard, applicable};
+use super::{Expectations, Memory, PinnedHost, Problem, RevocationCheck, Trusted};
+use crate::binding::{self, Record};
+use crate::check::Subject;
 use crate::cms::{CmsRefusal, Revocation, VerifiedSigner, verify_detached};
 use crate::digest::RecordDigest;
 use crate::event;
 use crate::evidence::Evidence;
+use crate::growing::Growing;
 use crate::hostlist::HostPolicy;
 use crate::id::{ContainerId, Nonce, UnixTime};
 use crate::imalog::ParseError;
+use crate::imalog::kernel::{HostEntry, parse_host};
 use crate::pcr::{HOST_QUOTED, PcrIndex, QUOTED};
 use crate::profile::Peer;
 use crate::qualify;
@@ -92,15 +96,22 @@ impl Quoted {
 pub(super) struct Facts<'a> {
     pub evidence: &'a Evidence,
     pub challenge: &'a Challenge<'a>,
+    pub standard: &'a Standard,
     pub expect: &'a Expectations,
     pub host_policy: Option<&'a HostPolicy>,
+    /// What is remembered of the beginnings of the logs.
+    pub earlier: Continued<'a>,
+    /// How far binding log and container's log are known by now.
+    read: [Growing; 2],
     pub host: Quoted,
     pub container: Quoted,
     pub ek: Result<Result<EndorsementKey, KeyRefusal>, Malformed>,
     pub record: Result<Record, String>,
     /// Of the record's bytes, whether they parse or not.
     pub r: RecordDigest,
-    pub binding_log: Result<Vec<LogEntry>, String>,
+    pub binding_log: Result<BindingLog<'a>, String>,
+    /// What is here of the host's IMA list.
+    pub ima: Result<Vec<HostEntry>, ParseError>,
     pub log: Result<ContainerLog, ParseError>,
     pub signer: Result<VerifiedSigner, CmsRefusal>,
     /// None: without a record, or with none in it, there is no image that the list could be about.
@@ -111,9 +122,9 @@ impl<'a> Facts<'a> {
     pub fn gather(
         evidence: &'a Evidence,
         challenge: &'a Challenge<'a>,
-        expect: &'a Expectations,
-        trust: &'a Trust,
+        standard: &'a Standard,
     ) -> Self {
+        let (expect, trust) = (standard.expect(), standard.trust());
         let (nonce, id, channel) = (
             challenge.nonce,
             challenge.container,
@@ -131,13 +142,16 @@ impl<'a> Facts<'a> {
         let qd = qualify::vtpm(nonce, id, channel);
         let (attest, sig) = (&evidence.container_attest, &evidence.container_sig);
         let mut container = Quoted::check(&evidence.container_ak, attest, sig, &qd, &QUOTED);
-        let log = ContainerLog::parse(&evidence.container_log);
-        container.explain(
-            log.as_ref()
-                .ok()
-                .map(|log| log.replay.sha256(&QUOTED))
-                .as_deref(),
-        );
+        let names = [&evidence.host_ak, &evidence.container_ak];
+        let names = names.map(|key| Public::parse_2b(key).ok().map(|key| key.name()));
+        let rolling = challenge.memory.rolling();
+        let earlier = applicable(rolling, standard, evidence, names);
+        let log = match earlier.log {
+            None => ContainerLog::parse(&evidence.container_log),
+            Some(earlier) => earlier.log.clone().continued(&evidence.container_log),
+        };
+        let values = log.as_ref().ok().map(|log| log.replay.of(&QUOTED));
+        container.explain(values.as_deref());
 
         // The host's quote over it, over the record, and over the values that the host reports.
         let digest = qualify::vtpm_quote_digest(attest, sig);
@@ -166,18 +180,30 @@ impl<'a> Facts<'a> {
             .and_then(|record| record.claim.image.digest().copied());
         let list = image.map(|image| verify_list(bytes, cms, &rule, &[image], challenge.now));
 
+        let entries = binding::parse_log(&evidence.binding_log).map_err(|e| e.to_string());
+        let read = [
+            go_on(earlier.binding.map(|log| &log.read), &evidence.binding_log),
+            go_on(earlier.log.map(|log| &log.read), &evidence.container_log),
+        ];
         Self {
             evidence,
             challenge,
+            standard,
             expect,
             host_policy: trust.host_policy.as_ref(),
+            read,
             host,
             container,
             ek: Public::parse_2b(&evidence.container_ek)
                 .map(|public| EndorsementKey::check(&public)),
             record,
             r,
-            binding_log: binding::parse_log(&evidence.binding_log).map_err(|e| e.to_string()),
+            binding_log: entries.map(|entries| BindingLog {
+                earlier: earlier.binding,
+                entries,
+            }),
+            ima: parse_host(&evidence.host_ima),
+            earlier,
             log,
             signer,
             list,
@@ -189,9 +215,17 @@ impl<'a> Facts<'a> {
             .as_ref()
             .map_err(|_| Problem::Unknown("the binding record does not parse".into()))
     }
-    pub fn binding_log(&self) -> Result<&[LogEntry], Problem> {
-        let log = self.binding_log.as_deref();
+    pub fn binding_log(&self) -> Result<&BindingLog<'a>, Problem> {
+        let log = self.binding_log.as_ref();
         log.map_err(|_| Problem::Unknown("the binding log does not parse".into()))
+    }
+    /// How far the log behind that TPM's PCRs is known by now.
+    pub fn read(&self, subject: Subject) -> &Growing {
+        let [host, container] = &self.read;
+        match subject {
+            Subject::Host => host,
+            Subject::Container => container,
+        }
     }
     pub fn log(&self) -> Result<&ContainerLog, Problem> {
         self.log
@@ -244,4 +278,10 @@ impl<'a> Facts<'a> {
             _ => None,
         })
     }
+}
+
+fn go_on(earlier: Option<&Growing>, more: &[u8]) -> Growing {
+    let mut read = earlier.cloned().unwrap_or_else(Growing::new);
+    read.add(more);
+    read
 }

@@ -25,7 +25,7 @@ pub(super) fn wrong(facts: &Facts<'_>, measure: Measure) -> Result<Vec<String>, 
             "the policy has measure `{measure}`, and PCR 10 has no end of the rootfs's files"
         )),
         (_, Some(done)) => {
-            let found = log.measured_files.len();
+            let found = log.all_measured_files();
             if done.measure != measure || done.files != found as u64 {
                 problems.push(format!(
                     "PCR 10 has {found} files of the rootfs and says {} by `{}`, the policy has `{measure}`",
@@ -62,7 +62,7 @@ pub(super) fn said(log: &ContainerLog, measure: Measure) -> String {
         Measure::Manifest => String::new(),
         Measure::Files | Measure::Listed => format!(
             "; measure `{measure}`: {} files by themselves in PCR 10",
-            log.measured_files.len()
+            log.all_measured_files()
         ),
     }
 }

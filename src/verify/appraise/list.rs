@@ -157,17 +157,16 @@ pub(super) fn unlisted(facts: &Facts<'_>) -> Answer {
         }
     }
     problems.extend(unmeasured(log));
-    all_of(problems, format!("{} files, all listed", log.files.len()))
+    all_of(
+        problems,
+        format!("{} files, all listed", log.programs().count()),
+    )
 }
 
 /// Programs that the challenger wants to have been executed (a container's own agent, say).
 pub(super) fn missing(facts: &Facts<'_>) -> Answer {
     let (log, demanded) = (facts.log()?, &facts.expect.must_run);
-    let ran = |path: &&String| {
-        log.files
-            .iter()
-            .any(|(ran, _)| ran.as_str() == path.as_str())
-    };
+    let ran = |path: &&String| log.programs().any(|(ran, _)| ran.as_str() == path.as_str());
     let problems: Vec<_> = demanded
         .iter()
         .filter(|path| !ran(path))
@@ -188,14 +187,13 @@ pub(super) fn contents(facts: &Facts<'_>) -> Answer {
             problems.push(not.to_string());
         }
     }
-    all_of(problems, format!("{} files", log.files.len()))
+    all_of(problems, format!("{} files", log.programs().count()))
 }
 
 /// Records of PCR 11 whose file is not in PCR 10.
 fn unmeasured(log: &ContainerLog) -> Vec<String> {
     let measured: BTreeSet<(&str, &FileDigest)> = log
-        .files
-        .iter()
+        .programs()
         .map(|(path, digest)| (EncodedPath::as_str(path), digest))
         .collect();
     let claims = log.events.iter().filter_map(|event| match event {

@@ -2,19 +2,25 @@
 //! host PCR 13, and the order of events.
 
 use super::facts::Facts;
+use super::rolling::BindingLog;
 use super::{Answer, Problem, all_of, ok, refused, unknown};
-use crate::binding;
 use crate::digest::FileDigest;
 use crate::event::{Enter, EnterVerdict, Event, EventError, How};
-use crate::imalog::{self, EncodedPath, Entry, ParseError, Replay, Template};
+use crate::imalog::{self, EncodedPath, Entry, ParseError, Template, Values};
 use crate::pcr::{self, HOST_BINDING_PCR, PcrIndex};
+use std::collections::BTreeSet;
 
 /// A container's log: its replay, its executed files, and its events as far as they are known.
+///
+/// What an earlier answer proved is not read again: the log then begins with what is left of it
+/// ([`Self::settled`]), and `files` holds the new ones alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerLog {
-    pub replay: Replay,
+    pub replay: Values,
     /// The very first entry is the host link.
     pub host_link_first: bool,
+    /// What an earlier answer showed, and was accepted for.
+    pub earlier: Earlier,
     /// Executed: in PCR 10, in their order.
     pub files: Vec<(EncodedPath, FileDigest)>,
     /// Of the rootfs, measured by themselves: in PCR 10 before `attestrun.files-done`. The TPM proves
@@ -28,37 +34,103 @@ pub struct ContainerLog {
     pub opaque: usize,
 }
 
+/// What is kept of entries that were judged.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Earlier {
+    /// Executed files, each once, in their order.
+    pub files: Vec<(EncodedPath, FileDigest)>,
+    pub measured_files: usize,
+    /// Programs that were let in.
+    pub entered: usize,
+}
+
+/// Events and files that are kept of a log: beyond that it is read in full each time.
+const MAX_KEPT_EVENTS: usize = 1024;
+const MAX_KEPT_FILES: usize = 1 << 16;
+
 impl ContainerLog {
-    pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
-        Ok(Self::of(&imalog::parse(bytes)?))
-    }
-    pub fn of(entries: &[Entry]) -> Self {
-        let first = entries.first().map(Event::from_entry);
-        let mut log = Self {
-            replay: Replay::of(entries),
-            host_link_first: matches!(first, Some(Ok(Event::HostLink(_)))),
+    fn empty() -> Self {
+        Self {
+            replay: Values::ZERO,
+            host_link_first: false,
+            earlier: Earlier::default(),
             files: Vec::new(),
             measured_files: Vec::new(),
             events: Vec::new(),
             unknown: Vec::new(),
             opaque: 0,
+        }
+    }
+    pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
+        Ok(Self::of(&imalog::parse(bytes)?))
+    }
+    pub fn of(entries: &[Entry]) -> Self {
+        let first = entries.first().map(Event::from_entry);
+        let host_link_first = matches!(first, Some(Ok(Event::HostLink(_))));
+        let log = Self {
+            host_link_first,
+            ..Self::empty()
         };
+        log.with(entries)
+    }
+    /// The log of which `self` is the beginning, and `bytes` the rest.
+    pub fn continued(self, bytes: &[u8]) -> Result<Self, ParseError> {
+        Ok(self.with(&imalog::parse(bytes)?))
+    }
+
+    fn with(mut self, entries: &[Entry]) -> Self {
         for entry in entries {
+            self.replay.add(entry);
             match entry.template() {
-                Template::ImaNg { digest, path } => log.files.push((path.clone(), *digest)),
-                Template::Opaque { .. } => log.opaque += 1,
+                Template::ImaNg { digest, path } => self.files.push((path.clone(), *digest)),
+                Template::Opaque { .. } => self.opaque += 1,
                 Template::ImaBuf { .. } => match Event::from_entry(entry) {
                     Ok(event) => {
                         if matches!(event, Event::FilesDone(_)) {
-                            log.measured_files.append(&mut log.files);
+                            self.measured_files.append(&mut self.files);
                         }
-                        log.events.push(event);
+                        self.events.push(event);
                     }
-                    Err(error) => log.unknown.push(error),
+                    Err(error) => self.unknown.push(error),
                 },
             }
         }
-        log
+        self
+    }
+
+    /// What has to be known of this log for judging what follows it, if all of it is accepted: every event
+    /// but those that say that a program was let run, and the files that ran. None: not before the start,
+    /// when files of PCR 10 may still turn out to be measured alone, nor beyond what is worth keeping.
+    pub(super) fn settled(&self) -> Option<Self> {
+        let known = self.unknown.is_empty() && self.opaque == 0;
+        let files: Vec<_> = self.programs().cloned().collect();
+        let (passed, events): (Vec<_>, Vec<_>) = self.events.iter().cloned().partition(is_passed);
+        let entered = passed.iter().filter(|e| matches!(e, Event::Enter(_)));
+        let short = files.len() <= MAX_KEPT_FILES && events.len() <= MAX_KEPT_EVENTS;
+        (known && short && events.contains(&Event::Start)).then(|| Self {
+            replay: self.replay.clone(),
+            host_link_first: self.host_link_first,
+            earlier: Earlier {
+                measured_files: self.all_measured_files(),
+                entered: self.earlier.entered + entered.count(),
+                files,
+            },
+            events,
+            ..Self::empty()
+        })
+    }
+
+    /// Executed files of the whole log, each once, in their order.
+    pub fn programs(&self) -> impl Iterator<Item = &(EncodedPath, FileDigest)> {
+        let mut seen = BTreeSet::new();
+        self.all_files().filter(move |file| seen.insert(*file))
+    }
+    /// Executed files of the whole log; of those that were kept each once.
+    fn all_files(&self) -> impl Iterator<Item = &(EncodedPath, FileDigest)> {
+        self.earlier.files.iter().chain(&self.files)
+    }
+    pub fn all_measured_files(&self) -> usize {
+        self.earlier.measured_files + self.measured_files.len()
     }
 
     /// The event of a kind that a log holds exactly once.
@@ -75,6 +147,17 @@ impl ContainerLog {
                 "the log has event `{name}` more than once"
             ))),
         }
+    }
+}
+
+/// Whether an event says that a program ran as it may: it is judged once, and changes nothing for later ones.
+/// (That its file is measured is known by the files.)
+fn is_passed(event: &Event) -> bool {
+    match event {
+        Event::Exec(_) => true,
+        Event::Enter(enter) => enter.verdict == EnterVerdict::Allowed,
+        Event::Inside(inside) => inside.verdict == EnterVerdict::Allowed,
+        _ => false,
     }
 }
 
@@ -185,7 +268,7 @@ pub(super) fn host_parse(facts: &Facts<'_>) -> Answer {
         facts.binding_log.as_ref().err(),
     ];
     let problems = problems.into_iter().flatten().cloned().collect();
-    let entries = facts.binding_log.as_ref().map_or(0, Vec::len);
+    let entries = facts.binding_log.as_ref().map_or(0, BindingLog::len);
     all_of(
         problems,
         format!("binding record; binding log of {entries} entries"),
@@ -193,7 +276,7 @@ pub(super) fn host_parse(facts: &Facts<'_>) -> Answer {
 }
 
 pub(super) fn host_replay(facts: &Facts<'_>) -> Answer {
-    let entries = facts.binding_log()?;
+    let log = facts.binding_log()?;
     let Some(start) = facts.pin()?.start() else {
         return unknown("the pinned start value of PCR 13 is malformed");
     };
@@ -204,10 +287,10 @@ pub(super) fn host_replay(facts: &Facts<'_>) -> Answer {
     else {
         return unknown("the host's PCR values are not proved");
     };
-    match binding::replay(start, entries) {
+    match log.replay(start) {
         replayed if replayed == *quoted => ok(format!(
             "PCR {HOST_BINDING_PCR} after {} entries",
-            entries.len()
+            log.len()
         )),
         replayed => refused(format!(
             "PCR {HOST_BINDING_PCR} is {}, the binding log gives {}",
@@ -225,8 +308,8 @@ pub(super) fn parse(facts: &Facts<'_>) -> Answer {
             format!(
                 "{} events, {} executed files, {} files of the rootfs",
                 log.events.len(),
-                log.files.len(),
-                log.measured_files.len()
+                log.programs().count(),
+                log.all_measured_files()
             ),
         ),
     }
@@ -289,7 +372,10 @@ pub(super) fn paths(facts: &Facts<'_>) -> Answer {
     let problems = recorded
         .filter_map(|path| EncodedPath::parse(path).err())
         .map(|e| e.to_string());
-    all_of(problems.collect(), format!("{} paths", log.files.len()))
+    all_of(
+        problems.collect(),
+        format!("{} paths", log.programs().count()),
+    )
 }
 
 pub(super) fn violations(facts: &Facts<'_>) -> Answer {
@@ -302,5 +388,5 @@ pub(super) fn violations(facts: &Facts<'_>) -> Answer {
 
 /// A PCR that nobody extends.
 pub(super) fn is_empty(log: &ContainerLog, pcr: PcrIndex) -> bool {
-    log.replay.pcr(pcr) == pcr::Pcr::ZERO
+    log.replay.get(pcr) == [0; 32]
 }

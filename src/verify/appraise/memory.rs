@@ -5,12 +5,15 @@
 //! an appraisal proved ([`Seen`] comes out of one, for the caller to keep).
 
 use super::facts::Facts;
-use super::{Answer, Problem, Verdict, ok, refused};
+use super::rolling::Rolling;
+use super::{Answer, Problem, Verdict, ok, refused, unknown};
 use crate::check::{Check, Finding, Subject};
+use crate::digest::FileDigest;
+use crate::growing::Growing;
 use crate::id::UnixTime;
 use crate::tpm2::{TpmName, VerifiedQuote};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
+use std::sync::Arc;
 
 /// What is known of earlier challenges.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub enum Memory {
         container: Before,
         /// The highest serial seen of the expected list; 0: none yet.
         list_serial: u64,
+        /// What the last accepted answer left, for an answer that goes on from there.
+        rolling: Option<Arc<Rolling>>,
     },
 }
 
@@ -33,6 +38,14 @@ impl Memory {
             host: Before::Never,
             container: Before::Never,
             list_serial: 0,
+            rolling: None,
+        }
+    }
+
+    pub(super) fn rolling(&self) -> Option<&Rolling> {
+        match self {
+            Self::Kept => None,
+            Self::Fresh { rolling, .. } => rolling.as_deref(),
         }
     }
 
@@ -61,9 +74,9 @@ pub struct TpmState {
     pub clock: u64,
     /// Qualified name of the attestation key, in hex.
     pub signer: String,
-    /// Bytes of its log, and their SHA-256 in hex.
+    /// Bytes of its log, and their digest ([`Growing`]).
     pub log_bytes: u64,
-    pub log_digest: String,
+    pub log_digest: FileDigest,
     /// The challenger's own time.
     pub asked_at: UnixTime,
 }
@@ -116,14 +129,14 @@ impl Seen {
 
 impl TpmState {
     fn of(facts: &Facts<'_>, subject: Subject, quote: &VerifiedQuote) -> Self {
-        let log = log(facts, subject);
+        let log = facts.read(subject);
         Self {
             reset: quote.reset(),
             restart: quote.restart(),
             clock: quote.clock(),
             signer: hex::encode(quote.signer()),
-            log_bytes: log.len() as u64,
-            log_digest: hex::encode(Sha256::digest(log)),
+            log_bytes: log.bytes(),
+            log_digest: log.digest(),
             asked_at: facts.challenge.asked_at,
         }
     }
@@ -138,11 +151,20 @@ impl TpmState {
     }
 }
 
-fn log<'a>(facts: &'a Facts<'_>, subject: Subject) -> &'a [u8] {
-    match subject {
-        Subject::Host => &facts.evidence.binding_log,
-        Subject::Container => &facts.evidence.container_log,
-    }
+/// What is here of a log, and how far it was read before.
+fn log<'a>(facts: &'a Facts<'_>, subject: Subject) -> (&'a [u8], Growing) {
+    let (evidence, earlier) = (facts.evidence, &facts.earlier);
+    let (log, read) = match subject {
+        Subject::Host => (
+            &evidence.binding_log,
+            earlier.binding.map(|log| log.read.clone()),
+        ),
+        Subject::Container => (
+            &evidence.container_log,
+            earlier.log.map(|log| log.read.clone()),
+        ),
+    };
+    (log, read.unwrap_or_else(Growing::new))
 }
 
 /// What there is to compare with; or why there is nothing.
@@ -211,34 +233,40 @@ pub(super) fn continued(facts: &Facts<'_>, subject: Subject) -> Answer {
         Subject::Host => missing.host,
         Subject::Container => missing.container,
     };
-    if missing != 0 {
+    let (log, mut read) = log(facts, subject);
+    if missing != read.bytes() {
         return refused(format!("the log's first {missing} bytes are left out"));
     }
-    let log = log(facts, subject);
     let before = match before(facts, subject) {
         Ok(before) => before,
         Err(why) => return ok(why),
     };
-    if quote(facts, subject)?.reset() > before.reset {
+    if missing == 0 && quote(facts, subject)?.reset() > before.reset {
         return ok("the TPM was reset since, and the log began anew");
     }
-    let kept = usize::try_from(before.log_bytes)
-        .ok()
-        .and_then(|n| log.get(..n));
-    match kept.map(|kept| hex::encode(Sha256::digest(kept))) {
-        None => refused(format!(
-            "the log has {} bytes, at {} it had {}: entries were taken away",
-            log.len(),
-            before.asked_at,
-            before.log_bytes
-        )),
-        Some(digest) if digest == before.log_digest => ok(format!(
-            "{} bytes, {} since {}",
-            log.len(),
-            log.len() as u64 - before.log_bytes,
+    let total = facts.read(subject).bytes();
+    if total < before.log_bytes {
+        return refused(format!(
+            "the log has {total} bytes, at {} it had {}: entries were taken away",
+            before.asked_at, before.log_bytes
+        ));
+    }
+    let known = before.log_bytes.checked_sub(missing);
+    let known = known.and_then(|known| log.get(..usize::try_from(known).ok()?));
+    let Some(known) = known else {
+        return unknown(format!(
+            "whether the log is that of {}: it had {} bytes then, and {missing} are remembered",
+            before.asked_at, before.log_bytes
+        ));
+    };
+    read.add(known);
+    match read.digest() == before.log_digest {
+        true => ok(format!(
+            "{total} bytes, {} since {}",
+            total - before.log_bytes,
             before.asked_at
         )),
-        Some(_) => refused(format!(
+        false => refused(format!(
             "the log's first {} bytes are not those of {}",
             before.log_bytes, before.asked_at
         )),

@@ -2,6 +2,7 @@
 //! accepted verdict is what makes them facts.
 
 use super::facts::Facts;
+use super::rolling::BindingLog;
 use crate::digest::{
     FileDigest, ImageDigest, KeyDigest, ListDigest, PolicyDigest, RecordDigest, RootfsDigest,
 };
@@ -97,7 +98,7 @@ impl HostReport {
             boot: record.map(|record| record.host.host_boot.clone()),
             reset: quote.map(|quote| quote.reset()),
             firmware: quote.map(|quote| format!("{:#018x}", quote.firmware())),
-            log_entries: facts.binding_log.as_ref().ok().map(Vec::len),
+            log_entries: facts.binding_log.as_ref().ok().map(BindingLog::len),
         }
     }
 }
@@ -118,12 +119,13 @@ impl ContainerReport {
             measured: facts.log.as_ref().ok().map(|log| {
                 let mut measured = Measured::default();
                 log.events.iter().for_each(|event| measured.add(event));
-                let executed = log.files.iter().map(|(path, digest)| Executed {
+                measured.entered += log.earlier.entered;
+                let executed = log.programs().map(|(path, digest)| Executed {
                     path: path.to_string(),
                     digest: *digest,
                 });
                 measured.executed = executed.collect();
-                measured.files = log.measured_files.len();
+                measured.files = log.all_measured_files();
                 measured
             }),
         }

@@ -443,8 +443,7 @@ impl Scene {
         appraise(
             evidence,
             &question,
-            &self.expect,
-            &trust,
+            &Standard::new(self.expect.clone(), trust),
             now,
             peers,
             &self.memory,

@@ -15,6 +15,7 @@ mod modes;
 mod quotes;
 mod records;
 mod released;
+mod rolling;
 
 /// The checks with that outcome, as `subject check`.
 fn with(appraisal: &Appraisal, word: &str) -> Vec<String> {

@@ -156,9 +156,28 @@ pub fn live(
     r: &RecordDigest,
     vtpm_ak: &TpmName,
 ) -> Result<Live, Vec<NotLive>> {
+    judge(None, entries, r, vtpm_ak)
+}
+
+/// As [`live`], where entries before these have bound it, at `position`, and had not ended it.
+pub fn still_live(
+    position: usize,
+    entries: &[LogEntry],
+    r: &RecordDigest,
+    vtpm_ak: &TpmName,
+) -> Result<Live, Vec<NotLive>> {
+    judge(Some(position), entries, r, vtpm_ak)
+}
+
+/// `bound`: where entries that are not here have bound it.
+fn judge(
+    mut bound: Option<usize>,
+    entries: &[LogEntry],
+    r: &RecordDigest,
+    vtpm_ak: &TpmName,
+) -> Result<Live, Vec<NotLive>> {
     let ak = ak_digest(vtpm_ak);
     let mut problems = Vec::new();
-    let mut bound = None;
     for (position, entry) in entries.iter().enumerate() {
         let (this_record, this_key) = (entry.r == *r, entry.ak == ak);
         match entry.kind {

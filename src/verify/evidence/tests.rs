@@ -1,6 +1,7 @@
 //! Collections: round trip and every way to be refused.
 
 use super::*;
+use crate::growing::Growing;
 
 fn evidence() -> Evidence {
     Evidence {
@@ -150,24 +151,45 @@ fn logs_travel_without_what_the_challenger_has() {
     let mut whole = evidence();
     whole.container_log = b"abcdef".to_vec();
     whole.binding_log = b"xyz".to_vec();
+    let prefix = |log: &[u8]| Prefix::of(&Growing::of(log));
     let has = Has {
-        container: Prefix::of(b"abcd"),
-        host: Prefix::of(b"xyz"),
+        container: prefix(b"abcd"),
+        host: prefix(b"xyz"),
+        ima: prefix(&[13]),
+        siglist: Some(list_digest(&[11], &[12])),
     };
     let sent = whole.clone().without(&has);
-    assert_eq!(
-        (&sent.container_log[..], &sent.binding_log[..]),
-        (&b"ef"[..], &b""[..])
-    );
+    let left = [
+        &sent.container_log,
+        &sent.binding_log,
+        &sent.host_ima,
+        &sent.siglist,
+        &sent.siglist_sig,
+    ];
+    assert_eq!(left.map(Vec::as_slice), [&b"ef"[..], b"", b"", b"", b""]);
     let read = Evidence::parse(&sent.encode(), MAX).unwrap();
-    assert_eq!((read.log_from.container, read.log_from.host), (4, 3));
-    assert_eq!(read.clone().with(b"abcd", b"xyz"), whole);
-    // What was kept by somebody else does not fit, and stays visible.
-    assert_eq!(read.with(b"abc", b"xyz").log_from.container, 4);
-    // A host that has less, or something else, sends all of it.
-    let cut = whole.clone().without(&Has {
-        container: Prefix::of(b"abcdefg"),
-        host: Prefix::of(b"xx"),
-    });
-    assert_eq!(cut, whole);
+    let from = LogFrom {
+        container: 4,
+        host: 3,
+        ima: 1,
+        siglist: true,
+    };
+    assert_eq!(read.log_from, from);
+    let read = read.with_list(&[11], &[12]);
+    assert_eq!((read.siglist, read.log_from.siglist), (vec![11], false));
+    // a list that was sent is the one that counts
+    assert_eq!(whole.clone().with_list(&[1], &[2]), whole);
+    // Each log that does not begin so comes in full; if it is the container's, all do.
+    let none = Has {
+        container: None,
+        host: prefix(b"xx"),
+        ima: prefix(&[14]),
+        siglist: Some(list_digest(&[11], &[13])),
+    };
+    assert_eq!(whole.clone().without(&none), whole);
+    let other = Has {
+        container: prefix(b"abce"),
+        ..has
+    };
+    assert_eq!(whole.clone().without(&other), whole);
 }

@@ -32,6 +32,8 @@ pub struct HostEntry {
     pub seen: Seen,
     /// What was extended into the SHA-256 bank.
     value: [u8; 32],
+    /// Where it ends in the bytes that were read.
+    pub end: usize,
 }
 
 /// The whole list: strict lengths, the templates that kernels have, matching hashes.
@@ -42,15 +44,17 @@ pub fn parse_host(bytes: &[u8]) -> Result<Vec<HostEntry>, ParseError> {
     let mut input = Input(bytes);
     let mut entries = Vec::new();
     while !input.0.is_empty() {
-        let entry = entry(&mut input, entries.len())?;
-        entries.push(entry);
+        let (seen, value) = entry(&mut input, entries.len())?;
+        let end = bytes.len() - input.0.len();
+        entries.push(HostEntry { seen, value, end });
     }
     Ok(entries)
 }
 
-/// How many entries explain `quoted`, from a PCR of zeros; the others are newer than the quote.
-pub fn explained(entries: &[HostEntry], quoted: &[u8; 32]) -> Option<usize> {
-    let mut pcr = [0; 32];
+/// How many entries explain `quoted`, from a PCR that was `start` (zeros after a reset); the others are newer
+/// than the quote.
+pub fn explained(start: [u8; 32], entries: &[HostEntry], quoted: &[u8; 32]) -> Option<usize> {
+    let mut pcr = start;
     for (count, entry) in entries.iter().enumerate() {
         if pcr == *quoted {
             return Some(count);
@@ -60,7 +64,7 @@ pub fn explained(entries: &[HostEntry], quoted: &[u8; 32]) -> Option<usize> {
     (pcr == *quoted).then_some(entries.len())
 }
 
-fn entry(input: &mut Input<'_>, entry: usize) -> Result<HostEntry, ParseError> {
+fn entry(input: &mut Input<'_>, entry: usize) -> Result<(Seen, [u8; 32]), ParseError> {
     let found = input.u32(entry, "PCR")?;
     if PcrIndex::new(found) != Ok(FILES) {
         return Err(ParseError::Pcr { entry, found });
@@ -70,20 +74,13 @@ fn entry(input: &mut Input<'_>, entry: usize) -> Result<HostEntry, ParseError> {
     let data = input.field(entry, "template data")?;
     if hash == [0; 20] {
         // security/integrity/ima/ima_queue.c, ima_add_violation
-        return Ok(HostEntry {
-            seen: Seen::Violation {
-                path: violated(template, data, entry),
-            },
-            value: [0xff; 32],
-        });
+        let path = violated(template, data, entry);
+        return Ok((Seen::Violation { path }, [0xff; 32]));
     }
     if Sha1::digest(data).as_slice() != hash {
         return Err(ParseError::TemplateHash { entry });
     }
-    Ok(HostEntry {
-        seen: seen(template, data, entry)?,
-        value: Sha256::digest(data).into(),
-    })
+    Ok((seen(template, data, entry)?, Sha256::digest(data).into()))
 }
 
 /// The kernel writes the path beside a digest of zeros.
@@ -243,7 +240,7 @@ mod tests {
             let decode = |line| <[u8; 32]>::try_from(hex::decode(line).unwrap()).unwrap();
             let pcrs: Vec<_> = pcrs.lines().map(decode).collect();
             let entries = parse_host(list).unwrap();
-            assert_eq!(explained(&entries, &pcrs[10]), Some(4));
+            assert_eq!(explained([0; 32], &entries, &pcrs[10]), Some(4));
             let seen: Vec<_> = entries.iter().map(|entry| &entry.seen).collect();
             let Seen::File { digest, path } = seen[0] else {
                 panic!("{seen:?}");
@@ -263,10 +260,10 @@ mod tests {
         let (first, second) = (file("ima-ng", b"/a", b"a"), violation(b"/b"));
         let both = [first.clone(), second].concat();
         let entries = parse_host(&both).unwrap();
-        assert_eq!(explained(&entries, &[0; 32]), Some(0));
-        assert_eq!(explained(&entries, &pcr(&first)), Some(1));
-        assert_eq!(explained(&entries, &pcr(&both)), Some(2));
-        assert_eq!(explained(&entries, &[1; 32]), None);
+        assert_eq!(explained([0; 32], &entries, &[0; 32]), Some(0));
+        assert_eq!(explained([0; 32], &entries, &pcr(&first)), Some(1));
+        assert_eq!(explained([0; 32], &entries, &pcr(&both)), Some(2));
+        assert_eq!(explained([0; 32], &entries, &[1; 32]), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::{MAX_REQUEST, VERSION, WireError, bounded, json, malformed, version};
 use crate::digest::FileDigest;
+use crate::growing::Growing;
 use crate::id::{ContainerId, Nonce};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use serde::{Deserialize, Serialize};
@@ -66,9 +67,15 @@ pub struct Has {
     pub container: Option<Prefix>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<Prefix>,
+    /// Of the host's IMA list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ima: Option<Prefix>,
+    /// The signature list and its signature ([`crate::evidence::list_digest`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub siglist: Option<FileDigest>,
 }
 
-/// The beginning of a log. By its digest it is known whether that log still begins so: another container
+/// The beginning of a log. By its digest ([`Growing`]) it is known whether that log still begins so: another container
 /// with the same id does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -85,17 +92,17 @@ impl Has {
 
 impl Prefix {
     /// None: nothing.
-    pub fn of(log: &[u8]) -> Option<Self> {
-        (!log.is_empty()).then(|| Self {
-            bytes: log.len() as u64,
-            digest: FileDigest::of(log),
+    pub fn of(read: &Growing) -> Option<Self> {
+        (read.bytes() > 0).then(|| Self {
+            bytes: read.bytes(),
+            digest: read.digest(),
         })
     }
     /// How much of `log` this is: all of it, or nothing.
     pub fn within(&self, log: &[u8]) -> usize {
         let bytes = usize::try_from(self.bytes).unwrap_or(usize::MAX);
         match log.get(..bytes) {
-            Some(prefix) if FileDigest::of(prefix) == self.digest => bytes,
+            Some(prefix) if Growing::of(prefix).digest() == self.digest => bytes,
             _ => 0,
         }
     }

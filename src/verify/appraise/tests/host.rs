@@ -14,7 +14,7 @@ fn boot_aggregate() -> Vec<u8> {
 }
 
 /// A host that ran attestrun and swtpm, then these.
-fn host(further: &[Vec<u8>]) -> Scene {
+pub(super) fn host(further: &[Vec<u8>]) -> Scene {
     list(&boot_aggregate(), further)
 }
 
@@ -131,7 +131,7 @@ fn refuse_lists_that_explain_nothing() {
     assert!(refusal(&newer).contains("/usr/bin/nc"));
     let other_boot = file("ima-ng", b"boot_aggregate", b"another boot");
     assert!(refusal(&list(&other_boot, &[])).contains("boot_aggregate"));
-    assert!(refusal(&list(b"", &[])).contains("begins with"));
+    assert!(refusal(&list(b"", &[])).contains("does not begin with"));
 }
 
 #[test]

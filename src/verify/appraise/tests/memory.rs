@@ -3,6 +3,7 @@
 use super::super::expect::FirmwareRule;
 use super::super::scene::executed;
 use super::*;
+use crate::digest::FileDigest;
 use crate::event::How;
 use crate::evidence::LogFrom;
 
@@ -13,6 +14,7 @@ fn remember(scene: &Scene) -> Memory {
         host: Before::Seen(seen.host.1),
         container: Before::Seen(seen.container.1),
         list_serial: seen.list_serial,
+        rolling: None,
     }
 }
 
@@ -44,7 +46,7 @@ fn accept_the_next_answer_of_the_same_tpms() {
     // a host that was booted again begins a new log
     edit(&mut scene.memory, |state| {
         state.reset = 0;
-        state.log_digest = "other".into();
+        state.log_digest = FileDigest::of(b"other");
     });
     assert_eq!(scene.appraise().verdict.word(), "accepted");
 }
@@ -68,7 +70,7 @@ fn refuse_tpms_that_went_back() {
 fn refuse_logs_that_lost_or_changed_entries() {
     for change in [
         (|state| state.log_bytes += 1) as fn(&mut TpmState),
-        |state| state.log_digest = "00".repeat(32),
+        |state| state.log_digest = FileDigest::of(b"other"),
     ] {
         let mut scene = Scene::new();
         scene.memory = remember(&scene);
@@ -97,7 +99,7 @@ fn refuse_logs_that_leave_out_their_beginning() {
     scene.edit_evidence = Box::new(|evidence| {
         evidence.log_from = LogFrom {
             container: 1,
-            host: 0,
+            ..LogFrom::default()
         }
     });
     assert_refused(&scene, &["container L-CONT"]);
@@ -132,6 +134,7 @@ fn refuse_lists_older_than_one_seen() {
         host: Before::Never,
         container: Before::Never,
         list_serial,
+        rolling: None,
     };
     scene.memory = remembered(serial);
     assert_eq!(scene.appraise().verdict.word(), "accepted");

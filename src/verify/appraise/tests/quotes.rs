@@ -42,8 +42,7 @@ fn refuse_other_channel_binding() {
     let appraisal = appraise(
         &evidence,
         &question,
-        &scene.expect,
-        &trust,
+        &Standard::new(scene.expect.clone(), trust),
         NOW,
         &[],
         &memory,
