@@ -82,6 +82,16 @@ pub fn with_store(
     mebibytes: u64,
     body: impl FnOnce(&Rootfs) -> Result<()>,
 ) -> Result<()> {
+    with_images(world, &[image], mebibytes, |mounted| body(&mounted[0]))
+}
+
+/// The same with these images alone, each mounted.
+pub fn with_images(
+    world: &World,
+    images: &[&Image],
+    mebibytes: u64,
+    body: impl FnOnce(&[Rootfs]) -> Result<()>,
+) -> Result<()> {
     let disk = Disk::make(world, "watched", mebibytes)?;
     let root = disk.place.join("storage");
     let run = world.work.join("watched-run");
@@ -98,21 +108,21 @@ pub fn with_store(
         );
         ensure!(config.contains(usual), "{config}");
         fs::write(CONFIG, config.replace(usual, &both))?;
-        podman(&["load", "--quiet", "--input"])
-            .arg(&image.archive)
-            .ok()?;
-        let id = podman(&["create", "--network=none", &image.name, "/bin/true"])
-            .ok()?
-            .stdout
-            .trim()
-            .to_owned();
-        world.note(&id);
-        let path = podman(&["mount", &id]).ok()?.stdout.trim().into();
-        let done = body(&Rootfs {
-            id: id.clone(),
-            path,
-        });
-        podman(&["rm", "-f", "-t", "0", &id]).ok()?;
+        let mut mounted = Vec::new();
+        for image in images {
+            podman(&["load", "--quiet", "--input"])
+                .arg(&image.archive)
+                .ok()?;
+            let created = podman(&["create", "--network=none", &image.name, "/bin/true"]).ok()?;
+            let id = created.stdout.trim().to_owned();
+            world.note(&id);
+            let path = podman(&["mount", &id]).ok()?.stdout.trim().into();
+            mounted.push(Rootfs { id, path });
+        }
+        let done = body(&mounted);
+        for Rootfs { id, .. } in &mounted {
+            podman(&["rm", "-f", "-t", "0", id]).ok()?;
+        }
         let _ = cmd!("umount", root.join("overlay")).output();
         fs::remove_dir_all(&run)?;
         done

@@ -3,8 +3,15 @@
 //!
 //! Trusts: the directory (root's, 0700), in this boot only. An entry of another boot, of another
 //! version or with a wrong checksum is a miss; only speed depends on what is here. An entry is one
-//! file, written beside its place and renamed: the head, what it is an entry of, the body, SHA-256 of
-//! all that.
+//! file, written beside its place and renamed, never written to again:
+//!
+//! ```text
+//! entry = head of length(u64) front sha256(32) nodes     ; sha256: of all before it
+//! head  = "attestrun-cache-v3" %x00 boot-id LF
+//! of    = the layer's diff-ID, or the stack's key (32)
+//! ```
+//! A layer's front is all of it. That of a stack names the first of its nodes, which name each other by
+//! their digests (`verify::rootfs::packed`): what is looked at is checked then, and no more is read.
 
 use crate::{beneath, layer::LayerSource, once::FilesRead, stack::Key, tree};
 use anyhow::{Context as _, Result, ensure};
@@ -19,7 +26,7 @@ use std::{
     io::Write as _,
     os::{
         fd::{AsFd as _, OwnedFd},
-        unix::fs::DirBuilderExt as _,
+        unix::fs::{DirBuilderExt as _, FileExt as _},
     },
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
@@ -27,11 +34,11 @@ use std::{
 };
 use verify::{
     digest::DiffId,
-    rootfs::{CheckedLayers, Layer},
+    rootfs::{CheckedLayers, Layer, Place},
 };
 
 /// The format's name and version.
-const MAGIC: &[u8] = b"attestrun-cache-v2\0";
+const MAGIC: &[u8] = b"attestrun-cache-v3\0";
 const MAX_ENTRY: u64 = 1 << 30;
 /// /run is memory: beyond this the entries that were not used for longest go.
 const MAX_BYTES: u64 = 256 << 20;
@@ -143,96 +150,94 @@ impl Cache {
             return Ok((layer, FilesRead::default()));
         }
         let (layer, files) = source.read_once_as(wanted, readers)?;
-        self.put(&Subject::layer(&wanted), &layer.to_bytes());
+        self.put(&Subject::layer(&wanted), &layer.to_bytes(), &[]);
         Ok((layer, files))
     }
 
     fn layer(&self, diff_id: &DiffId) -> Option<Layer> {
         let subject = Subject::layer(diff_id);
-        let body = self.get(&subject)?;
-        self.understood(&subject, Layer::from_bytes(&body))
+        let (front, _) = self.get(&subject)?;
+        self.understood(&subject, Layer::from_bytes(&front))
     }
 
     /// What stood in directories whose state had this key.
     pub fn checked(&self, key: &Key) -> Option<CheckedLayers> {
         let subject = Subject::stack(key);
-        let body = self.get(&subject)?;
-        self.understood(&subject, CheckedLayers::from_bytes(&body))
+        let (front, nodes) = self.get(&subject)?;
+        self.understood(&subject, CheckedLayers::restore(&front, Box::new(nodes)))
     }
 
     /// Keeps what was found while the directories' state had this key.
     pub fn keep_checked(&self, key: &Key, layers: &CheckedLayers) {
-        self.put(&Subject::stack(key), &layers.to_bytes());
+        if let Ok((front, nodes)) = layers.to_bytes() {
+            self.put(&Subject::stack(key), &front, &nodes);
+        }
     }
 
-    /// The body of an entry; `None` when there is none that counts.
-    fn get(&self, subject: &Subject<'_>) -> Option<Vec<u8>> {
+    /// What [`Self::checked`] gave turned out to be damaged where it was looked into.
+    pub fn damaged(&self, key: &Key) {
+        self.warn_of(&Subject::stack(key), "is damaged, and not used");
+    }
+
+    /// The front of an entry, and the nodes that follow; `None` when there is none that counts.
+    fn get(&self, subject: &Subject<'_>) -> Option<(Vec<u8>, Nodes)> {
         let name = &subject.name;
-        let mut bytes = match beneath::read_optional(&self.directory, name, MAX_ENTRY) {
+        let file = match beneath::open_optional(&self.directory, name) {
             Ok(found) => found?,
             Err(error) => {
-                (self.warn)(&format!(
-                    "the cache's entry {name} cannot be read: {error:#}"
-                ));
+                self.warn_of(subject, &format!("cannot be read: {error:#}"));
                 return None;
             }
         };
         let head = self.head(subject);
-        let content = bytes.len().saturating_sub(32);
-        let (said, sum) = bytes.split_at(content);
-        if Sha256::digest(said).as_slice() != sum {
-            (self.warn)(&format!(
-                "the cache's entry {name} is damaged, and not used"
-            ));
+        let Some((said, nodes)) = front(file, head.len()) else {
+            self.warn_of(subject, "is damaged or of another version, and not used");
             return None;
-        }
-        // Another boot's, or another version's.
-        said.strip_prefix(head.as_slice())?;
+        };
+        // Another boot's, or another subject's.
+        let front = said.strip_prefix(head.as_slice())?.get(8..)?.to_vec();
         // Used now: pruned later than others.
         let now = fs::Timestamps {
             last_access: NOW,
             last_modification: NOW,
         };
         fs::utimensat(&self.directory, name, &now, fs::AtFlags::SYMLINK_NOFOLLOW).ok();
-        bytes.truncate(content);
-        bytes.drain(..head.len());
-        Some(bytes)
+        Some((front, nodes))
+    }
+
+    fn warn_of(&self, subject: &Subject<'_>, what: &str) {
+        (self.warn)(&format!("the cache's entry {} {what}", subject.name));
     }
 
     fn understood<T, E>(&self, subject: &Subject<'_>, read: Result<T, E>) -> Option<T> {
         if read.is_err() {
-            let name = &subject.name;
-            (self.warn)(&format!(
-                "the cache's entry {name} is malformed, and not used"
-            ));
+            self.warn_of(subject, "is malformed, and not used");
         }
         read.ok()
     }
 
     /// Only speed is lost when it cannot be kept (no space left, say).
-    fn put(&self, subject: &Subject<'_>, body: &[u8]) {
-        if let Err(error) = self.write(subject, body) {
-            let name = &subject.name;
-            (self.warn)(&format!(
-                "the cache's entry {name} cannot be kept: {error:#}"
-            ));
+    fn put(&self, subject: &Subject<'_>, front: &[u8], nodes: &[u8]) {
+        if let Err(error) = self.write(subject, front, nodes) {
+            self.warn_of(subject, &format!("cannot be kept: {error:#}"));
         }
         self.prune().ok();
     }
 
-    fn write(&self, subject: &Subject<'_>, body: &[u8]) -> Result<()> {
+    fn write(&self, subject: &Subject<'_>, front: &[u8], nodes: &[u8]) -> Result<()> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        let head = self.head(subject);
-        let checksum = Sha256::new_with_prefix(&head).chain_update(body).finalize();
+        let length = (front.len() as u64).to_le_bytes();
+        let said = [&self.head(subject), length.as_slice(), front].concat();
+        let checksum = Sha256::digest(&said);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let temporary = format!("{TEMPORARY}{}.{count}", std::process::id());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = fs::openat(&self.directory, &temporary, flags, Mode::RUSR | Mode::WUSR)?;
         let mut file = File::from(file);
         let written = file
-            .write_all(&head)
-            .and_then(|()| file.write_all(body))
+            .write_all(&said)
             .and_then(|()| file.write_all(&checksum))
+            .and_then(|()| file.write_all(nodes))
             .map_err(anyhow::Error::from);
         let renamed = written.and_then(|()| {
             let directory = &self.directory;
@@ -281,6 +286,46 @@ impl Cache {
             }
         }
         Ok(())
+    }
+}
+
+/// All before an entry's nodes, by its checksum what was written, and the nodes.
+fn front(file: File, head: usize) -> Option<(Vec<u8>, Nodes)> {
+    let size = file.metadata().ok()?.len();
+    let mut start = vec![0; head + 8];
+    file.read_exact_at(&mut start, 0).ok()?;
+    let length = u64::from_le_bytes(*start.last_chunk()?);
+    let before = (start.len() as u64).checked_add(length)?;
+    let from = before.checked_add(32)?;
+    if from > size || size > MAX_ENTRY {
+        return None;
+    }
+    let mut said = vec![0; usize::try_from(from).ok()?];
+    file.read_exact_at(&mut said, 0).ok()?;
+    let sum = said.split_off(usize::try_from(before).ok()?);
+    let length = size - from;
+    let nodes = Nodes { file, from, length };
+    (Sha256::digest(&said).as_slice() == sum).then_some((said, nodes))
+}
+
+/// What follows an entry's front. It is read and not mapped: what was checked is a copy of our own, and
+/// a file that got shorter is an error instead of a signal.
+struct Nodes {
+    file: File,
+    from: u64,
+    length: u64,
+}
+
+impl Place for Nodes {
+    fn read(&self, offset: u64, length: usize) -> Option<Vec<u8>> {
+        let end = offset.checked_add(length as u64)?;
+        if end > self.length {
+            return None;
+        }
+        let mut bytes = vec![0; length];
+        let at = self.from.checked_add(offset)?;
+        self.file.read_exact_at(&mut bytes, at).ok()?;
+        Some(bytes)
     }
 }
 

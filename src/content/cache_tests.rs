@@ -122,7 +122,7 @@ fn accept_checked_layers_under_their_key_alone() {
     let (layers, quiet) = stack.unpacked(&FilesRead::default()).unwrap();
     assert!(quiet);
     let found = merge(layers).unwrap();
-    let checked = compare_layers(found.clone(), &found).unwrap();
+    let checked = compare_layers(&found, &found).unwrap();
     let cache = Cache::open(&scratch.join("cache"), heard).unwrap();
     let wanted = [DiffId::of(b"one")];
     let key = stack.seal().unwrap().key(&wanted);
@@ -131,6 +131,16 @@ fn accept_checked_layers_under_their_key_alone() {
     assert_eq!(stack.seal().unwrap().key(&wanted), key);
     let other = stack.seal().unwrap().key(&[DiffId::of(b"two")]);
     assert_eq!(cache.checked(&other), None);
+    // Its nodes are checked when they are looked at.
+    let kept = cache.checked(&key).unwrap();
+    assert_eq!(kept.manifest(), Ok(found));
+    let file = scratch.join("cache").join(format!("stack-{}", key.hex()));
+    let mut bytes = std::fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    assert!(cache.checked(&key).unwrap().manifest().is_err());
+    std::fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();
+    assert!(cache.checked(&key).unwrap().manifest().is_err());
     scratch.write("layer/file", "y");
     let changed = stack.seal().unwrap().key(&wanted);
     assert_eq!(cache.checked(&changed), None);

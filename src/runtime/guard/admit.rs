@@ -133,10 +133,10 @@ pub fn admit(application: &Application, config: &Config, run_dir: &RunDir) -> Re
                 image,
                 layers: &found.layers,
                 roots: &config.stores,
-                laxest: admission.terms().rootfs,
+                admission: &admission,
                 owners: owners.as_ref(),
             };
-            compared(&admission, &question, stubs, &mut court)?
+            compared(&question, stubs, &mut court)?
         }
         _ => {
             let found = rootfs::walk(&root)?;
@@ -239,24 +239,19 @@ fn supported(admission: &Admission) -> Result<(), Refused> {
 }
 
 /// Compares what the rootfs holds with the tree that the image's layers make.
-fn compared(
-    admission: &Admission,
-    question: &Question<'_>,
-    stubs: Stubs,
-    court: &mut Court,
-) -> Result<Rootfs> {
+fn compared(question: &Question<'_>, stubs: Stubs, court: &mut Court) -> Result<Rootfs> {
     let measured = || Ok(Rootfs::measured(&rootfs::walk(question.root)?));
     match question.ask(stubs) {
-        Ok(rootfs::Answer::Same(rootfs)) => {
-            court.hear(admission.check_rootfs(rootfs.manifest()?))?;
+        Ok(rootfs::Answer::Same(rootfs, listed)) => {
+            court.hear(listed)?;
             Ok(*rootfs)
         }
-        Ok(rootfs::Answer::Differs(expected, differences)) => {
+        Ok(rootfs::Answer::Differs(differences, listed)) => {
             // said by name: it is measured as it is, and its programs are judged by their content
-            if admission.terms().upper == UpperRule::Pristine {
+            if question.admission.terms().upper == UpperRule::Pristine {
                 court.hear::<(), _>(Err(question.refusal(&differences)))?;
             }
-            court.hear(admission.check_rootfs(&expected))?;
+            court.hear(listed)?;
             measured()
         }
         Err(error) => {

@@ -20,6 +20,7 @@ use content::{
     tree::{self, WalkError},
 };
 use std::{
+    borrow::Cow,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
@@ -27,11 +28,11 @@ use verify::{
     digest::{DiffId, FileDigest},
     event::RootfsCheck,
     image::Image,
-    policy::plain_text,
+    policy::{Admission, CheckedPrograms, Refusal, plain_text},
     rootfs::{
-        CheckedLayers, CheckedRootfs, Difference, Entry, Kind, MeasuredRootfs, Owners,
-        RootfsManifest, RootfsPath, Stubs, Tree, compare, compare_above, compare_layers, merge,
-        summary,
+        CheckedLayers, CheckedRootfs, Damaged, Difference, Entry, Expected, Kind, Layer,
+        MeasuredRootfs, Owners, RootfsManifest, RootfsPath, Said, Stubs, Tree, compare,
+        compare_above, compare_layers, merge, summary,
     },
 };
 
@@ -44,18 +45,20 @@ pub struct Question<'a> {
     pub image: &'a Image,
     pub layers: &'a [LayerSource],
     pub roots: &'a Roots,
-    /// The laxest way in which the policy lets it be answered.
-    pub laxest: RootfsCheck,
+    /// The policy's: also the laxest way in which it lets this be answered.
+    pub admission: &'a Admission,
     /// Whose the files are, if the container has a user namespace.
     pub owners: Option<&'a Owners>,
 }
 
-/// What the rootfs turned out to be.
+/// What the rootfs turned out to be, and whether what the layers make agrees with the list.
 pub enum Answer {
-    Same(Box<Rootfs>),
-    /// What the layers make, and how the rootfs differs from it.
-    Differs(RootfsManifest, Vec<Difference>),
+    Same(Box<Rootfs>, Listed),
+    /// How it differs from what the layers make.
+    Differs(Vec<Difference>, Listed),
 }
+
+pub type Listed = Result<CheckedPrograms, Refusal>;
 
 /// What is known of the rootfs, and what it must still be at `start`.
 pub struct Rootfs {
@@ -93,7 +96,7 @@ struct Watched {
     root: OwnedFd,
     path: PathBuf,
     image: String,
-    manifest: RootfsManifest,
+    expected: Made,
     stubs: Stubs,
     owners: Option<Owners>,
     wanted: Vec<DiffId>,
@@ -102,6 +105,53 @@ struct Watched {
     /// That state may be told by the watch of layers.
     vouched: bool,
     reading: Reading,
+}
+
+/// What the image's layers make of a rootfs.
+enum Made {
+    Whole(RootfsManifest),
+    /// As their directories were found to have it: read as far as it is looked at.
+    Packed(CheckedLayers),
+}
+
+impl Made {
+    fn whole(&self) -> Result<Cow<'_, RootfsManifest>, Damaged> {
+        Ok(match self {
+            Self::Whole(manifest) => Cow::Borrowed(manifest),
+            Self::Packed(layers) => Cow::Owned(layers.manifest()?),
+        })
+    }
+}
+
+impl Expected for Made {
+    type Error = Damaged;
+
+    fn at(&self, path: &RootfsPath) -> Result<Option<Said<'_>>, Damaged> {
+        match self {
+            Self::Whole(manifest) => {
+                let Ok(said) = manifest.at(path);
+                Ok(said)
+            }
+            Self::Packed(layers) => layers.at(path),
+        }
+    }
+
+    fn first_below(&self, directory: &RootfsPath) -> Result<Option<RootfsPath>, Damaged> {
+        match self {
+            Self::Whole(manifest) => {
+                let Ok(first) = manifest.first_below(directory);
+                Ok(first)
+            }
+            Self::Packed(layers) => layers.first_below(directory),
+        }
+    }
+}
+
+/// What the layers' directories were found to hold, which was in this state.
+struct Layers {
+    checked: CheckedLayers,
+    check: RootfsCheck,
+    key: Key,
 }
 
 /// How a rootfs is read through its mount.
@@ -144,20 +194,27 @@ impl Question<'_> {
             None => None,
         };
         // what differs by its directories is read, to be named
-        let reading = match (&stack, self.laxest) {
+        let reading = match (&stack, self.laxest()) {
             (None, RootfsCheck::Stat) => Reading::Attributes,
             _ => Reading::Everything,
         };
-        let (outcome, manifest, key) = match by_directories {
-            Some((outcome, manifest, key)) => (outcome, manifest, Some(key)),
+        let (outcome, listed, expected, key) = match by_directories {
+            Some((outcome, listed, layers)) => {
+                let expected = Made::Packed(layers.checked);
+                (outcome, listed, expected, Some(layers.key))
+            }
             None => {
                 let seal = |stack| Ok::<_, anyhow::Error>(seal(stack)?.key(self.image.diff_ids()));
                 let key = stack.as_ref().map(seal).transpose()?;
                 let (expected, _) = self.expected(&cache)?;
+                let Ok(listed) = self.admission.check_rootfs(&expected);
                 let found = reading.of(self.root.as_fd(), self.root.path(), &expected)?;
                 match same(&expected, found, &stubs, self.owners) {
-                    Ok(checked) => (Outcome::Checked(checked, reading.check()), expected, key),
-                    Err(differences) => return Ok(Answer::Differs(expected, differences)),
+                    Ok(checked) => {
+                        let outcome = Outcome::Checked(checked, reading.check());
+                        (outcome, listed, Made::Whole(expected), key)
+                    }
+                    Err(differences) => return Ok(Answer::Differs(differences, listed)),
                 }
             }
         };
@@ -165,19 +222,22 @@ impl Question<'_> {
             root: self.root.as_fd().try_clone_to_owned()?,
             path: self.root.path().to_owned(),
             image: self.image_name(),
-            manifest,
+            expected,
             stubs,
             owners: self.owners.cloned(),
             wanted: self.image.diff_ids().to_vec(),
             layers: stack.zip(key),
-            vouched: watch_may_vouch(self.laxest),
+            vouched: watch_may_vouch(self.laxest()),
             reading,
         };
         sys::give_back_memory();
-        Ok(Answer::Same(Box::new(Rootfs {
-            outcome,
-            watch: Watch::Layers(Box::new(watched)),
-        })))
+        let watch = Watch::Layers(Box::new(watched));
+        let rootfs = Rootfs { outcome, watch };
+        Ok(Answer::Same(Box::new(rootfs), listed))
+    }
+
+    fn laxest(&self) -> RootfsCheck {
+        self.admission.terms().rootfs
     }
 
     /// The rootfs is not what it should be.
@@ -202,61 +262,87 @@ impl Question<'_> {
         stack: &Stack,
         stubs: &Stubs,
         cache: &Cache,
-    ) -> Result<Option<(Outcome, RootfsManifest, Key)>> {
-        let Some((layers, check, key)) = self.layers(stack, cache)? else {
-            return Ok(None);
-        };
+    ) -> Result<Option<(Outcome, Listed, Layers)>> {
         let above = match stack.above() {
             Err(WalkError::Marked { .. }) => return Ok(None),
             above => above.context("the container's own directories")?,
         };
-        let checked = layers.with(above, stubs).ok();
-        Ok(checked.map(|checked| {
-            let outcome = Outcome::Checked(checked, check);
-            (outcome, layers.into_manifest(), key)
-        }))
+        let Some(layers) = self.layers(stack, cache)? else {
+            return Ok(None);
+        };
+        let (layers, judged) = match self.judged(&layers, &above, stubs) {
+            Ok(judged) => (layers, judged),
+            Err(Damaged) => {
+                // a miss
+                cache.damaged(&layers.key);
+                let Some(read) = self.sealed(stack, cache, Kept::Unused)? else {
+                    return Ok(None);
+                };
+                let judged = self.judged(&read, &above, stubs)?;
+                (read, judged)
+            }
+        };
+        Ok(judged.map(|(outcome, listed)| (outcome, listed, layers)))
+    }
+
+    fn judged(
+        &self,
+        layers: &Layers,
+        above: &[Layer],
+        stubs: &Stubs,
+    ) -> Result<Option<(Outcome, Listed)>, Damaged> {
+        let Ok(checked) = layers.checked.with(above.iter().cloned(), stubs)? else {
+            return Ok(None);
+        };
+        let listed = self.admission.check_rootfs(&layers.checked)?;
+        Ok(Some((Outcome::Checked(checked, layers.check), listed)))
     }
 
     /// What the image's layers hold, without a look at them where the policy lets that be.
-    fn layers(
-        &self,
-        stack: &Stack,
-        cache: &Cache,
-    ) -> Result<Option<(CheckedLayers, RootfsCheck, Key)>> {
-        let watched = match watch_may_vouch(self.laxest) {
+    fn layers(&self, stack: &Stack, cache: &Cache) -> Result<Option<Layers>> {
+        let watched = match watch_may_vouch(self.laxest()) {
             true => layerwatch::standing(stack),
-            false => return self.sealed(stack, cache),
+            false => return self.sealed(stack, cache, Kept::Used),
         };
         let Some(seals) = watched else {
-            let found = self.sealed(stack, cache)?;
+            let found = self.sealed(stack, cache, Kept::Used)?;
             layerwatch::begin(stack);
             return Ok(found);
         };
         let key = Key::of(seals, self.image.diff_ids());
         match cache.checked(&key) {
-            Some(known) => Ok(Some((known, RootfsCheck::Watched, key))),
-            None => self.sealed(stack, cache),
+            Some(checked) => Ok(Some(Layers {
+                checked,
+                check: RootfsCheck::Watched,
+                key,
+            })),
+            None => self.sealed(stack, cache, Kept::Used),
         }
     }
 
     /// What the image's layers hold, by their seal or by reading them.
-    fn sealed(
-        &self,
-        stack: &Stack,
-        cache: &Cache,
-    ) -> Result<Option<(CheckedLayers, RootfsCheck, Key)>> {
+    fn sealed(&self, stack: &Stack, cache: &Cache, kept: Kept) -> Result<Option<Layers>> {
         let began = Moment::now();
         let seals = seal(stack)?;
         let key = seals.key(self.image.diff_ids());
-        let known = match self.laxest {
-            RootfsCheck::Full | RootfsCheck::Measured => None,
-            RootfsCheck::Boot | RootfsCheck::Watched | RootfsCheck::Stat => cache.checked(&key),
+        let known = match (self.laxest(), kept) {
+            (RootfsCheck::Full | RootfsCheck::Measured, _) | (_, Kept::Unused) => None,
+            (RootfsCheck::Boot | RootfsCheck::Watched | RootfsCheck::Stat, Kept::Used) => {
+                cache.checked(&key)
+            }
         };
-        if let Some(known) = known {
-            return Ok(Some((known, RootfsCheck::Boot, key)));
-        }
-        let read = self.read(stack, cache, seals.settled(began), key)?;
-        Ok(read.map(|read| (read, RootfsCheck::Full, key)))
+        let (checked, check) = match known {
+            Some(known) => (known, RootfsCheck::Boot),
+            None => match self.read(stack, cache, seals.settled(began), key)? {
+                Some(read) => (read, RootfsCheck::Full),
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(Layers {
+            checked,
+            check,
+            key,
+        }))
     }
 
     /// Reads the layers' directories and, beside that, the layers themselves; keeps the outcome if
@@ -288,7 +374,7 @@ impl Question<'_> {
             Err(WalkError::Marked { .. }) => return Ok(None),
             found => found.context("the image's layers")?,
         };
-        let Ok(layers) = compare_layers(expected, &merge(found)?) else {
+        let Ok(layers) = compare_layers(&expected, &merge(found)?) else {
             return Ok(None);
         };
         anyhow::ensure!(
@@ -324,6 +410,13 @@ impl Question<'_> {
         })?;
         Ok((merge(layers)?, files))
     }
+}
+
+/// Whether what was found before may tell.
+#[derive(Clone, Copy)]
+enum Kept {
+    Used,
+    Unused,
 }
 
 /// Everything that the mount shows, read and hashed.
@@ -382,7 +475,7 @@ impl Rootfs {
     /// or those that were found.
     pub fn files(&self) -> Result<Vec<(Vec<u8>, FileDigest)>> {
         match &self.watch {
-            Watch::Layers(watched) => Ok(regular_files(watched.manifest.tree())),
+            Watch::Layers(watched) => Ok(regular_files(watched.expected.whole()?.tree())),
             Watch::Nothing(found) => Ok(found.clone()),
             Watch::Over => bail!("no files of the rootfs are held"),
         }
@@ -392,20 +485,13 @@ impl Rootfs {
         &self.outcome
     }
 
-    /// What an image's layers make of it; until the container has started.
-    pub fn manifest(&self) -> Result<&RootfsManifest> {
-        match &self.watch {
-            Watch::Layers(watched) => Ok(&watched.manifest),
-            Watch::Nothing(_) | Watch::Over => bail!("no manifest of the rootfs is held"),
-        }
-    }
-
-    /// The digest of the image's file at `path`, if that is what stands there.
+    /// The digest of the image's file at `path`, if that is what stands there; where it cannot be told,
+    /// the file is read.
     pub fn known(&self, path: &[u8]) -> Option<FileDigest> {
         let at = RootfsPath::parse(path).ok()?;
-        match (&self.outcome, self.manifest()) {
-            (Outcome::Checked(checked, _), Ok(manifest)) if !checked.is_stub(&at) => {
-                manifest.file(path)
+        match (&self.outcome, &self.watch) {
+            (Outcome::Checked(checked, _), Watch::Layers(watched)) if !checked.is_stub(&at) => {
+                watched.expected.file(path).ok()?
             }
             _ => None,
         }
@@ -432,7 +518,8 @@ impl Watched {
     fn again(&self) -> Result<()> {
         let differences = match &self.layers {
             Some((stack, key)) if self.unchanged(stack, key)? => match stack.above() {
-                Ok(above) => compare_above(&self.manifest, above, &self.stubs),
+                Ok(above) => compare_above(&self.expected, above, &self.stubs)
+                    .context("create the container again")?,
                 // as at create: what the directories alone do not say, the mount does
                 Err(WalkError::Marked { .. }) => self.through_the_mount()?,
                 Err(error) => return Err(error).context("the container's own directories"),
@@ -453,8 +540,9 @@ impl Watched {
 
     fn through_the_mount(&self) -> Result<Result<(), Vec<Difference>>> {
         let root = self.root.as_fd();
-        let found = self.reading.of(root, &self.path, &self.manifest)?;
+        let expected = self.expected.whole()?;
+        let found = self.reading.of(root, &self.path, &expected)?;
         let owners = self.owners.as_ref();
-        Ok(same(&self.manifest, found, &self.stubs, owners).map(drop))
+        Ok(same(&expected, found, &self.stubs, owners).map(drop))
     }
 }

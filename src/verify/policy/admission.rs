@@ -15,7 +15,7 @@ use crate::id::UnixTime;
 use crate::image::Image;
 use crate::imalog::encode_path;
 use crate::profile::{LaunchProfile, LaunchRules, Relaxation};
-use crate::rootfs::{RootfsManifest, RootfsPath};
+use crate::rootfs::{Expected, RootfsPath};
 use crate::siglist::VerifiedList;
 use crate::signature::Signed;
 use std::collections::BTreeSet;
@@ -345,11 +345,14 @@ impl Admission {
 
     /// The rootfs agrees with the list: each listed file is there with a content that the list names,
     /// and no mount hides a listed program. All disagreements are reported.
-    pub fn check_rootfs(&self, rootfs: &RootfsManifest) -> Result<CheckedPrograms, Refusal> {
+    pub fn check_rootfs<E: Expected>(
+        &self,
+        rootfs: &E,
+    ) -> Result<Result<CheckedPrograms, Refusal>, E::Error> {
         let mut reasons = Reasons::default();
         if let Programs::Listed(listed) = &self.programs {
             for (path, digests) in listed.list.list().files().iter() {
-                match rootfs.file(path) {
+                match rootfs.file(path)? {
                     Some(digest) if digests.contains(&digest) => {}
                     Some(digest) => reasons.add(|| {
                         format!(
@@ -368,7 +371,7 @@ impl Admission {
         }
         let mut mounts = Vec::new();
         for mount in &self.profile.mounts {
-            match rootfs.resolve(mount.destination.as_bytes()) {
+            match rootfs.resolve(mount.destination.as_bytes())? {
                 Some(place) => mounts.push(place),
                 None => reasons.add(|| {
                     format!(
@@ -392,7 +395,7 @@ impl Admission {
                 });
             }
         }
-        match reasons.is_empty() {
+        Ok(match reasons.is_empty() {
             true => Ok(CheckedPrograms { mounts }),
             false => Err(self.refused(
                 reasons,
@@ -406,7 +409,7 @@ impl Admission {
                     _ => "start it without the mount".to_owned(),
                 },
             )),
-        }
+        })
     }
 
     /// A directory without an image holds what the policy's entry demands.

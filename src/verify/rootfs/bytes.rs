@@ -1,12 +1,10 @@
-//! Layers and checked layers as bytes: for a cache, by which nothing is decided.
+//! Layers as bytes: for a cache, by which nothing is decided. Checked layers: `packed`.
 //!
 //! Little-endian numbers; texts, and lists of whatever, have their length in front (u32). Who reads
-//! these bytes back vouches that they are those that were written: they restore a witness.
+//! these bytes back vouches that they are those that were written.
 
-use super::{
-    CheckedLayers, Entry, Kind, Layer, LayerBuilder, LayerEntry, RootfsManifest, RootfsPath, Tree,
-};
-use crate::digest::{FileDigest, RootfsDigest};
+use super::{Entry, Kind, Layer, LayerBuilder, LayerEntry, RootfsPath};
+use crate::digest::FileDigest;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Bytes that were not written by this version.
@@ -69,65 +67,15 @@ impl Layer {
     }
 }
 
-impl CheckedLayers {
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let tree = self.manifest.tree();
-        let mut out = Output(Vec::with_capacity(96 * tree.entries.len()));
-        out.0.extend_from_slice(self.digest.as_bytes());
-        out.number(tree.entries.len());
-        for (path, entry) in &tree.entries {
-            out.text(path.as_bytes());
-            out.entry(entry);
-        }
-        out.paths(&self.manifest.implied);
-        out.number(self.notes.len());
-        for (path, note) in &self.notes {
-            out.text(path.as_bytes());
-            out.text(note.as_bytes());
-        }
-        out.0
-    }
-
-    /// Of nothing but what [`Self::to_bytes`] wrote, kept where nobody else writes: the digest is
-    /// taken as it stands there.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, MalformedBytes> {
-        let mut input = Input(bytes);
-        let mut read = || -> Option<Self> {
-            let digest = RootfsDigest::from_bytes(input.take()?);
-            let mut entries = Vec::new();
-            for _ in 0..input.u32()? {
-                let path = RootfsPath::restore(input.text()?);
-                let kind = input.byte()?;
-                entries.push((path, input.entry(kind)?));
-            }
-            let tree = Tree::restore(entries)?;
-            let implied: BTreeSet<_> = input.paths()?.into_iter().collect();
-            let mut notes = Vec::new();
-            for _ in 0..input.u32()? {
-                let path = input.path()?;
-                let note = String::from_utf8(input.text()?.to_vec()).ok()?;
-                notes.push((path, note));
-            }
-            Some(Self {
-                manifest: RootfsManifest::restore(tree, implied),
-                digest,
-                notes,
-            })
-        };
-        let checked = read().ok_or(MalformedBytes)?;
-        input.end().ok_or(MalformedBytes).map(|()| checked)
-    }
-}
-
-struct Output(Vec<u8>);
+pub(super) struct Output(pub Vec<u8>);
 
 impl Output {
-    fn number(&mut self, value: usize) {
+    pub fn number(&mut self, value: usize) {
         // Counts are below MAX_ENTRIES, texts are paths and xattrs: both far below 2^32.
         self.0
             .extend_from_slice(&u32::try_from(value).unwrap_or(u32::MAX).to_le_bytes());
     }
-    fn text(&mut self, bytes: &[u8]) {
+    pub fn text(&mut self, bytes: &[u8]) {
         self.number(bytes.len());
         self.0.extend_from_slice(bytes);
     }
@@ -142,7 +90,7 @@ impl Output {
         self.0.extend_from_slice(&major.to_le_bytes());
         self.0.extend_from_slice(&minor.to_le_bytes());
     }
-    fn entry(&mut self, entry: &Entry) {
+    pub fn entry(&mut self, entry: &Entry) {
         match &entry.kind {
             Kind::File { size, digest } => {
                 self.0.push(FILE);
@@ -170,21 +118,21 @@ impl Output {
     }
 }
 
-struct Input<'a>(&'a [u8]);
+pub(super) struct Input<'a>(pub &'a [u8]);
 
 impl<'a> Input<'a> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (head, tail) = self.0.split_first_chunk::<N>()?;
         self.0 = tail;
         Some(*head)
     }
-    fn byte(&mut self) -> Option<u8> {
+    pub fn byte(&mut self) -> Option<u8> {
         self.take::<1>().map(|[byte]| byte)
     }
-    fn u32(&mut self) -> Option<u32> {
+    pub fn u32(&mut self) -> Option<u32> {
         self.take().map(u32::from_le_bytes)
     }
-    fn text(&mut self) -> Option<&'a [u8]> {
+    pub fn text(&mut self) -> Option<&'a [u8]> {
         let length = usize::try_from(self.u32()?).ok()?;
         let (head, tail) = self.0.split_at_checked(length)?;
         self.0 = tail;
@@ -196,13 +144,13 @@ impl<'a> Input<'a> {
     fn paths(&mut self) -> Option<Vec<RootfsPath>> {
         (0..self.u32()?).map(|_| self.path()).collect()
     }
-    fn end(&self) -> Option<()> {
+    pub fn end(&self) -> Option<()> {
         self.0.is_empty().then_some(())
     }
     fn device(&mut self) -> Option<(u32, u32)> {
         Some((self.u32()?, self.u32()?))
     }
-    fn entry(&mut self, kind: u8) -> Option<Entry> {
+    pub fn entry(&mut self, kind: u8) -> Option<Entry> {
         let kind = match kind {
             FILE => Kind::File {
                 size: u64::from_le_bytes(self.take()?),
@@ -286,39 +234,17 @@ mod tests {
         builder.build()
     }
 
-    fn checked() -> CheckedLayers {
-        let lower = LayerEntry::Entry(Entry {
-            kind: Kind::Fifo,
-            ..Entry::implied_directory()
-        });
-        let mut base = LayerBuilder::default();
-        base.add(path("lower"), lower).unwrap();
-        let manifest = super::super::merge([base.build(), layer()]).unwrap();
-        CheckedLayers {
-            digest: manifest.digest(),
-            notes: vec![(RootfsPath::root(), "root-directory:/:0555".into())],
-            manifest,
-        }
-    }
-
     #[test]
     fn accept_what_was_written() {
         assert_eq!(Layer::from_bytes(&layer().to_bytes()), Ok(layer()));
-        let checked = checked();
-        assert!(!checked.manifest.implied.is_empty());
-        assert_eq!(CheckedLayers::from_bytes(&checked.to_bytes()), Ok(checked));
     }
 
     #[test]
     fn refuse_anything_shorter_or_longer() {
-        let (layer, checked) = (layer().to_bytes(), checked().to_bytes());
+        let layer = layer().to_bytes();
         for end in 0..layer.len() {
             assert!(Layer::from_bytes(&layer[..end]).is_err(), "{end}");
         }
-        for end in 0..checked.len() {
-            assert!(CheckedLayers::from_bytes(&checked[..end]).is_err(), "{end}");
-        }
         assert!(Layer::from_bytes(&[&layer[..], b"\0"].concat()).is_err());
-        assert!(CheckedLayers::from_bytes(&[&checked[..], b"\0"].concat()).is_err());
     }
 }

@@ -1,8 +1,8 @@
 //! Is the tree that was found the one that the layers describe? Every difference, by path.
 
-use super::{Entry, Kind, Owners, RootfsManifest, RootfsPath, Stubs, Tree, encode};
+use super::{Entry, Kind, Owners, RootfsManifest, RootfsPath, Said, Stubs, Tree, encode};
 use crate::digest::{FileDigest, RootfsDigest};
-use std::{cmp::Ordering, fmt};
+use std::{borrow::Cow, cmp::Ordering, fmt};
 
 /// Modes that engines give to directories which no layer names (moby MkdirAllAndChown, containerd
 /// mkparent, containers/storage), besides the lower layer's own.
@@ -203,11 +203,9 @@ pub fn compare(
     found: &Tree,
     stubs: &Stubs,
 ) -> Result<CheckedRootfs, Vec<Difference>> {
-    let stubs = stubs.resolved(expected);
-    let mut judge = Judge::new(expected, |path, wanted, here| {
-        stubs.explain(path, wanted, here)
-    });
-    judge.trees(expected.tree(), found);
+    let Ok(stubs) = stubs.resolved(expected);
+    let mut judge = Judge::new(|path, wanted, here| stubs.explain(path, wanted, here));
+    judge.trees(expected, found);
     let notes = judge.verdict()?;
     Ok(CheckedRootfs {
         manifest: expected.digest(),
@@ -221,18 +219,16 @@ pub fn compare(
 pub(super) type Note = (RootfsPath, String);
 
 /// Looks at one path after the other and keeps what it thinks of each.
-pub(super) struct Judge<'a, F> {
-    expected: &'a RootfsManifest,
+pub(super) struct Judge<F> {
     explain: F,
     notes: Vec<Note>,
     differences: Vec<Difference>,
 }
 
-impl<'a, F: Fn(&RootfsPath, Option<&Entry>, &Entry) -> Option<String>> Judge<'a, F> {
+impl<F: Fn(&RootfsPath, Option<&Entry>, &Entry) -> Option<String>> Judge<F> {
     /// `explain` names the rule by which something else than what is expected may stand at a path.
-    pub fn new(expected: &'a RootfsManifest, explain: F) -> Self {
+    pub fn new(explain: F) -> Self {
         Self {
-            expected,
             explain,
             notes: Vec::new(),
             differences: Vec::new(),
@@ -240,8 +236,8 @@ impl<'a, F: Fn(&RootfsPath, Option<&Entry>, &Entry) -> Option<String>> Judge<'a,
     }
 
     /// Every path of either tree.
-    pub fn trees(&mut self, wanted: &Tree, found: &Tree) {
-        let mut left = wanted.iter().peekable();
+    pub fn trees(&mut self, expected: &RootfsManifest, found: &Tree) {
+        let mut left = expected.tree().iter().peekable();
         let mut right = found.iter().peekable();
         loop {
             let order = match (left.peek(), right.peek()) {
@@ -252,22 +248,25 @@ impl<'a, F: Fn(&RootfsPath, Option<&Entry>, &Entry) -> Option<String>> Judge<'a,
             };
             let wanted = if order.is_le() { left.next() } else { None };
             let here = if order.is_ge() { right.next() } else { None };
-            if let Some((path, _)) = wanted.or(here) {
-                self.look(
-                    path,
-                    wanted.map(|(_, entry)| entry),
-                    here.map(|(_, entry)| entry),
-                );
+            let (entry, stands) = (wanted.map(|(_, entry)| entry), here.map(|(_, entry)| entry));
+            if entry != stands
+                && let Some((path, _)) = wanted.or(here)
+            {
+                let said = entry.map(|entry| Said {
+                    entry: Cow::Borrowed(entry),
+                    implied: expected.is_implied(path),
+                });
+                self.look(path, said.as_ref(), stands);
             }
         }
     }
 
-    pub fn look(&mut self, path: &RootfsPath, wanted: Option<&Entry>, here: Option<&Entry>) {
+    pub fn look(&mut self, path: &RootfsPath, wanted: Option<&Said<'_>>, here: Option<&Entry>) {
         let mut used = Vec::new();
-        let mut whats = whats(self.expected, path, wanted, here, &mut used);
+        let mut whats = whats(path, wanted, here, &mut used);
         if let Some(here) = here
             && !whats.is_empty()
-            && let Some(rule) = (self.explain)(path, wanted, here)
+            && let Some(rule) = (self.explain)(path, wanted.map(|said| &*said.entry), here)
         {
             used.push(rule);
             whats.clear();
@@ -291,13 +290,13 @@ impl<'a, F: Fn(&RootfsPath, Option<&Entry>, &Entry) -> Option<String>> Judge<'a,
 }
 
 fn whats(
-    expected: &RootfsManifest,
     path: &RootfsPath,
-    wanted: Option<&Entry>,
+    wanted: Option<&Said<'_>>,
     here: Option<&Entry>,
     used: &mut Vec<String>,
 ) -> Vec<What> {
-    let (wanted, here) = match (wanted, here) {
+    let implied = wanted.is_some_and(|said| said.implied);
+    let (wanted, here) = match (wanted.map(|said| &*said.entry), here) {
         (None, None) => return Vec::new(),
         (Some(_), None) => return vec![What::Missing],
         (None, Some(here)) => {
@@ -356,7 +355,7 @@ fn whats(
     // Where no layer says what a directory is like, the engine chooses, within these bounds.
     let chosen = match () {
         () if path.is_root() => Some(("root-directory", &ROOT_MODES[..])),
-        () if expected.is_implied(path) => Some(("implied-directory", &IMPLIED_MODES[..])),
+        () if implied => Some(("implied-directory", &IMPLIED_MODES[..])),
         () => None,
     };
     let differs = (wanted.mode, owner) != (here.mode, found_owner);

@@ -5,46 +5,45 @@
 //! system laying directories over each other by the same rules.
 
 use super::{
-    CheckedRootfs, Difference, Entry, Kind, Layer, LayerEntry, RootfsManifest, RootfsPath, Stubs,
-    What,
+    CheckedRootfs, Damaged, Difference, Entry, Expected, Kind, Layer, LayerEntry, MalformedBytes,
+    Place, RootfsManifest, RootfsPath, Said, Stubs, What,
     compare::{Judge, Note},
     merge::remove_below,
+    packed::Packed,
 };
-use crate::digest::RootfsDigest;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Witness: the layers' directories, laid over each other, hold what the signed layers hold. Made by
-/// [`compare_layers`], or read back by [`Self::from_bytes`] from what that once made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CheckedLayers {
-    pub(super) manifest: RootfsManifest,
-    pub(super) digest: RootfsDigest,
-    pub(super) notes: Vec<Note>,
-}
+/// [`compare_layers`], or restored by [`Self::restore`] from what that once made.
+#[derive(Debug, PartialEq, Eq)]
+pub struct CheckedLayers(Packed);
 
 /// `expected` from the signed layers, `found` from their directories; on refusal every difference.
 pub fn compare_layers(
-    expected: RootfsManifest,
+    expected: &RootfsManifest,
     found: &RootfsManifest,
 ) -> Result<CheckedLayers, Vec<Difference>> {
-    let mut judge = Judge::new(&expected, |_, _, _| None);
-    judge.trees(expected.tree(), found.tree());
+    let mut judge = Judge::new(|_, _, _| None);
+    judge.trees(expected, found.tree());
     let notes = judge.verdict()?;
-    Ok(CheckedLayers {
-        digest: expected.digest(),
-        manifest: expected,
-        notes,
-    })
+    Ok(CheckedLayers(Packed::of(expected, notes)))
 }
 
 impl CheckedLayers {
-    pub fn manifest(&self) -> &RootfsManifest {
-        &self.manifest
+    /// What [`Self::restore`] takes: the front, and all nodes.
+    pub fn to_bytes(&self) -> Result<(Vec<u8>, Vec<u8>), Damaged> {
+        Ok((self.0.front_bytes(), self.0.nodes()?))
     }
 
-    /// For those who need nothing else of it.
-    pub fn into_manifest(self) -> RootfsManifest {
-        self.manifest
+    /// Of nothing but a front that [`Self::to_bytes`] wrote, kept where nobody else writes. The nodes
+    /// are checked whenever they are looked at.
+    pub fn restore(front: &[u8], nodes: Box<dyn Place>) -> Result<Self, MalformedBytes> {
+        Packed::restore(front, nodes).map(Self)
+    }
+
+    /// All of it.
+    pub fn manifest(&self) -> Result<RootfsManifest, Damaged> {
+        self.0.unpack()
     }
 
     /// The rootfs with what lies `above` the image's layers, lowest first: an engine's own layer, the
@@ -53,38 +52,53 @@ impl CheckedLayers {
         &self,
         above: impl IntoIterator<Item = Layer>,
         stubs: &Stubs,
-    ) -> Result<CheckedRootfs, Vec<Difference>> {
-        let above = Above::of(above, &self.manifest);
-        let judged = above.judge(&self.manifest, stubs)?;
-        let tree = self.manifest.tree();
-        let (mut entries, mut bytes) = (tree.count(), tree.bytes());
+    ) -> Result<Result<CheckedRootfs, Vec<Difference>>, Damaged> {
+        let above = Above::of(above, &self.0)?;
+        let judged = match above.judge(&self.0, stubs)? {
+            Ok(notes) => notes,
+            Err(differences) => return Ok(Err(differences)),
+        };
+        let front = &self.0.front;
+        let (mut entries, mut bytes) = (front.entries, front.bytes);
         for (path, here) in &above.found {
-            let wanted = tree.get(path);
+            let wanted = self.0.at(path)?;
             entries += u64::from(wanted.is_none());
-            bytes = bytes.saturating_sub(wanted.map_or(0, size)) + size(here);
+            bytes = bytes.saturating_sub(wanted.map_or(0, |said| size(&said.entry))) + size(here);
         }
         // What stands above a path is what is seen there, so what was noted below it is not.
         let seen = |(path, _): &&Note| !above.found.contains_key(path);
-        let below = self.notes.iter().filter(seen).cloned();
+        let below = front.notes.iter().filter(seen).cloned();
         let mut notes: Vec<_> = below.chain(judged).collect();
         notes.sort_by(|(a, _), (b, _)| a.cmp(b));
-        Ok(CheckedRootfs {
-            manifest: self.digest,
+        Ok(Ok(CheckedRootfs {
+            manifest: front.digest,
             entries,
             bytes,
             stubs: notes.into_iter().map(|(_, note)| note).collect(),
-        })
+        }))
+    }
+}
+
+impl Expected for CheckedLayers {
+    type Error = Damaged;
+
+    fn at(&self, path: &RootfsPath) -> Result<Option<Said<'_>>, Damaged> {
+        self.0.at(path)
+    }
+
+    fn first_below(&self, directory: &RootfsPath) -> Result<Option<RootfsPath>, Damaged> {
+        self.0.first_below(directory)
     }
 }
 
 /// Whether nothing but `stubs` stands `above` layers that were found to hold what `manifest` says.
-pub fn compare_above(
-    manifest: &RootfsManifest,
+pub fn compare_above<E: Expected>(
+    manifest: &E,
     above: impl IntoIterator<Item = Layer>,
     stubs: &Stubs,
-) -> Result<(), Vec<Difference>> {
-    let above = Above::of(above, manifest);
-    above.judge(manifest, stubs).map(drop)
+) -> Result<Result<(), Vec<Difference>>, E::Error> {
+    let above = Above::of(above, manifest)?;
+    Ok(above.judge(manifest, stubs)?.map(drop))
 }
 
 /// What directories above the image's layers show, and what they take away of those.
@@ -94,7 +108,10 @@ struct Above {
 }
 
 impl Above {
-    fn of(above: impl IntoIterator<Item = Layer>, manifest: &RootfsManifest) -> Self {
+    fn of<E: Expected>(
+        above: impl IntoIterator<Item = Layer>,
+        manifest: &E,
+    ) -> Result<Self, E::Error> {
         let mut gone = BTreeSet::new();
         let mut found: BTreeMap<RootfsPath, Entry> = BTreeMap::new();
         for layer in above {
@@ -107,11 +124,11 @@ impl Above {
             for path in &whiteouts {
                 found.remove(path);
                 remove_below(&mut found, path);
-                gone.extend(manifest.tree().get(path).map(|_| path.clone()));
+                gone.extend(manifest.at(path)?.map(|_| path.clone()));
             }
             for directory in &opaque {
                 remove_below(&mut found, directory);
-                gone.extend(first_below(manifest, directory));
+                gone.extend(manifest.first_below(directory)?);
             }
             for (path, item) in present {
                 // Directories on disk have no links into other layers ([`LayerEntry::Hardlink`]).
@@ -123,39 +140,31 @@ impl Above {
                 }
             }
         }
-        Self { found, gone }
+        Ok(Self { found, gone })
     }
 
-    fn judge(
+    fn judge<E: Expected>(
         &self,
-        manifest: &RootfsManifest,
+        manifest: &E,
         stubs: &Stubs,
-    ) -> Result<Vec<Note>, Vec<Difference>> {
-        let stubs = stubs.resolved(manifest);
-        let mut judge = Judge::new(manifest, |path, wanted, here| {
-            stubs.explain(path, wanted, here)
-        });
+    ) -> Result<Result<Vec<Note>, Vec<Difference>>, E::Error> {
+        let stubs = stubs.resolved(manifest)?;
+        let mut judge = Judge::new(|path, wanted, here| stubs.explain(path, wanted, here));
         for (path, here) in &self.found {
-            judge.look(path, manifest.tree().get(path), Some(here));
+            judge.look(path, manifest.at(path)?.as_ref(), Some(here));
         }
         let judged = judge.verdict();
         if self.gone.is_empty() {
-            return judged;
+            return Ok(judged);
         }
         let missing = self.gone.iter().map(|path| Difference {
             path: path.clone(),
             what: What::Missing,
         });
-        Err(missing.chain(judged.err().unwrap_or_default()).collect())
+        Ok(Err(missing
+            .chain(judged.err().unwrap_or_default())
+            .collect()))
     }
-}
-
-/// Something of the image's below `directory`, if there is anything.
-fn first_below(manifest: &RootfsManifest, directory: &RootfsPath) -> Option<RootfsPath> {
-    let (from, _) = directory.below();
-    let mut after = manifest.tree().entries.range(from..);
-    let (path, _) = after.next()?;
-    path.is_below(directory).then(|| path.clone())
 }
 
 fn size(entry: &Entry) -> u64 {

@@ -1,6 +1,6 @@
 //! Layers (OCI image-spec, layer.md) and what they make when they are laid over each other.
 
-use super::{Entry, Kind, PathError, RootfsPath, Tree};
+use super::{Entry, Expected, Kind, PathError, RootfsPath, Tree};
 use crate::digest::FileDigest;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -215,48 +215,16 @@ impl RootfsManifest {
         self.implied.contains(path)
     }
 
-    /// The digest of the regular file that stands at `path` (absolute, no symbolic link followed).
+    /// [`Expected::file`].
     pub fn file(&self, path: &[u8]) -> Option<FileDigest> {
-        match self.tree.get(&RootfsPath::parse(path).ok()?)?.kind {
-            Kind::File { digest, .. } => Some(digest),
-            _ => None,
-        }
+        let Ok(digest) = Expected::file(self, path);
+        digest
     }
 
-    /// Where `path` leads inside the rootfs when symbolic links are followed (path_resolution(7),
-    /// with the rootfs as `/`); what does not exist is taken literally. `None` for a loop.
+    /// [`Expected::resolve`].
     pub fn resolve(&self, path: &[u8]) -> Option<RootfsPath> {
-        const MAX_LINKS: usize = 40; // as the kernel, MAXSYMLINKS
-        let mut links = 0;
-        let mut here = RootfsPath::root();
-        let mut rest: Vec<Vec<u8>> = path
-            .split(|b| *b == b'/')
-            .rev()
-            .map(<[u8]>::to_vec)
-            .collect();
-        while let Some(name) = rest.pop() {
-            match name.as_slice() {
-                b"" | b"." => continue,
-                b".." => here = here.parent().unwrap_or(here),
-                name => {
-                    let next = here.join(name).ok()?;
-                    match self.tree.get(&next).map(|entry| &entry.kind) {
-                        Some(Kind::Symlink { target }) => {
-                            links += 1;
-                            if links > MAX_LINKS {
-                                return None;
-                            }
-                            if target.starts_with(b"/") {
-                                here = RootfsPath::root();
-                            }
-                            rest.extend(target.split(|b| *b == b'/').rev().map(<[u8]>::to_vec));
-                        }
-                        _ => here = next,
-                    }
-                }
-            }
-        }
-        Some(here)
+        let Ok(place) = Expected::resolve(self, path);
+        place
     }
 
     fn apply(&mut self, number: usize, layer: Layer) -> Result<(), MergeError> {

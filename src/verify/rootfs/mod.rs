@@ -13,20 +13,24 @@
 
 mod bytes;
 mod compare;
+mod expected;
 mod layered;
 mod merge;
 mod mtree;
 mod owners;
+mod packed;
 mod path;
 mod stubs;
 
 pub use bytes::MalformedBytes;
 pub use compare::{CheckedRootfs, Difference, MeasuredRootfs, What, compare, summary};
+pub use expected::{Expected, Said};
 pub use layered::{CheckedLayers, compare_above, compare_layers};
 pub use merge::{
     Layer, LayerBuilder, LayerEntry, LayerError, MAX_ENTRIES, MergeError, RootfsManifest, merge,
 };
 pub use owners::Owners;
+pub use packed::{Damaged, Place};
 pub use path::{MAX_NAME, MAX_PATH, PathError, RootfsPath, encode};
 pub use stubs::{Engine, Stubs};
 

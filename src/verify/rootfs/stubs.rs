@@ -1,6 +1,6 @@
 //! What an engine itself puts into a rootfs besides the image: a fixed list, by name.
 
-use super::{Entry, Kind, PathError, RootfsManifest, RootfsPath, owners::NOBODY};
+use super::{Entry, Expected, Kind, PathError, RootfsPath, owners::NOBODY};
 use std::fmt;
 
 /// Whose store the rootfs was mounted from; it decides which stubs are to be expected.
@@ -70,17 +70,15 @@ impl Stubs {
 
     /// The same, with the mount points also where the image's symbolic links lead
     /// (`/var/run/x` -> `/run/x`).
-    pub(super) fn resolved(&self, manifest: &RootfsManifest) -> Self {
-        let real = self
-            .mount_points
-            .iter()
-            .filter_map(|point| manifest.resolve(point.as_bytes()));
-        let mut mount_points: Vec<_> = real.collect();
-        mount_points.extend(self.mount_points.iter().cloned());
-        Self {
+    pub(super) fn resolved<E: Expected>(&self, manifest: &E) -> Result<Self, E::Error> {
+        let mut mount_points = self.mount_points.clone();
+        for point in &self.mount_points {
+            mount_points.extend(manifest.resolve(point.as_bytes())?);
+        }
+        Ok(Self {
             engine: self.engine,
             mount_points,
-        }
+        })
     }
 
     /// The name of the rule that explains why `found` stands at `path` instead of `expected`.

@@ -4,6 +4,17 @@ use super::*;
 use crate::rootfs::{Entry, Kind, LayerBuilder, LayerEntry, RootfsManifest, RootfsPath, merge};
 use crate::siglist::Programs;
 
+trait Whole {
+    fn check_whole(&self, rootfs: &RootfsManifest) -> Result<CheckedPrograms, Refusal>;
+}
+
+impl Whole for Admission {
+    fn check_whole(&self, rootfs: &RootfsManifest) -> Result<CheckedPrograms, Refusal> {
+        let Ok(checked) = self.check_rootfs(rootfs);
+        checked
+    }
+}
+
 /// A rootfs with these files (path, content) and symbolic links (path, target).
 fn rootfs(files: &[(&str, &str)], links: &[(&str, &str)]) -> RootfsManifest {
     let mut layer = LayerBuilder::default();
@@ -52,7 +63,7 @@ fn accept_rootfs_that_agrees() {
         &[("/usr/bin/app", "app"), ("/usr/bin/other", "x")],
         &[("/bin", "usr/bin")],
     );
-    let checked = admission(|_, _| ()).check_rootfs(&tree).unwrap();
+    let checked = admission(|_, _| ()).check_whole(&tree).unwrap();
     let (path, digest) = checked.resolve(&tree, b"/bin/app").unwrap();
     assert_eq!(
         (path.absolute().as_slice(), digest),
@@ -90,14 +101,14 @@ fn refuse_rootfs_with_other_content() {
         ),
     ] {
         let refusal = admission(|_, _| ())
-            .check_rootfs(&rootfs(files, &[]))
+            .check_whole(&rootfs(files, &[]))
             .unwrap_err();
         assert!(refusal.to_string().contains(why), "{refusal}");
         assert!(refusal.to_string().contains("rule demo"), "{refusal}");
     }
     // By a symbolic link is not by itself: the list names real paths.
     let linked = rootfs(&[("/opt/app", "app")], &[("/usr/bin/app", "/opt/app")]);
-    assert!(admission(|_, _| ()).check_rootfs(&linked).is_err());
+    assert!(admission(|_, _| ()).check_whole(&linked).is_err());
 }
 
 #[test]
@@ -116,7 +127,7 @@ fn refuse_mounts_that_hide_programs() {
         "usr/bin/",
     ] {
         let admission = admission(|_, profile| mount(profile, destination));
-        let refusal = admission.check_rootfs(&tree).expect_err(destination);
+        let refusal = admission.check_whole(&tree).expect_err(destination);
         assert!(
             refusal
                 .to_string()
@@ -126,12 +137,12 @@ fn refuse_mounts_that_hide_programs() {
     }
     assert!(
         admission(|_, p| mount(p, "/loop/x"))
-            .check_rootfs(&tree)
+            .check_whole(&tree)
             .is_err()
     );
     assert!(
         admission(|_, p| mount(p, "/data"))
-            .check_rootfs(&tree)
+            .check_whole(&tree)
             .is_ok()
     );
     // A file that is listed but is no program may be replaced by the engine (/etc/hosts).
@@ -140,12 +151,12 @@ fn refuse_mounts_that_hide_programs() {
         d.files
             .insert(b"/etc/hosts".to_vec(), [FileDigest::of(b"")].into());
     };
-    assert!(admission(|d, _| listed(d)).check_rootfs(&hosts).is_err());
+    assert!(admission(|d, _| listed(d)).check_whole(&hosts).is_err());
     let only_app = admission(|d, _| {
         listed(d);
         d.programs = Programs::Only([b"/usr/bin/app".to_vec()].into());
     });
-    assert!(only_app.check_rootfs(&hosts).is_ok());
+    assert!(only_app.check_whole(&hosts).is_ok());
 }
 
 #[test]
@@ -160,7 +171,7 @@ fn refuse_programs_that_are_reached_through_mounts() {
         ],
     );
     let checked = admission(|_, p| mount(p, "/data"))
-        .check_rootfs(&tree)
+        .check_whole(&tree)
         .unwrap();
     assert!(checked.resolve(&tree, b"/usr/bin/app").is_ok());
     for path in ["/data/app", "/run-it", "/data/../data/app", "/data"] {
