@@ -46,11 +46,24 @@ fn table() -> Result<BTreeMap<String, Fate>> {
         let fate = match fate {
             "denied" => Fate::Denied,
             "open" => Fate::Open,
+            "denied, since Linux 6.6" if executes_memory()? => Fate::Open,
+            "denied, since Linux 6.6" => Fate::Denied,
             _ => bail!("{row}"),
         };
         Ok((way.trim_matches('`').to_owned(), fate))
     })
     .collect()
+}
+
+/// Whether the kernel cannot be told to execute no memory files without refusing others too.
+fn executes_memory() -> Result<bool> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split(['.', '-']).map_while(|n| n.parse().ok());
+    let version: (u32, u32) = (
+        numbers.next().context("release")?,
+        numbers.next().unwrap_or(0),
+    );
+    Ok(version < (6, 6))
 }
 
 fn attacker(world: &World) -> Result<Image> {

@@ -24,6 +24,7 @@ pub struct Subject<'a> {
     pub admitted: &'a Admitted,
     pub identity: &'a Identity,
     pub tier: TierName,
+    pub memory_files: Latitude,
 }
 
 /// Extends PCRs 0 to 7 and 11 and returns what is to be bound.
@@ -33,6 +34,7 @@ pub fn measure(journal: &Journal, subject: &Subject<'_>, config: &Config) -> Res
         admitted,
         identity,
         tier,
+        memory_files,
     } = *subject;
     let admission = &admitted.admission;
     let rule = || admission.rule().to_owned();
@@ -142,6 +144,7 @@ pub fn measure(journal: &Journal, subject: &Subject<'_>, config: &Config) -> Res
     journal.record(&Event::Tier(Tier {
         tier,
         kernel: kernel(),
+        memory_files,
     }))?;
     Ok(claim)
 }

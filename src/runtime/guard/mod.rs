@@ -299,8 +299,7 @@ impl Guarded {
         let identified = vtpm.finish(run_dir);
         // when both failed, the refusal is what the user can act upon
         let mut admitted = admitted?;
-        let profile = admitted.admission.profile();
-        let gate = Gate::of(group, &application.rootfs, profile)?;
+        let gate = Gate::of(group, &application.rootfs, &admitted.admission)?;
         admitted.demand(gate.tier(), gate.lacks())?;
         let (swtpm, vtpm, identity) = identified?;
         let journal = Journal::new(
@@ -313,6 +312,7 @@ impl Guarded {
             admitted: &admitted,
             identity: &identity,
             tier: gate.tier(),
+            memory_files: gate.memory_files(),
         };
         let claim = measure::measure(&journal, &subject, &config)?;
         let certificate = match config.vtpm.ek_certificate {

@@ -7,7 +7,8 @@ use super::log::is_empty;
 use super::{Answer, Problem, all_of, ok, or_refuse, refused, waivable};
 use crate::check::Waiver;
 use crate::event::{
-    AUDITED, Enforce, Enter, EnterMode, EnterVerdict, Event, Inside, Policy, RootfsCheck, TierName,
+    AUDITED, Enforce, Enter, EnterMode, EnterVerdict, Event, Inside, Latitude, Policy, RootfsCheck,
+    TierName,
 };
 use crate::pcr;
 
@@ -211,7 +212,14 @@ pub(super) fn tier(facts: &Facts<'_>) -> Answer {
             waivable(facts, Waiver::TierNone, Problem::Refused(what.into()))
         }
         TierName::Fanotify => {
-            let what = "tier fanotify: what execve opens is judged; memory files, later mounts and mapped code are not";
+            let what = match effective.memory_files {
+                Latitude::Any => {
+                    "tier fanotify: what execve opens is judged; memory files, later mounts and mapped code are not"
+                }
+                Latitude::Deny => {
+                    "tier fanotify: what execve opens is judged, memory files are not executed; later mounts and mapped code are not judged"
+                }
+            };
             waivable(facts, Waiver::TierFanotify, Problem::Refused(what.into()))
         }
     }

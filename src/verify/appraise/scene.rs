@@ -303,6 +303,7 @@ impl Scene {
             Event::Tier(Tier {
                 tier: TierName::None,
                 kernel: "6.1.0".into(),
+                memory_files: Latitude::Any,
             }),
         ];
         events.extend((0..8).map(|n| Event::Separator(PcrIndex::new(n).unwrap())));

@@ -370,6 +370,16 @@ pub struct Tier {
     pub tier: TierName,
     /// `uname -r` of the host.
     pub kernel: String,
+    /// `deny`: the kernel executes no memory file (memfd_create(2)) in the container's pid namespace.
+    #[serde(default = "any", skip_serializing_if = "is_any")]
+    pub memory_files: Latitude,
+}
+
+fn any() -> Latitude {
+    Latitude::Any
+}
+fn is_any(latitude: &Latitude) -> bool {
+    *latitude == Latitude::Any
 }
 
 /// How far the kernel itself has checked the list's signature.

@@ -295,10 +295,24 @@ fn events() -> Vec<(Event, u8, &'static str, String)> {
             r#"{"detail":"/bin/x","kind":"exec-denied"}"#.into(),
         ),
         (
-            Event::Tier(Tier { tier: TierName::None, kernel: "6.1.0-18-amd64".into() }),
+            Event::Tier(Tier {
+                tier: TierName::None,
+                kernel: "6.1.0-18-amd64".into(),
+                memory_files: Latitude::Any,
+            }),
             11,
             "attestrun.tier",
             r#"{"kernel":"6.1.0-18-amd64","tier":"none"}"#.into(),
+        ),
+        (
+            Event::Tier(Tier {
+                tier: TierName::Fanotify,
+                kernel: "6.12.9".into(),
+                memory_files: Latitude::Deny,
+            }),
+            11,
+            "attestrun.tier",
+            r#"{"kernel":"6.12.9","memory_files":"deny","tier":"fanotify"}"#.into(),
         ),
         (
             Event::KernelKeys(KernelKeys { checked: KernelCheck::Chain, why: "no RSA".into() }),

@@ -13,6 +13,7 @@
 
 mod identity;
 mod judge;
+mod memory;
 mod places;
 mod settled;
 mod sys;
@@ -33,9 +34,9 @@ use std::{
 };
 use sys::{Asked, NoGroup};
 use verify::{
-    event::TierName,
+    event::{Latitude, TierName},
     policy::Admission,
-    profile::{How, LaunchProfile},
+    profile::How,
 };
 
 /// The kernel's group of events, held by keeper and guard.
@@ -81,21 +82,26 @@ pub enum Gate {
     Fanotify {
         group: OwnedFd,
         overlay: Own,
+        memory_files: Latitude,
     },
 }
 
 impl Gate {
-    pub fn of(group: Group, rootfs: &Path, profile: &LaunchProfile) -> Result<Self> {
+    pub fn of(group: Group, rootfs: &Path, admission: &Admission) -> Result<Self> {
         let group = match group {
             Group::Open(group) => group,
             Group::Lacking(lacks) => return Ok(Self::None { lacks }),
         };
-        if profile.namespace("mount") != How::New {
+        if admission.profile().namespace("mount") != How::New {
             let lacks = "it has no mount namespace of its own".to_owned();
             return Ok(Self::None { lacks });
         }
         Ok(match places::own(rootfs)? {
-            Ok(overlay) => Self::Fanotify { group, overlay },
+            Ok(overlay) => Self::Fanotify {
+                group,
+                overlay,
+                memory_files: memory::latitude(admission),
+            },
             Err(lacks) => Self::None { lacks },
         })
     }
@@ -104,6 +110,14 @@ impl Gate {
         match self {
             Self::None { .. } => TierName::None,
             Self::Fanotify { .. } => TierName::Fanotify,
+        }
+    }
+
+    /// Whether memory files are executed, which no tier here judges.
+    pub fn memory_files(&self) -> Latitude {
+        match self {
+            Self::None { .. } => Latitude::Any,
+            Self::Fanotify { memory_files, .. } => *memory_files,
         }
     }
 
@@ -117,10 +131,18 @@ impl Gate {
 
     /// Begins to watch, before the container's first program is executed.
     pub(super) fn arm(self, guarded: &Guarded, holdings: &Holdings) -> Result<()> {
-        let Self::Fanotify { group, overlay } = self else {
+        let Self::Fanotify {
+            group,
+            overlay,
+            memory_files,
+        } = self
+        else {
             return Ok(());
         };
         let init = holdings.init()?;
+        if memory_files == Latitude::Deny {
+            memory::deny(init)?;
+        }
         let settled = match overlay.settles {
             true => Settled::on(overlay.device)?,
             false => Settled::Never,

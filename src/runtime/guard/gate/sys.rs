@@ -1,5 +1,5 @@
-//! fanotify(7), which nix and rustix do not wrap, leases that are kept (fcntl(2)), and the clock's being set
-//! (timerfd_create(2)).
+//! fanotify(7), which nix and rustix do not wrap, leases that are kept (fcntl(2)), the clock's being set
+//! (timerfd_create(2)), and a word in another pid namespace.
 #![allow(unsafe_code)]
 
 use std::{
@@ -186,4 +186,38 @@ impl Clock {
         // not a timer that is over: ECANCELED says that the clock was set
         rustix::io::read(&self.0, &mut [0u8; 8]) != Err(rustix::io::Errno::AGAIN)
     }
+}
+
+/// Has a process of that pid namespace write `text`: some files of /proc/sys are its namespace's own.
+pub fn write_as_member(namespace: BorrowedFd<'_>, file: BorrowedFd<'_>, text: &[u8]) -> Result<()> {
+    let write = || {
+        // SAFETY: only children of this thread, which ends with this call, are born there.
+        if unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWPID) } != 0 {
+            return Err(Error::last_os_error());
+        }
+        // SAFETY: the child makes two async-signal-safe system calls.
+        let child = unsafe {
+            let child = libc::fork();
+            if child == 0 {
+                let written = libc::write(file.as_raw_fd(), text.as_ptr().cast(), text.len());
+                let all = usize::try_from(written) == Ok(text.len());
+                libc::_exit(i32::from(!all));
+            }
+            child
+        };
+        let child = rustix::process::Pid::from_raw(child).filter(|_| child > 0);
+        let child = child.ok_or_else(Error::last_os_error)?;
+        let ended = loop {
+            match rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty()) {
+                Err(rustix::io::Errno::INTR) => {}
+                other => break other?,
+            }
+        };
+        match ended.and_then(|(_, status)| status.exit_status()) {
+            Some(0) => Ok(()),
+            _ => Err(Error::other("the kernel does not take it")),
+        }
+    };
+    let failed = |_| Err(Error::other("the thread panicked"));
+    std::thread::scope(|scope| scope.spawn(write).join().unwrap_or_else(failed))
 }
