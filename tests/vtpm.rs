@@ -1,7 +1,8 @@
 //! The container's own TPM as the container sees it: tools of others work, what is not the workload's is
 //! refused, and nobody in there can keep the guard from its work.
 
-mod certificate; // what the host's TPM certifies and quotes by itself
+mod certificate;
+mod kept; // a vTPM whose state outlives its container // what the host's TPM certifies and quotes by itself
 
 use crate::{
     Module, Test,
@@ -49,6 +50,10 @@ pub const MODULE: Module = Module {
         Test::Once(
             "a_record_is_quoted_at_once",
             certificate::a_record_is_quoted_at_once,
+        ),
+        Test::Once(
+            "a_state_that_is_kept_is_the_last_one",
+            kept::is_the_last_one,
         ),
     ],
 };
@@ -101,6 +106,15 @@ pub fn as_files(files: &[(String, Vec<u8>)]) -> Vec<File<'_>> {
 
 /// A waiting container of that image, with a tmpfs at /tmp.
 fn with_tools(world: &World, rt: &Runtime, body: impl Fn(&Bundle) -> Result<()>) -> Result<()> {
+    with_bundle(world, |bundle| {
+        rt.up(bundle)?;
+        body(bundle)?;
+        rt.down(bundle)
+    })
+}
+
+/// Its bundle.
+fn with_bundle(world: &World, body: impl Fn(&mut Bundle) -> Result<()>) -> Result<()> {
     let image = image(world)?;
     let rule = publisher::rule("tpm", IMAGE, Path::new(TRUST));
     restoring(POLICY, || {
@@ -112,9 +126,7 @@ fn with_tools(world: &World, rt: &Runtime, body: impl Fn(&Bundle) -> Result<()>)
             mounts.push(tmpfs);
             bundle.config["process"]["env"] = json!(["PATH=/bin"]);
             bundle.write()?;
-            rt.up(&bundle)?;
-            body(&bundle)?;
-            rt.down(&bundle)
+            body(&mut bundle)
         })
     })
 }
@@ -508,7 +520,8 @@ fn without_a_place_there_is_none(world: &World) -> Result<()> {
         .says("/run/attestrun/tpm.sock")?
         .says_not("No such file")?;
     wanted.set("/linux/resources/vtpms", json!([{ "statePath": "/srv" }]))?;
-    rt.run(&wanted)?.says("statePath: its state is not kept")?;
+    rt.run(&wanted)?
+        .says("statePath: the host knows its place")?;
     // an engine's read-only tmpfs leaves no place
     let mut closed = bundle.again();
     let mounts = closed.config["mounts"].as_array_mut().context("mounts")?;

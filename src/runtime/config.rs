@@ -14,6 +14,8 @@ pub const POLICY: &str = "/etc/attestrun/policy.toml";
 pub const SIGNATURES: &str = "/var/lib/attestrun/signatures";
 /// The host AIK's blob and the binding log.
 pub const HOST_STATE: &str = "/var/lib/attestrun/host";
+/// Kept states of vTPMs, encrypted.
+pub const VTPM_STATES: &str = "/var/lib/attestrun/vtpms";
 
 /// The packaged file has 3 KiB.
 const MAX_CONFIG: u64 = 1 << 20;
@@ -122,6 +124,9 @@ pub struct Vtpm {
     /// Each vTPM has a certificate of its endorsement key, by this host's CA.
     #[serde(default)]
     pub ek_certificate: bool,
+    /// The states of the vTPMs of containers that ask for it are kept.
+    #[serde(default)]
+    pub persistent: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -81,7 +81,12 @@ impl Admitted {
 
 impl Guarding {
     /// Starts keeper, guard and vTPM; they get ready while the caller goes on.
-    pub fn begin(run_dir: &RunDir, run_id: &RunId, container: &ContainerId) -> Result<Self> {
+    pub fn begin(
+        run_dir: &RunDir,
+        run_id: &RunId,
+        container: &ContainerId,
+        kept: Option<String>,
+    ) -> Result<Self> {
         let (to_keeper, keepers) = Channel::pair()?;
         let (to_guard, guards) = Channel::pair()?;
         let (for_host, hosts) = Channel::pair()?;
@@ -106,6 +111,7 @@ impl Guarding {
         let begin = keeper::Begin {
             run_id: run_id.clone(),
             container: container.clone(),
+            kept,
         };
         let channels = [guards.into_fd(), hosts.into_fd()];
         this.to_keeper

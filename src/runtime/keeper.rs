@@ -28,6 +28,8 @@ use verify::id::{ContainerId, RunId};
 pub struct Begin {
     pub run_id: RunId,
     pub container: ContainerId,
+    /// The name of its vTPM, if that one's state is kept.
+    pub kept: Option<String>,
 }
 
 /// create → keeper, once the backend has made the container.

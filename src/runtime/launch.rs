@@ -12,7 +12,7 @@ use crate::{
     executables,
     guard::{self, ANNOTATIONS, Application, FromVerb, Joins, VtpmUid},
     guarding::{self, Agreed, Guarding},
-    host,
+    host, kept,
     lending::{self, Lending},
     sharing, slice, spawn,
     state::{Birth, Index, Init, Phase, RunDir, State},
@@ -53,11 +53,12 @@ pub fn create(
         request.console_socket.as_deref(),
         detached,
     )?;
+    let kept = kept::wanted(&bundle.spec, config, &globals.root, &request.id)?;
     let backend = Backend::choose(config, &bundle, globals.systemd_cgroup, request.no_pivot)?;
     let mut launch = Launch::claim(request, globals, &bundle, backend)?;
     let state = &mut launch.state;
     // keeper, guard and vTPM get ready while this process seals the bundle
-    let mut guarding = Guarding::begin(&state.run_dir(), &state.run_id, &state.id)?;
+    let mut guarding = Guarding::begin(&state.run_dir(), &state.run_id, &state.id, kept)?;
     let host = host::Client::connect(config)?;
     let (spec, rootfs) = (&bundle.spec, bundle.rootfs_fd.as_fd());
     let lending = Lending::choose(spec, bundle.wish, rootfs, config.vtpm.in_containers)?;

@@ -139,15 +139,15 @@ impl Vtpm {
             ),
             (
                 !self.state_path.is_empty(),
-                "statePath: its state is not kept",
+                "statePath: the host knows its place (annotation dev.attestrun.vtpm.persistent)",
             ),
             (
                 self.state_path_is_managed,
-                "statePathIsManaged: its state is not kept",
+                "statePathIsManaged: annotation dev.attestrun.vtpm.persistent says it",
             ),
             (
                 !self.encryption_password.is_empty(),
-                "encryptionPassword: its state is not kept",
+                "encryptionPassword: the host's TPM has the key of a state that is kept",
             ),
             (
                 self.create_certs,

@@ -18,6 +18,7 @@ mod host;
 mod hostlist;
 mod ipc;
 mod keeper;
+mod kept; // vTPMs whose state outlives their container
 mod keys;
 mod launch;
 mod layerwatch;

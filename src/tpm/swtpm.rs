@@ -45,6 +45,17 @@ pub fn arguments(data_fd: RawFd) -> Vec<OsString> {
     arguments.map(OsString::from).to_vec()
 }
 
+/// The same for a state that is kept: encrypted by the key of 32 bytes that `key_fd` gives.
+pub fn arguments_with_key(data_fd: RawFd, key_fd: RawFd) -> Vec<OsString> {
+    let mut arguments = arguments(data_fd);
+    arguments.push("--key".into());
+    arguments.push(format!("fd={key_fd},mode=aes-256-cbc,format=binary").into());
+    arguments
+}
+
+/// The file of a state in its directory.
+pub const STATE: &str = "tpm2-00.permall";
+
 /// The version in what `swtpm --version` prints (`TPM emulator version 0.7.1, Copyright …`).
 pub fn version(output: &str) -> Option<&str> {
     let rest = output

@@ -20,6 +20,9 @@ use std::os::unix::net::UnixStream;
 use verify::pcr::{Pcr, PcrIndex};
 use verify::tpm2::{self, TpmName, alg};
 
+/// TPMA_PERMANENT (Part 2, 8.6).
+const LOCKOUT_AUTH_SET: u32 = 1 << 2;
+
 /// A hierarchy that TPM2_HierarchyControl can close (Part 3, 24.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hierarchy {
@@ -62,20 +65,28 @@ impl Vtpm {
     /// (lockout authorization becomes a random value that is then forgotten) and, with the
     /// platform hierarchy, TPM2_ChangeEPS, TPM2_PCR_Allocate and TPM2_Clear again. Only a restart of
     /// swtpm opens that hierarchy again, and a restart shows in the reset count.
+    ///
+    /// In a vTPM whose state was kept the lockout authorization was forgotten at its first start.
     pub fn lock_down(&mut self) -> Result<(), Error> {
+        let [permanent, _] = self.permanent_and_startup_clear()?;
+        if permanent & LOCKOUT_AUTH_SET == 0 {
+            self.forget_lockout_auth()?;
+        }
+        self.hierarchy_control(Hierarchy::Platform, false)?;
+        self.check_locked_down()
+    }
+
+    fn forget_lockout_auth(&mut self) -> Result<(), Error> {
         let forgotten: [u8; 32] = random::bytes().map_err(Error::Random)?;
         let command = Command::new(Code::HIERARCHY_CHANGE_AUTH)
             .handle(RH_LOCKOUT)
             .password(b"")
             .parameters(Writer::default().sized(&forgotten));
-        self.run(&command)?;
-        self.hierarchy_control(Hierarchy::Platform, false)?;
-        self.check_locked_down()
+        self.run(&command)
     }
 
     /// TPMA_PERMANENT.lockoutAuthSet and not TPMA_STARTUP_CLEAR.phEnable (Part 2, 8.6 and 8.7).
     fn check_locked_down(&mut self) -> Result<(), Error> {
-        const LOCKOUT_AUTH_SET: u32 = 1 << 2;
         const PLATFORM_ENABLED: u32 = 1;
         let [permanent, startup_clear] = self.permanent_and_startup_clear()?;
         if permanent & LOCKOUT_AUTH_SET == 0 || startup_clear & PLATFORM_ENABLED != 0 {
@@ -135,6 +146,22 @@ impl Vtpm {
     /// "Attestation Commands"). `outside_info` ends up in its creation data.
     pub fn create_aik(&mut self, outside_info: &[u8; 32]) -> Result<Key, Error> {
         self.create_primary(&tpm2::aik_template(), outside_info)
+    }
+
+    /// The same where the state is kept: `start` makes it another key at each start, for a key that was
+    /// bound once is never bound again.
+    pub fn create_aik_of_start(
+        &mut self,
+        outside_info: &[u8; 32],
+        start: &[u8; 32],
+    ) -> Result<Key, Error> {
+        self.create_primary(&tpm2::aik_template_of(start), outside_info)
+    }
+
+    /// Before its process is ended: the state is then as it was left (TPM2_Shutdown(CLEAR)).
+    pub fn shut_down(&mut self) -> Result<(), Error> {
+        let command = Command::new(Code::SHUTDOWN).parameters(Writer::default().u16(0));
+        self.run(&command)
     }
 
     fn create_primary(&mut self, template: &[u8], outside_info: &[u8]) -> Result<Key, Error> {

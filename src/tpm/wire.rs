@@ -56,6 +56,7 @@ impl Code {
     pub const CONTAINERS: Self = Self::new(0, "a container's command");
     pub const STARTUP: Self = Self::new(0x144, "TPM2_Startup");
     pub const NV_READ: Self = Self::new(0x14E, "TPM2_NV_Read");
+    pub const SHUTDOWN: Self = Self::new(0x145, "TPM2_Shutdown");
     pub const POLICY_SECRET: Self = Self::new(0x151, "TPM2_PolicySecret");
     pub const IMPORT: Self = Self::new(0x156, "TPM2_Import");
     pub const LOAD: Self = Self::with_handle(0x157, "TPM2_Load");

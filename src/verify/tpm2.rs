@@ -21,8 +21,8 @@ pub use credential::{Credential, make_credential};
 pub use ek_certificate::{CertifiedEk, EkRefusal, certify};
 pub use outer::NoScalar;
 pub use public::{
-    AttestationKey, EndorsementKey, KeyRefusal, Public, aik_template, certifying_template,
-    ek_template,
+    AttestationKey, EndorsementKey, KeyRefusal, Public, aik_template, aik_template_of,
+    certifying_template, ek_template, sealed_template,
 };
 pub use quote::{QuoteError, QuotedPcrs, VerifiedQuote, verify_quote};
 pub use sealed::{MAX_SEALED, SealedObject, SealingRandom, pcr_policy, pcr_selection, seal};

@@ -30,12 +30,12 @@ use verify::{
     tpm2::{AttestationKey, Public, verify_quote},
 };
 
-const STATE: &str = "/var/lib/attestrun/host";
+pub const STATE: &str = "/var/lib/attestrun/host";
 const OFF: &str = "ek_certificate = false";
 const ON: &str = "ek_certificate = true";
 
 /// The host with `to` in place of `from` in its configuration, its services started anew after `prepare`.
-fn configured(
+pub fn configured(
     world: &World,
     from: &str,
     to: &str,

@@ -68,6 +68,17 @@ impl Journal {
         self.pages()?.vtpm.make().context("vTPM: its make")
     }
 
+    /// Whether it has a certificate of its endorsement key.
+    pub fn has_certificate(&self) -> Result<bool> {
+        let found = self.pages()?.vtpm.has_certificate();
+        found.context("vTPM: its certificate")
+    }
+
+    /// Nothing follows.
+    pub fn shut_down(&self) -> Result<()> {
+        self.pages()?.vtpm.shut_down().context("vTPM: shut-down")
+    }
+
     /// Leaves the certificate of its endorsement key in the vTPM.
     pub fn deliver(&self, certificate: &[u8]) -> Result<()> {
         let delivered = self.pages()?.vtpm.deliver(certificate);

@@ -34,6 +34,7 @@ use crate::{
     ending::{Holdings, Means},
     ipc::{Answer, Channel},
     keeper::Begin,
+    kept::KeptVtpm,
     keys, slice,
     state::RunDir,
     sys,
@@ -221,39 +222,41 @@ pub fn run(begin: Begin, lifeline: Channel, fds: Vec<OwnedFd>, group: Group) -> 
     let kept = Kept {
         kernel_keys: keys.as_ref().map(keys::Retained::said),
     };
-    serve::Service::new(
-        begin.run_id,
-        guarded,
-        holdings,
-        run_dir.path(),
-        lifeline,
-        host,
-    )?
-    .announce(&create, &kept)?
-    .run()
+    serve::Service::new(begin.run_id, guarded, holdings, &run_dir, lifeline, host)?
+        .announce(&create, &kept)?
+        .run()
 }
 
 /// A vTPM that makes its keys in a thread of its own.
 struct Starting {
     config: Config,
     identity: thread::JoinHandle<Result<(Child, Vtpm, swtpm::Identity)>>,
+    kept: Option<KeptVtpm>,
 }
 
 impl Starting {
     fn begin(begin: &Begin, run_dir: &RunDir) -> Result<Self> {
         let config = Config::load()?;
         let uid = VtpmUid::take(config.vtpm.uid_range, run_dir.path(), std::process::id())?;
-        let swtpm = swtpm::Swtpm::start(&config, &run_dir.bounded(), uid)?;
+        let kept = begin.kept.as_deref();
+        let kept = kept.map(|name| KeptVtpm::open(&config, name)).transpose()?;
+        let swtpm = swtpm::Swtpm::start(&config, &run_dir.bounded(), uid, kept.as_ref())?;
         let vtpm = swtpm.child.id();
         let outside_info: [u8; 32] = Sha256::digest(begin.container.as_str()).into();
         let run_id = begin.run_id.clone();
+        let start = kept.is_some();
+        let start = start.then(|| Sha256::digest(run_id.as_str()).into());
         let identity = thread::spawn(move || {
             // while swtpm gets ready to answer
             slice::enter(run_id.as_str())?;
             slice::join(run_id.as_str(), &[vtpm])?;
-            swtpm.identify(&outside_info)
+            swtpm.identify(&outside_info, start.as_ref())
         });
-        Ok(Self { config, identity })
+        Ok(Self {
+            config,
+            identity,
+            kept,
+        })
     }
 
     fn finish(self, run_dir: &RunDir) -> Result<(Child, Vtpm, swtpm::Identity)> {
@@ -276,6 +279,7 @@ struct Guarded {
     record: Option<String>,
     list: Option<ListText>,
     certificate: Certificate,
+    kept: Option<KeptVtpm>,
 }
 
 /// Of the vTPM's endorsement key, by the host's CA.
@@ -290,12 +294,13 @@ enum Certificate {
 impl Guarded {
     fn admit(
         application: Application,
-        vtpm: Starting,
+        mut vtpm: Starting,
         run_dir: &RunDir,
         group: Group,
     ) -> Result<(Self, Gate)> {
         let config = vtpm.config.clone();
         let admitted = admit::admit(&application, &config, run_dir);
+        let kept = vtpm.kept.take();
         let identified = vtpm.finish(run_dir);
         // when both failed, the refusal is what the user can act upon
         let mut admitted = admitted?;
@@ -316,6 +321,8 @@ impl Guarded {
         };
         let claim = measure::measure(&journal, &subject, &config)?;
         let certificate = match config.vtpm.ek_certificate {
+            // left there by an earlier start
+            true if kept.is_some() && journal.has_certificate()? => Certificate::Settled,
             true => Certificate::Awaited(endorsable(&journal, &identity)?),
             false => Certificate::Settled,
         };
@@ -343,6 +350,7 @@ impl Guarded {
             record: None,
             list: list.transpose()?,
             certificate,
+            kept,
         };
         Ok((guarded, gate))
     }

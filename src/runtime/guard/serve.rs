@@ -9,6 +9,8 @@ use crate::{
     ending::{Holdings, has_ended},
     host,
     ipc::{Answer, Channel, Refused},
+    kept::KeptVtpm,
+    state::RunDir,
 };
 use anyhow::{Context, Result, bail, ensure};
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
@@ -18,12 +20,13 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 use verify::{
     event::{Event, Fault},
     id::RunId,
+    policy::{Admission, Programs},
 };
 
 /// A verb says what it wants at once, or loses its turn.
@@ -44,6 +47,7 @@ pub struct Service {
     vtpm_end: OwnedFd,
     started: bool,
     run_dir: PathBuf,
+    vtpm_state: PathBuf,
 }
 
 /// Why the guard stops.
@@ -58,10 +62,12 @@ impl Service {
         run_id: RunId,
         guarded: Guarded,
         holdings: Holdings,
-        run_dir: &Path,
+        run_dir: &RunDir,
         keeper: Channel,
         host: Channel,
     ) -> Result<Self> {
+        let vtpm_state = swtpm::state_of(&run_dir.bounded());
+        let run_dir = run_dir.path();
         let socket = run_dir.join(SOCKET);
         let listener = UnixListener::bind(&socket)
             .with_context(|| format!("cannot listen on {}", socket.display()))?;
@@ -77,6 +83,7 @@ impl Service {
             vtpm_end,
             started: false,
             run_dir,
+            vtpm_state,
         })
     }
 
@@ -101,8 +108,15 @@ impl Service {
             eprintln!("attestrun guard: {why}: the container is killed");
             self.holdings.end();
         }
+        let kept = self.guarded.kept.take().filter(KeptVtpm::has_run);
+        let shut_down = kept.is_some().then(|| self.guarded.journal.shut_down());
         self.guarded.swtpm.kill().ok();
         self.guarded.swtpm.wait().ok();
+        if let (Some(kept), Some(shut_down)) = (kept, shut_down)
+            && let Err(error) = shut_down.and_then(|()| kept.ended(&self.vtpm_state))
+        {
+            eprintln!("attestrun guard: the vTPM's state is lost: {error:#}");
+        }
         std::fs::remove_file(self.run_dir.join(SOCKET)).ok();
         Ok(())
     }
@@ -183,6 +197,9 @@ impl Service {
             return Err(Refused("refused: the container was started before".into()).into());
         }
         self.certified()?;
+        if let Some(kept) = &mut self.guarded.kept {
+            kept.runs(whose(&self.guarded.admitted.admission))?;
+        }
         let path = self.guarded.start(&self.holdings)?;
         self.started = true;
         Ok(path)
@@ -264,6 +281,14 @@ impl Service {
         if let Ok(channel) = rejoin() {
             self.host = Some(channel);
         }
+    }
+}
+
+/// Whose a vTPM's kept state is: nobody else's container gets it, whatever its id.
+fn whose(admission: &Admission) -> String {
+    match admission.programs() {
+        Programs::Listed(listed) => format!("tenant {}", listed.signer().tenant()),
+        _ => format!("rule {}", admission.rule()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A container's own TPM: an swtpm without privileges, spoken to over a socket pair that has no name,
 //! ended by the end of its guard.
 
-use crate::{config::Config, spawn};
+use crate::{config::Config, kept::KeptVtpm, spawn};
 use anyhow::{Context, Result, ensure};
 use rustix::{
     fs::{Mode, chown, mkdir},
@@ -52,30 +52,46 @@ impl Swtpm {
     /// Starts swtpm on a fresh state directory below `place`. Call it before any thread exists:
     /// it changes the current directory, which swtpm takes as its state (its uid cannot reach the
     /// directory by path), and opens a descriptor for it.
-    pub fn start(config: &Config, place: &Path, uid: u32) -> Result<Self> {
-        let state = place.join("vtpm");
+    pub fn start(config: &Config, place: &Path, uid: u32, kept: Option<&KeptVtpm>) -> Result<Self> {
+        let state = state_of(place);
         mkdir(&state, Mode::RWXU).with_context(|| format!("cannot make {}", state.display()))?;
         chown(&state, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)))?;
+        if let Some(kept) = kept {
+            kept.lay(&state, uid)?;
+        }
         rustix::process::chdir(&state)
             .with_context(|| format!("cannot change to {}", state.display()))?;
         rustix::thread::set_no_new_privs(true).context("cannot set no_new_privs")?;
 
         let (data, their_data) = UnixStream::pair()?;
-        let arguments = tpm::swtpm::arguments(their_data.as_raw_fd());
         fcntl_setfd(&their_data, FdFlags::empty())?;
+        let key = kept.map(KeptVtpm::key_fd).transpose()?;
+        let arguments = match &key {
+            None => tpm::swtpm::arguments(their_data.as_raw_fd()),
+            Some(key) => {
+                fcntl_setfd(key, FdFlags::empty())?;
+                tpm::swtpm::arguments_with_key(their_data.as_raw_fd(), key.as_raw_fd())
+            }
+        };
         let child = spawn::swtpm(&config.swtpm, &arguments, uid, &place.join("swtpm.log"))?;
         Ok(Self { child, data })
     }
 
     /// Locks the TPM down and makes its keys: endorsement key, and the attestation key whose creation
-    /// data name the container.
-    pub fn identify(self, outside_info: &[u8; 32]) -> Result<(Child, Vtpm, Identity)> {
+    /// data name the container. Where the state is kept, `start` makes the latter this start's own.
+    pub fn identify(
+        self,
+        outside_info: &[u8; 32],
+        start: Option<&[u8; 32]>,
+    ) -> Result<(Child, Vtpm, Identity)> {
         let mut vtpm = Vtpm::new(self.data);
         vtpm.lock_down().context("vTPM: lock down")?;
         let ek = vtpm.create_ek().context("vTPM: endorsement key")?;
-        let aik = vtpm
-            .create_aik(outside_info)
-            .context("vTPM: attestation key")?;
+        let aik = match start {
+            None => vtpm.create_aik(outside_info),
+            Some(start) => vtpm.create_aik_of_start(outside_info, start),
+        };
+        let aik = aik.context("vTPM: attestation key")?;
         // it can be made again, and a vTPM has room for three objects: the rest is the container's
         vtpm.flush(ek.clone()).context("vTPM: endorsement key")?;
         let clock = vtpm.read_clock().context("vTPM: clock")?;
@@ -87,6 +103,11 @@ impl Swtpm {
         };
         Ok((self.child, vtpm, identity))
     }
+}
+
+/// Where its state is while it runs.
+pub fn state_of(place: &Path) -> PathBuf {
+    place.join("vtpm")
 }
 
 /// What swtpm said before it stopped answering.

@@ -3,6 +3,7 @@
 
 mod early_quote; // the record, signed as soon as it is bound
 mod endorse; // certificates of vTPMs
+mod kept; // states of vTPMs that are kept
 
 use super::{
     Enrolled,
@@ -58,6 +59,8 @@ pub struct Core {
     /// Whether the CA of vTPMs is loaded.
     endorses: bool,
     early_quotes: Option<EarlyQuotes>,
+    /// Locked before `state`, when both are.
+    kept: Option<kept::Kept>,
     /// Apart from the TPM, so that who only looks does not wait for a quote.
     running: Mutex<HashMap<RunId, Arc<Bound>>>,
     batches: Batches,
@@ -101,6 +104,11 @@ impl Core {
                 .with_context(|| format!("the attestation key {} is corrupt", service::AIK))?,
         )
         .with_context(|| format!("the host TPM does not load the key {}", service::AIK))?;
+        // before other keys are loaded: a TPM has room for three
+        let kept = match config.vtpm.persistent {
+            true => Some(kept::Kept::open(&mut tpm)?),
+            false => None,
+        };
         if config.vtpm.ek_certificate {
             endorse::load(&mut tpm)?;
         }
@@ -135,6 +143,7 @@ impl Core {
             state: Mutex::new(State { tpm, pcr, log, seq }),
             endorses: config.vtpm.ek_certificate,
             early_quotes,
+            kept,
             running: Mutex::default(),
             batches: Batches::default(),
         })
@@ -475,6 +484,9 @@ pub fn enroll(config: &Config) -> Result<Enrolled> {
     })?;
     if fresh {
         save(path, &blob.encode())?;
+    }
+    if config.vtpm.persistent {
+        kept::enroll(&mut tpm)?;
     }
     let vtpm_ca = match config.vtpm.ek_certificate {
         true => Some(endorse::enroll(&mut tpm)?),

@@ -5,6 +5,7 @@
 mod batch;
 mod challenge;
 mod core;
+mod ledger;
 mod log;
 mod nurse;
 pub mod service;
@@ -13,10 +14,10 @@ use crate::{
     config::Config,
     guard::Endorsable,
     ipc::{Answer, Channel},
-    spawn,
+    kept, spawn,
 };
 use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     ffi::OsString,
     fs::{self, DirBuilder, File},
@@ -28,7 +29,9 @@ use std::{
     thread,
     time::Duration,
 };
-use verify::{binding::Claim, event::HostLink, id::RunId, profile::Peer, tpm2::TpmName};
+use verify::{
+    binding::Claim, digest::FileDigest, event::HostLink, id::RunId, profile::Peer, tpm2::TpmName,
+};
 
 const DIR: &str = "/run/attestrun-host";
 /// For root alone: create, and guards whose host service was restarted.
@@ -40,6 +43,8 @@ const ON_DEMAND: &str = "--on-demand";
 const NURSED: &str = "--nursed";
 /// The argument that makes the host's key instead of serving.
 const ENROLL: &str = "enroll";
+/// Gives a kept state of a vTPM up.
+const FORGET: &str = "forget";
 
 /// Between two messages of one conversation.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -52,6 +57,8 @@ pub enum Request {
     Hello,
     /// Whose these namespaces are (device and inode); answered with `Vec<Option<Peer>>`.
     Owners { namespaces: Vec<(u64, u64)> },
+    /// Of a kept vTPM.
+    Vtpm(OfVtpm),
     /// Log and extend; answered with the record (canonical JSON). Descriptor: the channel to the guard.
     Bind {
         run_id: RunId,
@@ -70,6 +77,33 @@ pub enum Request {
     Rejoin { run_id: RunId, record: String },
 }
 
+/// What is asked about a kept vTPM, by its name ([`crate::kept`]); answered with `()`, but for `Open`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OfVtpm {
+    /// Answered with [`OpenedVtpm`].
+    Open { name: String },
+    /// Its container, one of this owner's, starts from this state.
+    Runs {
+        name: String,
+        state: Option<FileDigest>,
+        owner: String,
+    },
+    /// Its container has ended, in this state.
+    Ended { name: String, state: FileDigest },
+    /// Its state is given up.
+    Forget { name: String },
+}
+
+/// What a guard needs for a kept vTPM.
+#[derive(Serialize, Deserialize)]
+pub struct OpenedVtpm {
+    /// 32 bytes in base64.
+    pub key: String,
+    /// SHA-256 of the state that it was left in; absent: there never was one.
+    pub state: Option<FileDigest>,
+}
+
 /// What enrolling made or found: the host's identity for every challenger.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Enrolled {
@@ -84,6 +118,15 @@ pub struct Enrolled {
 /// `attestrun host …`: becomes the service.
 pub fn become_service(words: &[OsString]) -> Result<()> {
     let config = Config::load()?;
+    if let [word, name] = words
+        && word == FORGET
+    {
+        let name = name.to_str().context("the name of a vTPM")?;
+        Client::connect(&config)?.of_vtpm::<()>(OfVtpm::Forget {
+            name: name.to_owned(),
+        })?;
+        return kept::remove(name);
+    }
     Err(spawn::become_host_service(&config.host_service, words))
 }
 
@@ -124,6 +167,12 @@ impl Client {
     pub fn hello(&self) -> Result<HostLink> {
         self.0
             .ask::<_, Answer<_>>(&Request::Hello, &[])?
+            .into_result()
+    }
+
+    pub fn of_vtpm<T: DeserializeOwned>(&self, request: OfVtpm) -> Result<T> {
+        self.0
+            .ask::<_, Answer<T>>(&Request::Vtpm(request), &[])?
             .into_result()
     }
 

@@ -2,7 +2,8 @@
 //! a nonce; nobody hands it qualifying data.
 
 use super::{
-    CONTROL, DIR, ENROLL, NURSED, ON_DEMAND, PATIENCE, Request, challenge, core, core::Core, nurse,
+    CONTROL, DIR, ENROLL, NURSED, ON_DEMAND, OfVtpm, PATIENCE, Request, challenge, core,
+    core::Core, nurse,
 };
 use crate::{
     config::{self, Config},
@@ -36,6 +37,10 @@ pub(super) const AIK: &str = "/var/lib/attestrun/host/aik";
 pub(super) const VTPM_CA: &str = "/var/lib/attestrun/host/vtpm-ca";
 /// Its certificate.
 pub(super) const VTPM_CA_CERTIFICATE: &str = "/var/lib/attestrun/host/vtpm-ca.pem";
+
+/// The secret of kept vTPMs, sealed, and which state each was left in.
+pub(super) const VTPM_MASTER: &str = "/var/lib/attestrun/host/vtpm-master";
+pub(super) const VTPM_LEDGER: &str = "/var/lib/attestrun/host/vtpm-ledger";
 
 /// `attestrun-host [--on-demand | enroll]`.
 pub fn main(arguments: &[OsString]) -> Result<()> {
@@ -155,6 +160,19 @@ fn converse(core: &Core, peer: &Channel) -> Result<()> {
             Request::Hello => peer.send(&Answer::Ok(core.link()), &[])?,
             Request::Owners { namespaces } => {
                 peer.send(&Answer::of(core.owners(&namespaces)), &[])?;
+            }
+            Request::Vtpm(OfVtpm::Open { name }) => {
+                peer.send(&Answer::of(core.open_vtpm(&name)), &[])?;
+            }
+            Request::Vtpm(OfVtpm::Runs { name, state, owner }) => {
+                let runs = core.vtpm_runs(&name, state, owner);
+                peer.send(&Answer::of(runs), &[])?;
+            }
+            Request::Vtpm(OfVtpm::Ended { name, state }) => {
+                peer.send(&Answer::of(core.vtpm_ended(&name, state)), &[])?;
+            }
+            Request::Vtpm(OfVtpm::Forget { name }) => {
+                peer.send(&Answer::of(core.forget_vtpm(&name)), &[])?;
             }
             Request::Bind {
                 run_id,

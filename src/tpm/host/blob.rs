@@ -5,12 +5,17 @@
 //! belongs to root, mode 0600; who writes and reads it is the caller.
 
 use std::{fmt, marker::PhantomData};
-use verify::tpm2::{Public, TpmName};
+use verify::tpm2::{Public, TpmName, alg};
 
 /// What a key is for: one file is never taken for the other.
 pub trait Role {
     /// Names the format and its version.
     const MAGIC: &'static [u8];
+
+    /// Whether `public` (TPMT_PUBLIC) is of that kind.
+    fn check(public: &[u8]) -> Result<(), BlobError> {
+        Public::parse(public).map(drop).map_err(BlobError::Public)
+    }
 }
 
 /// The host's attestation key.
@@ -29,8 +34,24 @@ impl Role for VtpmCa {
     const MAGIC: &'static [u8] = b"attestrun vtpm ca 1\n";
 }
 
+/// The secret behind the kept states of vTPMs, sealed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Master {}
+
+impl Role for Master {
+    const MAGIC: &'static [u8] = b"attestrun vtpm master 1\n";
+
+    fn check(public: &[u8]) -> Result<(), BlobError> {
+        match public.starts_with(&alg::KEYEDHASH.to_be_bytes()) {
+            true => Ok(()),
+            false => Err(BlobError::Kind),
+        }
+    }
+}
+
 pub type AikBlob = KeyBlob<Aik>;
 pub type VtpmCaBlob = KeyBlob<VtpmCa>;
+pub type MasterBlob = KeyBlob<Master>;
 
 const AUTH: usize = 32;
 /// Longer than any TPM2B_PUBLIC or TPM2B_PRIVATE of an ECC key.
@@ -46,6 +67,8 @@ pub enum BlobError {
     Trailing(usize),
     #[error("the {0} part has {1} bytes")]
     Size(&'static str, usize),
+    #[error("the public part is no sealed data's")]
+    Kind,
     #[error("the public part is malformed: {0}")]
     Public(verify::tpm2::Malformed),
 }
@@ -75,7 +98,7 @@ impl<R: Role> KeyBlob<R> {
                 return Err(BlobError::Size(name, part.len()));
             }
         }
-        Public::parse(&public).map_err(BlobError::Public)?;
+        R::check(&public)?;
         Ok(Self {
             public,
             private,

@@ -22,6 +22,11 @@ pub enum Step {
     CreateCa,
     LoadCa,
     Sign,
+    Seal,
+    LoadSealed,
+    Unseal,
+    DefineCounter,
+    Counter,
     Session,
     Policy,
     Extend,
@@ -43,6 +48,11 @@ impl Step {
             Self::CreateCa => "TPM2_Create of the vTPM CA's key",
             Self::LoadCa => "TPM2_Load of the vTPM CA's key",
             Self::Sign => "TPM2_Sign with the vTPM CA's key",
+            Self::Seal => "TPM2_Create of the sealed secret of vTPMs",
+            Self::LoadSealed => "TPM2_Load of the sealed secret of vTPMs",
+            Self::Unseal => "TPM2_Unseal of the secret of vTPMs",
+            Self::DefineCounter => "TPM2_NV_DefineSpace of the counter of vTPMs' states",
+            Self::Counter => "the counter of vTPMs' states (TPM2_NV_Increment, TPM2_NV_Read)",
             Self::Session => "TPM2_StartAuthSession",
             Self::Policy => "TPM2_PolicySecret of the endorsement hierarchy",
             Self::Extend => "TPM2_PCR_Extend",
@@ -87,10 +97,13 @@ impl Step {
             Self::CreateEk | Self::Policy | Self::Clock if rc.is_wrong_auth() => {
                 HostError::EndorsementAuth { command, rc }
             }
-            Self::Quote | Self::Activate | Self::Sign if rc.is_wrong_auth() => {
+            Self::DefineCounter if rc.is_wrong_auth() => HostError::OwnerAuth { command, rc },
+            Self::Quote | Self::Activate | Self::Sign | Self::Unseal | Self::Counter
+                if rc.is_wrong_auth() =>
+            {
                 HostError::KeyAuth { command, rc }
             }
-            Self::LoadAik | Self::LoadCa
+            Self::LoadAik | Self::LoadCa | Self::LoadSealed
                 if matches!(rc.name(), Some("INTEGRITY" | "BINDING" | "SENSITIVE")) =>
             {
                 HostError::ForeignKey { command, rc }
@@ -148,11 +161,9 @@ pub fn flush_leftovers(context: &mut Context) -> Result<(), HostError> {
     Ok(())
 }
 
-/// The whole content of an NV index, with the owner's authorization; `None`: there is none.
-pub fn nv_content(context: &mut Context, index: u32) -> Result<Option<Vec<u8>>, HostError> {
-    /// Any TPM reads so many bytes at once (TPM_PT_NV_BUFFER_MAX is 512 at least in the PC Client profile).
-    const PIECE: u16 = 512;
-    const STEP: Step = Step::Certificate;
+/// The index, if it is there.
+pub fn nv_index(context: &mut Context, index: u32) -> Result<Option<NvIndexHandle>, HostError> {
+    const STEP: Step = Step::Capability;
     let (data, _) = context
         .execute_without_session(|c| c.get_capability(CapabilityType::Handles, index, 1))
         .map_err(STEP.failed())?;
@@ -163,10 +174,20 @@ pub fn nv_content(context: &mut Context, index: u32) -> Result<Option<Vec<u8>>, 
     if list.into_inner().first() != Some(&TpmHandle::NvIndex(wanted)) {
         return Ok(None);
     }
-    let handle: NvIndexHandle = context
+    context
         .execute_without_session(|c| c.tr_from_tpm_public(TpmHandle::NvIndex(wanted)))
-        .map_err(STEP.failed())?
-        .into();
+        .map(|handle| Some(handle.into()))
+        .map_err(STEP.failed())
+}
+
+/// The whole content of an NV index, with the owner's authorization; `None`: there is none.
+pub fn nv_content(context: &mut Context, index: u32) -> Result<Option<Vec<u8>>, HostError> {
+    /// Any TPM reads so many bytes at once (TPM_PT_NV_BUFFER_MAX is 512 at least in the PC Client profile).
+    const PIECE: u16 = 512;
+    const STEP: Step = Step::Certificate;
+    let Some(handle) = nv_index(context, index)? else {
+        return Ok(None);
+    };
     let (public, _) = context
         .execute_without_session(|c| c.nv_read_public(handle))
         .map_err(STEP.failed())?;

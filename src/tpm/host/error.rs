@@ -41,6 +41,15 @@ pub enum HostError {
         "{command}: the endorsement hierarchy has an authorization value ({rc}); attestrun needs it empty: tpm2_changeauth -c endorsement"
     )]
     EndorsementAuth { command: &'static str, rc: Rc },
+    #[error(
+        "{command}: the owner's hierarchy has an authorization value ({rc}); attestrun needs it empty while it makes \
+         the counter: tpm2_changeauth -c owner"
+    )]
+    OwnerAuth { command: &'static str, rc: Rc },
+    #[error(
+        "the host TPM has no counter of vTPMs' states (NV index {0:#x}): it was cleared, or it is another TPM"
+    )]
+    NoCounter(u32),
     #[error("{command}: the authorization value is not the one of this key ({rc})")]
     KeyAuth { command: &'static str, rc: Rc },
     #[error(

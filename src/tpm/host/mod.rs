@@ -7,9 +7,10 @@ mod blob;
 mod command;
 mod device;
 mod error;
+mod master;
 mod vtpm_ca;
 
-pub use blob::{AikBlob, BlobError, VtpmCaBlob};
+pub use blob::{AikBlob, BlobError, MasterBlob, VtpmCaBlob};
 pub use device::Root;
 pub use error::HostError;
 
@@ -27,8 +28,8 @@ use tss_esapi::{
     },
     structures::{
         AttestInfo, Auth, Data, Digest, DigestValues, EncryptedSecret, IdObject, PcrSelectionList,
-        PcrSelectionListBuilder, PcrSlot, Private, Public, Signature, SignatureScheme,
-        SymmetricDefinition,
+        PcrSelectionListBuilder, PcrSlot, Private, Public, SensitiveData, Signature,
+        SignatureScheme, SymmetricDefinition,
     },
     traits::{Marshall as _, UnMarshall as _},
 };
@@ -95,7 +96,7 @@ impl HostTpm {
     /// authorization value. Not a primary, which whoever may open the TPM could make again from its
     /// template without knowing any secret. The key is not loaded yet.
     pub fn create_aik(&mut self) -> Result<AikBlob, HostError> {
-        let blob = self.create_child(Step::CreateAik, &tpm2::aik_template())?;
+        let blob = self.create_child(Step::CreateAik, &tpm2::aik_template(), None)?;
         attestation_key(blob.public())?;
         Ok(blob)
     }
@@ -104,12 +105,13 @@ impl HostTpm {
         &mut self,
         step: Step,
         template: &[u8],
+        sealed: Option<SensitiveData>,
     ) -> Result<KeyBlob<R>, HostError> {
         let auth: [u8; 32] = random::bytes().map_err(HostError::Random)?;
         let secret = Auth::try_from(auth.as_slice()).map_err(step.failed())?;
         let template = public(template, step)?;
         let created = self.under_ek(step, |context, ek| {
-            context.create(ek, template, Some(secret), None, None, None)
+            context.create(ek, template, Some(secret), sealed, None, None)
         })?;
         let public = created.out_public.marshall().map_err(step.failed())?;
         KeyBlob::new(public, created.out_private.value().to_vec(), auth).map_err(HostError::Blob)

@@ -95,7 +95,7 @@ struct Subject<'a> {
 impl HostTpm {
     /// Makes the CA's key. It is not loaded yet.
     pub fn create_vtpm_ca(&mut self) -> Result<VtpmCaBlob, HostError> {
-        let blob = self.create_child(Step::CreateCa, &tpm2::certifying_template())?;
+        let blob = self.create_child(Step::CreateCa, &tpm2::certifying_template(), None)?;
         Public::parse(blob.public()).map_err(HostError::KeyPublic)?;
         Ok(blob)
     }

@@ -5,7 +5,7 @@ use super::Vtpm;
 use crate::Make;
 use crate::channel::Error;
 use crate::filter::EK_CERTIFICATE;
-use crate::wire::{Code, Command, PT_FIXED, RH_OWNER, Writer};
+use crate::wire::{CAP_HANDLES, Code, Command, PT_FIXED, RH_OWNER, Writer};
 use verify::tpm2::alg;
 
 /// TPMA_NV (Part 2, 13.4). The platform's hierarchy is closed by then, so the index is the owner's; the
@@ -31,6 +31,24 @@ impl Vtpm {
             revision,
             manufacturer,
             firmware,
+        })
+    }
+
+    /// Whether there is one.
+    pub fn has_certificate(&mut self) -> Result<bool, Error> {
+        let wanted = Writer::default()
+            .u32(CAP_HANDLES)
+            .u32(EK_CERTIFICATE)
+            .u32(1);
+        let command = Command::new(Code::GET_CAPABILITY).parameters(wanted);
+        self.channel.read(&command, |_, reader| {
+            reader.u8()?; // moreData
+            reader.u32()?; // capability
+            // the first index from there on, if there is one
+            let count = reader.u32()?;
+            (0..count).try_fold(false, |found, _| {
+                reader.u32().map(|handle| found || handle == EK_CERTIFICATE)
+            })
         })
     }
 

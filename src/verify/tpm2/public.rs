@@ -63,10 +63,34 @@ pub fn aik_template() -> Vec<u8> {
     signing_template(AIK_ATTRIBUTES)
 }
 
+/// The same with `unique` in the place of the point: of one seed, another key for each.
+pub fn aik_template_of(unique: &[u8; 32]) -> Vec<u8> {
+    let mut t = aik_template();
+    t.truncate(t.len() - 4); // two empty coordinates
+    t.extend(32u16.to_be_bytes());
+    t.extend(unique);
+    t.extend([0, 0]);
+    t
+}
+
 /// TPMT_PUBLIC template of a key that signs certificates: the same, not restricted. It is no
 /// [`AttestationKey`]: it would sign a forged TPMS_ATTEST as well.
 pub fn certifying_template() -> Vec<u8> {
     signing_template(AIK_ATTRIBUTES & !RESTRICTED)
+}
+
+/// TPMT_PUBLIC template of data that is sealed below a storage key, used with an authorization value.
+pub fn sealed_template() -> Vec<u8> {
+    let attributes = FIXED_TPM | FIXED_PARENT | USER_WITH_AUTH | NO_DA;
+    [
+        &alg::KEYEDHASH.to_be_bytes()[..],
+        &alg::SHA256.to_be_bytes(),
+        &attributes.to_be_bytes(),
+        &[0, 0], // no policy
+        &alg::NULL.to_be_bytes(),
+        &[0, 0],
+    ]
+    .concat()
 }
 
 fn signing_template(attributes: u32) -> Vec<u8> {

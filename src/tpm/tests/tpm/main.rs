@@ -5,6 +5,8 @@ mod checkquote; // tpm2_checkquote
 mod filter; // what a container may say, and what it cannot reach
 #[cfg(feature = "host")]
 mod host; // the host TPM, played by an swtpm over loopback TCP: a software root
+#[cfg(feature = "host")]
+mod kept; // what kept states of vTPMs rest on
 mod peer; // a vTPM that does not keep to the rules
 mod sealed; // what a challenger seals to a vTPM, and the ways to it
 #[cfg_attr(

@@ -250,7 +250,7 @@ fn refusals_name_command_and_reason() {
     vtpm.lock_down().unwrap();
     let text = vtpm.lock_down().unwrap_err().to_string();
     assert!(
-        text.starts_with("TPM2_HierarchyChangeAuth: the vTPM refused: "),
+        text.starts_with("TPM2_HierarchyControl: the vTPM refused: "),
         "{text}"
     );
     // A refusal does not break the connection.
