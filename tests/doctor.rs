@@ -63,6 +63,14 @@ pub fn findings(said: &Value, check: &str) -> Result<Vec<Value>> {
 fn what_is_missing_is_named(world: &World) -> Result<()> {
     let good = ["configuration", "policy", "host-key", "serials", "tier"];
     let said = diagnosis(world)?;
+    let sha256 = findings(&said, "sha256")?[0]["detail"].clone();
+    let version = cmd!(world.program("attestrun")?, "--version").ok()?.stdout;
+    ensure!(
+        version
+            .lines()
+            .any(|line| line.strip_prefix("sha256: ") == sha256.as_str()),
+        "{sha256} and {version}"
+    );
     for check in good {
         ensure!(
             findings(&said, check)?[0]["outcome"] == "ok",

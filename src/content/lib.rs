@@ -20,6 +20,7 @@ pub mod layout; // OCI image layouts and docker archives, for publishers
 mod oci; // an OCI image layout's files
 pub mod once; // files that were read for one purpose, for the next one
 pub mod seal; // whether a directory is still what it was
+pub mod sha; // which code hashes
 pub mod signatures; // the signature store
 pub mod stack; // the directories that an overlay mount lays over each other
 pub mod store; // which image a rootfs was mounted from, by the engines' own stores

@@ -21,6 +21,7 @@ const CHECKS: &[fn(&Examined) -> Vec<Finding>] = &[
     host::vtpm_ca,
     host::serials,
     host::tpm_devices,
+    host::sha256,
     tiers::tier,
     programs::programs,
 ];

@@ -3,6 +3,7 @@
 //! The diff-ID is computed over exactly the bytes that the entries were read from, so a caller who
 //! compares it with the signed one knows that the entries are signed too.
 
+mod ahead;
 mod archive;
 mod compression;
 mod fields;
@@ -177,7 +178,7 @@ fn open(path: &Path) -> Result<File> {
     beneath::open_regular(path)
 }
 
-fn from_archive(file: impl Read, path: &Path) -> Result<(DiffId, Layer)> {
-    let archive = decompress(file).with_context(|| format!("decompress {}", path.display()))?;
-    from_tar(archive).with_context(|| format!("layer {}", path.display()))
+fn from_archive(file: impl Read + Send, path: &Path) -> Result<(DiffId, Layer)> {
+    let read = ahead::ahead(|| decompress(file), from_tar);
+    read.with_context(|| format!("layer {}", path.display()))
 }

@@ -54,6 +54,11 @@ pub fn policy(_: &Examined) -> Vec<Finding> {
     }]
 }
 
+/// How fast files are measured depends on it, nothing else.
+pub fn sha256(_: &Examined) -> Vec<Finding> {
+    vec![Finding::ok("sha256", content::sha::implementation())]
+}
+
 pub fn attestation_key(_: &Examined) -> Vec<Finding> {
     const NAME: &str = "host-key";
     vec![match host::has_key() {

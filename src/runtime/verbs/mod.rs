@@ -207,8 +207,9 @@ fn version() -> String {
     let version = env!("CARGO_PKG_VERSION");
     let commit = option_env!("ATTESTRUN_COMMIT").unwrap_or(version);
     format!(
-        "runc version {RUNC_INTERFACE}+attestrun\ncommit: {commit}\nspec: {}\nattestrun version {version}\n",
-        oci_spec::runtime::VERSION
+        "runc version {RUNC_INTERFACE}+attestrun\ncommit: {commit}\nspec: {}\nsha256: {}\nattestrun version {version}\n",
+        oci_spec::runtime::VERSION,
+        content::sha::implementation()
     )
 }
 
