@@ -173,7 +173,8 @@ pub fn until_watched(watch: &Running, rt: &Runtime, bundle: &Bundle) -> Result<(
     }
 }
 
-fn with_watched(body: impl FnOnce() -> Result<()>) -> Result<()> {
+/// With a policy that lets the watch vouch.
+pub fn with_watched(body: impl FnOnce() -> Result<()>) -> Result<()> {
     let how = "min_tier = \"none\"\nrootfs = \"watched\"";
     restoring(POLICY, || {
         fs::write(

@@ -2,12 +2,14 @@
 //! stops, containers lie where its cgroup driver puts them, and restarts of services hurt neither.
 
 use crate::{
-    Module, Test, attestation, cmd,
+    Module, Test, admission, attestation, cmd,
+    layerwatch::{with_store, with_watched},
     machine::{machine, patient},
     packaging,
+    rootfs::check_of,
     runtime::{Backend, Bundle, Runtime},
     spawn::Cmd,
-    world::{Skip, World},
+    world::{Rootfs, Skip, World},
 };
 use anyhow::{Context, Result, ensure};
 use std::{
@@ -18,10 +20,14 @@ use std::{
 
 pub const MODULE: Module = Module {
     name: "systemd",
-    prepare: |_| Ok(()),
+    prepare: |world| match systemd_and_tpm() {
+        Ok(()) => world.open_for_business().map(drop),
+        Err(_) => Ok(()), // each test says why it is skipped
+    },
     tests: &[
         Test::Once("cgroups_are_as_under_runc", cgroups_are_as_under_runc),
         Test::Once("the_packages_units_hold", the_packages_units_hold),
+        Test::Once("the_watch_of_layers_holds", the_watch_of_layers_holds),
     ],
 };
 
@@ -276,4 +282,67 @@ fn journal(units: &[&str]) -> String {
         .args(units.iter().map(|u| format!("--unit={u}")))
         .output();
     lines.map(|l| l.all()).unwrap_or_default()
+}
+
+/// Within all that its unit takes from it: layers are watched, a changed one is not vouched for, and after
+/// the process died another one begins anew.
+fn the_watch_of_layers_holds(world: &World) -> Result<()> {
+    systemd_and_tpm()?;
+    world.open_for_business()?;
+    cmd!("modprobe", "loop").ok()?;
+    let file = format!("{}/packaging/systemd/{WATCH}", crate::namespace::SOURCES);
+    let unit = Path::new("/run/systemd/system").join(WATCH);
+    fs::copy(file, &unit)?;
+    fs::copy(world.program("attestrun")?, INSTALLED)?;
+    systemctl(&["daemon-reload"]).ok()?;
+    systemctl(&["start", WATCH])
+        .ok()
+        .with_context(|| journal(&[WATCH]))?;
+    let done = with_store(world, &world.images()?.demo, 96, |rootfs| {
+        let rt = admission::ours(world)?;
+        let bundle = Bundle::make(&world.work, rootfs, &["/bin/true"])?;
+        with_watched(|| watch_holds(&rt, &bundle, rootfs))
+    });
+    systemctl(&["stop", WATCH]).ok()?;
+    for file in [unit.as_path(), Path::new(INSTALLED)] {
+        fs::remove_file(file)?;
+    }
+    done
+}
+
+const WATCH: &str = "attestrun-layerwatch.service";
+
+fn watch_holds(rt: &Runtime, bundle: &Bundle, rootfs: &Rootfs) -> Result<()> {
+    // stamps count once the clock has moved on
+    std::thread::sleep(Duration::from_millis(200));
+    watched(rt, bundle).context("at first")?;
+    let layer = admission::layer_with(rootfs, "etc/passwd")?;
+    let kept = fs::read(&layer)?;
+    fs::write(&layer, "root::0:0::/:/bin/sh\n")?;
+    admission::refusal(&rt.create(bundle).output()?, "etc/passwd")?;
+    fs::write(&layer, kept)?;
+    std::thread::sleep(Duration::from_millis(200));
+    watched(rt, bundle).context("put right again")?;
+    systemctl(&["kill", "--signal=SIGKILL", WATCH]).ok()?;
+    watched(rt, bundle).context("after its death")?;
+    let restarts = systemctl(&["show", "-PNRestarts", WATCH]).ok()?.stdout;
+    ensure!(restarts.trim() == "1", "{restarts} restarts");
+    Ok(())
+}
+
+/// Creates until the layers are watched.
+fn watched(rt: &Runtime, bundle: &Bundle) -> Result<()> {
+    let since = Instant::now();
+    loop {
+        let check = check_of(rt, bundle)?;
+        if check == "watched" {
+            return Ok(());
+        }
+        ensure!(
+            since.elapsed() < patient(Duration::from_secs(10)),
+            "still checked `{check}`\n{}",
+            journal(&[WATCH])
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
