@@ -5,7 +5,7 @@
 //! are printed and never judged, since machines differ: the goals are about ratios and differences.
 
 use crate::{
-    bench_challenges, bench_exec, bench_list, bench_rootfs, bench_scale, cmd,
+    bench_challenges, bench_exec, bench_fleet, bench_list, bench_rootfs, bench_scale, cmd,
     runtime::{Backend, Bundle, Runtime},
     world::World,
 };
@@ -21,8 +21,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-const IDS: [&str; 13] = [
-    "B1", "B2", "B3", "B4", "B5", "B6", "B9", "B13", "B14", "B15", "B16", "B17", "B18",
+const IDS: [&str; 14] = [
+    "B1", "B2", "B3", "B4", "B5", "B6", "B9", "B13", "B14", "B15", "B16", "B17", "B18", "B19",
 ];
 const RUNS: usize = 40;
 const WARM_UP: usize = 3;
@@ -96,6 +96,9 @@ pub fn run(world: &World, args: &[String]) -> Result<()> {
     }
     if wanted.has("B18") {
         results.push(bench_scale::b18(world, wanted.runs)?);
+    }
+    if wanted.has("B19") {
+        results.push(bench_fleet::b19(world)?);
     }
     // Last: it puts another TPM in the host's.
     if wanted.has("B9") {

@@ -14,6 +14,7 @@ mod bad_trees; // root file systems that cannot be read
 mod bench; // B1, B2, B13
 mod bench_challenges; // B9: challenges on a slow TPM
 mod bench_exec; // B5 and B6: each execve inside
+mod bench_fleet; // B19: a round of a simulated fleet
 mod bench_list; // B15: a list of a million files
 mod bench_rootfs; // B3 and B4: the rootfs read for the first time, and again
 mod bench_scale; // B16 to B18: compressed layers, a million files, watched layers

@@ -29,6 +29,7 @@ pub const MODULE: Module = Module {
     tests: &[
         Test::Once("only_what_is_new_travels", only_what_is_new_travels),
         Test::Once("a_quote_of_ones_own_is_given", a_quote_of_ones_own_is_given),
+        Test::Once("a_fleet_is_watched", a_fleet_is_watched),
         Test::Once(
             "a_lost_memory_is_not_a_first_time",
             a_lost_memory_is_not_a_first_time,
@@ -186,6 +187,73 @@ fn a_quote_of_ones_own_is_given(world: &World) -> Result<()> {
     let alone = item(&asked(&bundle.id, ",\"batch\":false")?, "batch")?;
     ensure!(alone == br#"{"index":0,"path":[],"size":1}"#, "{alone:?}");
     rt.down(&bundle)
+}
+
+/// One agent, all its containers: what changes is told, counted, and in the exit status.
+fn a_fleet_is_watched(world: &World) -> Result<()> {
+    let rt = ours(world)?;
+    let bundles = [up(world, &rt, 0)?, up(world, &rt, 1)?];
+    let policy = world.expectations(&WAIVERS)?;
+    let (fleet, metrics) = (world.work.join("fleet.toml"), world.work.join("fleet.prom"));
+    let text = |containers: &str| {
+        let policy = policy.display();
+        format!(
+            "policy = \"{policy}\"\n[[agents]]\nsocket = \"{AGENT}\"\ncontainers = {containers}\n"
+        )
+    };
+    let watch = |rounds: &str| -> Result<(i32, Vec<Value>)> {
+        let output = world
+            .ctl()?
+            .args(["--json", "watch", "--interval", "1", "--rounds", rounds])
+            .arg("--fleet")
+            .arg(&fleet)
+            .arg("--textfile")
+            .arg(&metrics)
+            .output()?;
+        let lines = output.stdout.lines().map(serde_json::from_str);
+        let lines: Vec<Value> = lines.collect::<Result<_, _>>()?;
+        ensure!(lines.last().is_some(), "{output}");
+        Ok((output.code(), lines))
+    };
+    let counted = |line: &str| -> Result<()> {
+        let text = fs::read_to_string(&metrics)?;
+        ensure!(text.lines().any(|l| l == line), "{line}\n{text}");
+        Ok(())
+    };
+    fs::write(&fleet, text("\"all\""))?;
+    let (code, lines) = watch("2")?;
+    ensure!(code == 0 && lines.len() == 3, "{code}: {lines:?}");
+    ensure!(
+        lines[1]["accepted"] == 2 && lines[1]["round"] == 2,
+        "{lines:?}"
+    );
+    counted("attestrun_watch_containers{verdict=\"accepted\"} 2")?;
+    // a program that is not listed: the container is refused from now on
+    let denied = rt
+        .cmd("exec")
+        .args([bundles[0].id.as_str(), "/usr/local/bin/echo"])
+        .output()?;
+    ensure!(denied.code() != 0, "{denied}");
+    let (code, lines) = watch("1")?;
+    ensure!(code == 1, "{code}: {lines:?}");
+    let change = &lines[0];
+    ensure!(
+        change["event"] == "change"
+            && change["container"] == bundles[0].id.as_str()
+            && change["checks"].to_string().contains("P-FAULT"),
+        "{lines:?}"
+    );
+    counted("attestrun_watch_failed_checks{check=\"P-FAULT\"} 1")?;
+    // nobody answers for a container that is named and is not there
+    let named = json!([bundles[1].id, "not-there"]);
+    fs::write(&fleet, text(&named.to_string()))?;
+    let (code, lines) = watch("1")?;
+    ensure!(code == 2, "{code}: {lines:?}");
+    ensure!(
+        lines[0]["verdict"] == "silent" && lines[1]["accepted"] == 1,
+        "{lines:?}"
+    );
+    bundles.iter().try_for_each(|bundle| rt.down(bundle))
 }
 
 fn a_lost_memory_is_not_a_first_time(world: &World) -> Result<()> {

@@ -71,6 +71,17 @@ impl AgentArgs {
         }
     }
 
+    /// Of another machine, with the CA of its certificate, and the challenger's certificate and key.
+    pub fn remote(url: String, ca: PathBuf, cert: PathBuf, key: PathBuf) -> Self {
+        Self {
+            socket: None,
+            agent: Some(url),
+            agent_ca: Some(ca),
+            cert: Some(cert),
+            key: Some(key),
+        }
+    }
+
     #[cfg(test)]
     pub fn at(socket: &std::path::Path) -> Self {
         Self {

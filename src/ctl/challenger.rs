@@ -7,7 +7,7 @@ use crate::{
     agent::{self, Agent},
     challenge::now,
     key,
-    memory::{Kept, Store},
+    memory::{Kept, Learned, Store},
     report::Refused,
 };
 use anyhow::Context as _;
@@ -62,15 +62,15 @@ impl Challenger<'_> {
             true => Kept::default(),
             false => before.kept(&agent, container.as_str())?,
         };
-        let (asked, bytes) = self.ask(container, kept.has(standard))?;
-        let evidence = kept.complete(parse(&bytes, &agent)?);
+        let (asked, bytes) = ask(self.agent, container, self.batch, kept.has(standard))?;
+        let evidence = parse(&bytes, &agent)?;
         let memory = before.memory(&kept, &evidence, standard.expect())?;
         let mut appraisal = judge(&evidence, &asked, standard, peers, &memory);
         if let Some(seen) = appraisal.seen.take() {
-            let (id, rolling) = (container.as_str(), appraisal.rolling.as_ref());
+            let proved = (seen, appraisal.rolling.take());
             let expect = standard.expect();
-            self.store
-                .remember(&agent, expect, &evidence, id, seen, rolling)?;
+            let learned = Learned::new(agent, container, expect, &evidence, &kept, proved);
+            self.store.remember(&[learned])?;
         }
         Ok(Answered {
             asked,
@@ -78,31 +78,36 @@ impl Challenger<'_> {
             appraisal,
         })
     }
+}
 
-    /// A fresh nonce, and the answer to it.
-    fn ask(&self, container: &ContainerId, has: Has) -> anyhow::Result<(Asked, Vec<u8>)> {
-        let nonce = Nonce::new(key::random::<NONCE_BYTES>()?.to_vec())?;
-        let at = now();
-        let question = |channel_binding| {
-            let challenge = Challenge {
-                nonce: nonce.clone(),
-                container: container.clone(),
-                channel_binding,
-                batch: self.batch,
-                has,
-            };
-            Ok(challenge.encode()?)
-        };
-        let (bytes, channel) = agent::post(self.agent, "/v1/challenge", &question, MEDIA_TYPE)?;
-        let asked = Asked {
-            nonce,
+/// A fresh nonce, and the answer to it.
+pub fn ask(
+    agent: &Agent,
+    container: &ContainerId,
+    batch: bool,
+    has: Has,
+) -> anyhow::Result<(Asked, Vec<u8>)> {
+    let nonce = Nonce::new(key::random::<NONCE_BYTES>()?.to_vec())?;
+    let at = now();
+    let question = |channel_binding| {
+        let challenge = Challenge {
+            nonce: nonce.clone(),
             container: container.clone(),
-            channel,
-            batch: self.batch,
-            at,
+            channel_binding,
+            batch,
+            has,
         };
-        Ok((asked, bytes))
-    }
+        Ok(challenge.encode()?)
+    };
+    let (bytes, channel) = agent::post(agent, "/v1/challenge", &question, MEDIA_TYPE)?;
+    let asked = Asked {
+        nonce,
+        container: container.clone(),
+        channel,
+        batch,
+        at,
+    };
+    Ok((asked, bytes))
 }
 
 /// Evidence from `source`.

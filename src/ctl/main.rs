@@ -34,6 +34,7 @@ mod source; // images in files
 mod sys; // the environment, changed
 mod unseal; // and what it does there
 mod verdict; // an appraisal, shown
+mod watch; // a fleet, round after round
 
 #[cfg(test)]
 mod scratch; // directories of tests
@@ -77,6 +78,8 @@ enum Verb {
     Enroll(enroll::Enroll),
     /// Ask a host about a container, with a fresh nonce, and judge the answer
     Challenge(challenge::Challenge),
+    /// Ask a fleet's hosts about their containers, round after round
+    Watch(watch::Watch),
     /// Judge evidence that was kept
     Appraise(challenge::Appraise),
     /// Evidence for other people's verifiers
@@ -121,6 +124,7 @@ fn main() -> ExitCode {
         Verb::Fetch(args) => fetch::run(args),
         Verb::Enroll(args) => enroll::run(args),
         Verb::Challenge(args) => challenge::challenge(args, style),
+        Verb::Watch(args) => watch::run(args, style, cli.json),
         Verb::Appraise(args) => challenge::appraise_file(args, style),
         Verb::Evidence(verb) => evidence::run(verb, style),
         Verb::Release(args) => release::run(args, style),

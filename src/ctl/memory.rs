@@ -5,6 +5,9 @@
 //! Trusts: the file, which is the challenger's own. A file that cannot be read is a failure, never a first
 //! time. Of two states of a TPM the later one stays, whoever writes last.
 
+mod recalled;
+pub use recalled::Recalled;
+
 use anyhow::{Context as _, bail};
 use redb::{
     Builder, Database, DatabaseError, ReadTransaction, ReadableTable as _, TableDefinition,
@@ -21,8 +24,9 @@ use std::{
     time::{Duration, Instant},
 };
 use verify::{
-    appraise::{Before, Expectations, Memory, Rolling, Seen, Standard},
-    evidence::{Evidence, list_digest},
+    appraise::{Before, Expectations, KeptList, Memory, Rolling, Seen, Standard, TpmState},
+    evidence::Evidence,
+    id::ContainerId,
     tpm2::{Public, TpmName},
     wire::Has,
 };
@@ -52,28 +56,69 @@ pub struct Snapshot {
 }
 
 /// What an earlier answer left, and need not be sent again.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Kept {
     rolling: Option<Arc<Rolling>>,
-    /// A signature list and its signature.
-    siglist: Option<(Vec<u8>, Vec<u8>)>,
+    siglist: Option<Arc<KeptList>>,
 }
 
 impl Kept {
     pub fn has(&self, standard: &Standard) -> Has {
-        let siglist = self.siglist.as_ref();
+        let rolling = self.rolling.as_ref();
         Has {
-            siglist: siglist.map(|(statement, signature)| list_digest(statement, signature)),
-            ..(self.rolling.as_ref()).map_or_else(Has::default, |rolling| rolling.has(standard))
+            siglist: self.siglist.as_ref().map(|list| list.digest()),
+            ..rolling.map_or_else(Has::default, |rolling| rolling.has(standard))
         }
     }
-    /// The evidence with the list that it leaves out.
-    pub fn complete(&self, evidence: Evidence) -> Evidence {
-        match &self.siglist {
-            Some((statement, signature)) => evidence.with_list(statement, signature),
-            None => evidence,
+}
+
+/// What one answer proved.
+pub struct Learned {
+    agent: String,
+    container: String,
+    /// Tenant and name of the list.
+    list: (String, String),
+    seen: Seen,
+    kept: Kept,
+}
+
+impl Learned {
+    /// `before`: what was kept when the question was sent.
+    pub fn new(
+        agent: String,
+        container: &ContainerId,
+        expect: &Expectations,
+        evidence: &Evidence,
+        before: &Kept,
+        (seen, rolling): (Seen, Option<Rolling>),
+    ) -> Self {
+        let siglist = match evidence.log_from.siglist {
+            true => before.siglist.clone(),
+            false if evidence.siglist.is_empty() => None,
+            false => {
+                let (statement, signature) = (&evidence.siglist, &evidence.siglist_sig);
+                let list = KeptList::new(statement.clone(), signature.clone());
+                Some(Arc::new(list))
+            }
+        };
+        // What was not accepted must be read anew, and in full.
+        let kept = rolling.map(|rolling| Kept {
+            rolling: Some(Arc::new(rolling)),
+            siglist,
+        });
+        Self {
+            agent,
+            container: container.as_str().to_owned(),
+            list: (expect.tenant.clone(), expect.list.name.clone()),
+            seen,
+            kept: kept.unwrap_or_default(),
         }
     }
+}
+
+/// Whether `state` is later than what is known, or there is nothing known.
+fn is_later(state: &TpmState, known: Option<TpmState>) -> bool {
+    known.is_none_or(|known| state.clone().later(known) == *state)
 }
 
 impl Store {
@@ -108,48 +153,14 @@ impl Store {
         Ok(Snapshot { read })
     }
 
-    /// Remembers what an appraisal proved.
-    pub fn remember(
-        &self,
-        agent: &str,
-        expect: &Expectations,
-        evidence: &Evidence,
-        container: &str,
-        seen: Seen,
-        rolling: Option<&Rolling>,
-    ) -> anyhow::Result<()> {
+    /// Remembers what appraisals proved, all of it or nothing.
+    pub fn remember(&self, all: &[Learned]) -> anyhow::Result<()> {
         let context = || format!("writing the challenger's memory {}", self.path.display());
         let write = self.database.begin_write().with_context(context)?;
-        let (_, vtpm) = &seen.container;
-        let mut latest = true;
-        {
-            let mut tpms = write.open_table(TPMS).with_context(context)?;
-            for (name, state) in [&seen.host, &seen.container] {
-                let name = name.to_string();
-                let old = tpms.get(name.as_str()).with_context(context)?;
-                let old = old.map(|old| parse(old.value())).transpose()?;
-                let later = match old {
-                    Some(old) => state.clone().later(old),
-                    None => state.clone(),
-                };
-                if later != *state {
-                    latest &= state != vtpm;
-                    continue;
-                }
-                let bytes = serde_json::to_vec(&later).with_context(context)?;
-                tpms.insert(name.as_str(), bytes.as_slice())
-                    .with_context(context)?;
-            }
-            let mut lists = write.open_table(LISTS).with_context(context)?;
-            let list = (expect.tenant.as_str(), expect.list.name.as_str());
-            let old = lists.get(list).with_context(context)?.map(|n| n.value());
-            if seen.list_serial > old.unwrap_or(0) {
-                lists.insert(list, seen.list_serial).with_context(context)?;
-            }
+        for learned in all {
+            put(&write, learned).with_context(context)?;
         }
-        if latest {
-            roll(&write, (agent, container), evidence, rolling).with_context(context)?;
-        }
+        forget_lists(&write).with_context(context)?;
         write.commit().with_context(context)
     }
 
@@ -170,22 +181,16 @@ impl Snapshot {
             return Ok(Kept::default());
         };
         let (digest, rolling) = entry.value();
-        let siglist = match digest {
-            "" => None,
-            digest => {
-                let lists = self.read.open_table(SIGLISTS)?;
-                let list = lists.get(digest)?.map(|list| {
-                    let (statement, signature) = list.value();
-                    (statement.to_vec(), signature.to_vec())
-                });
-                let lost = || format!("the challenger's memory lost the signature list {digest}");
-                Some(list.with_context(lost)?)
-            }
-        };
-        Ok(Kept {
-            rolling: Some(Arc::new(parse(rolling)?)),
-            siglist,
-        })
+        let rolling = Some(Arc::new(parse(rolling)?));
+        if digest.is_empty() {
+            let siglist = None;
+            return Ok(Kept { rolling, siglist });
+        }
+        let lists = self.read.open_table(SIGLISTS)?;
+        let list = lists.get(digest)?.map(|list| kept_list(list.value()));
+        let lost = || format!("the challenger's memory lost the signature list {digest}");
+        let siglist = Some(list.with_context(lost)?);
+        Ok(Kept { rolling, siglist })
     }
 
     /// What to compare the evidence with.
@@ -201,61 +206,96 @@ impl Snapshot {
             Err(TableError::TableDoesNotExist(_)) => 0,
             Err(e) => return Err(e).context("reading the challenger's memory"),
         };
-        Ok(Memory::Fresh {
-            host: self.before(&evidence.host_ak)?,
-            container: self.before(&evidence.container_ak)?,
-            list_serial,
-            rolling: kept.rolling.clone(),
+        memory_of(kept, evidence, list_serial, |name| {
+            match self.read.open_table(TPMS) {
+                Ok(table) => table
+                    .get(name)?
+                    .map(|state| parse(state.value()))
+                    .transpose(),
+                Err(TableError::TableDoesNotExist(_)) => Ok(None),
+                Err(e) => Err(e).context("reading the challenger's memory"),
+            }
         })
     }
+}
 
-    fn before(&self, public: &[u8]) -> anyhow::Result<Before> {
+fn kept_list((statement, signature): (&[u8], &[u8])) -> Arc<KeptList> {
+    Arc::new(KeptList::new(statement.to_vec(), signature.to_vec()))
+}
+
+/// `known`: a TPM's state by its attestation key's name.
+fn memory_of(
+    kept: &Kept,
+    evidence: &Evidence,
+    list_serial: u64,
+    known: impl Fn(&str) -> anyhow::Result<Option<TpmState>>,
+) -> anyhow::Result<Memory> {
+    let before = |public: &[u8]| -> anyhow::Result<Before> {
         // A key that is none is refused by its own check.
         let Ok(public) = Public::parse_2b(public) else {
             return Ok(Before::Never);
         };
         let name: TpmName = public.name();
-        match self.read.open_table(TPMS) {
-            Ok(table) => match table.get(name.to_string().as_str())? {
-                Some(state) => Ok(Before::Seen(parse(state.value())?)),
-                None => Ok(Before::Never),
-            },
-            Err(TableError::TableDoesNotExist(_)) => Ok(Before::Never),
-            Err(e) => Err(e).context("reading the challenger's memory"),
-        }
-    }
+        Ok(known(&name.to_string())?.map_or(Before::Never, Before::Seen))
+    };
+    Ok(Memory::Fresh {
+        host: before(&evidence.host_ak)?,
+        container: before(&evidence.container_ak)?,
+        list_serial,
+        rolling: kept.rolling.clone(),
+        siglist: kept.siglist.clone(),
+    })
 }
 
-/// From where the next answer of this container goes on. One that was not accepted must be read anew, and in
-/// full.
-fn roll(
-    write: &WriteTransaction,
-    place: (&str, &str),
-    evidence: &Evidence,
-    rolling: Option<&Rolling>,
-) -> anyhow::Result<()> {
+fn put(write: &WriteTransaction, learned: &Learned) -> anyhow::Result<()> {
+    let Learned { seen, kept, .. } = learned;
+    let mut tpms = write.open_table(TPMS)?;
+    let mut latest = false;
+    for (name, state) in [&seen.host, &seen.container] {
+        let name = name.to_string();
+        let known = tpms.get(&*name)?;
+        let known = known.map(|known| parse(known.value())).transpose()?;
+        latest = is_later(state, known);
+        if latest {
+            tpms.insert(&*name, &*serde_json::to_vec(state)?)?;
+        }
+    }
+    let mut lists = write.open_table(LISTS)?;
+    let list = (&*learned.list.0, &*learned.list.1);
+    let known = lists.get(list)?.map_or(0, |serial| serial.value());
+    if seen.list_serial > known {
+        lists.insert(list, seen.list_serial)?;
+    }
+    // the container's, which came last
+    if !latest {
+        return Ok(());
+    }
     let mut table = write.open_table(ROLLING)?;
-    let Some(rolling) = rolling else {
+    let place = (&*learned.agent, &*learned.container);
+    let Some(rolling) = &kept.rolling else {
         table.remove(place)?;
         return Ok(());
     };
-    let mut lists = write.open_table(SIGLISTS)?;
-    let (statement, signature) = (&evidence.siglist, &evidence.siglist_sig);
-    let digest = match statement.is_empty() {
-        true => String::new(),
-        false => list_digest(statement, signature).hex(),
-    };
-    table.insert(place, (&*digest, &*serde_json::to_vec(rolling)?))?;
-    if !digest.is_empty() && lists.get(&*digest)?.is_none() {
-        lists.insert(&*digest, (&**statement, &**signature))?;
-        // A new list often takes the place of one that nobody has any more.
-        let mut used = BTreeSet::new();
-        for entry in table.iter()? {
-            used.insert(entry?.1.value().0.to_owned());
+    let digest = kept.siglist.as_ref().map(|list| list.digest().hex());
+    let digest = digest.unwrap_or_default();
+    table.insert(place, (&*digest, &*serde_json::to_vec(&**rolling)?))?;
+    if let Some(list) = &kept.siglist {
+        let mut lists = write.open_table(SIGLISTS)?;
+        if lists.get(&*digest)?.is_none() {
+            lists.insert(&*digest, (list.statement(), list.signature()))?;
         }
-        lists.retain(|digest, _| used.contains(digest))?;
     }
     Ok(())
+}
+
+/// Those that nobody has any more.
+fn forget_lists(write: &WriteTransaction) -> anyhow::Result<()> {
+    let mut lists = write.open_table(SIGLISTS)?;
+    let mut used = BTreeSet::new();
+    for entry in write.open_table(ROLLING)?.iter()? {
+        used.insert(entry?.1.value().0.to_owned());
+    }
+    Ok(lists.retain(|digest, _| used.contains(digest))?)
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> anyhow::Result<T> {

@@ -14,6 +14,7 @@ mod facts;
 mod files;
 mod grounds;
 mod host;
+mod known;
 mod launch;
 mod list;
 mod log;
@@ -27,6 +28,7 @@ pub use expect::{
     Any, ArgsRule, EnvRule, ExpectError, Expectations, ExpectedFirmware, ExpectedLaunch,
     ExpectedList, PinnedHost, RevocationCheck,
 };
+pub use known::KeptList;
 pub use log::{ContainerLog, Order};
 pub use memory::{Before, Memory, Seen, TpmState};
 pub use report::{ContainerReport, Executed, HostReport, Measured};

@@ -401,16 +401,6 @@ impl Evidence {
         self
     }
 
-    /// With the list that the challenger kept, if it was left out.
-    pub fn with_list(mut self, statement: &[u8], signature: &[u8]) -> Self {
-        if self.log_from.siglist {
-            self.siglist = statement.to_vec();
-            self.siglist_sig = signature.to_vec();
-            self.log_from.siglist = false;
-        }
-        self
-    }
-
     /// Whose container this is: the tenant in the one `attestrun.user` event of its log. None: nobody's.
     pub fn tenant(&self) -> Option<String> {
         let log = crate::imalog::parse(&self.container_log).ok()?;

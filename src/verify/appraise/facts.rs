@@ -1,28 +1,30 @@
 //! Everything that the checks look at, taken from evidence once; what cannot be had says why.
 
+use super::known::{ListQuestion, Signed};
 use super::log::ContainerLog;
 use super::rolling::{BindingLog, Continued, Standard, applicable};
-use super::{Expectations, Memory, PinnedHost, Problem, RevocationCheck, Trusted};
+use super::{Expectations, Memory, PinnedHost, Problem, Trusted};
 use crate::binding::{self, Record};
 use crate::check::Subject;
-use crate::cms::{CmsRefusal, Revocation, VerifiedSigner, verify_detached};
-use crate::digest::RecordDigest;
+use crate::cms::verify_detached;
+use crate::digest::{ImageDigest, RecordDigest};
 use crate::event;
-use crate::evidence::Evidence;
+use crate::evidence::{Evidence, list_digest};
 use crate::growing::Growing;
 use crate::hostlist::HostPolicy;
 use crate::id::{ContainerId, Nonce, UnixTime};
 use crate::imalog::ParseError;
 use crate::imalog::kernel::{HostEntry, parse_host};
-use crate::pcr::{HOST_QUOTED, PcrIndex, QUOTED};
+use crate::pcr::{HOST_QUOTED, QUOTED};
 use crate::profile::Peer;
 use crate::qualify;
 use crate::release::Recipient;
-use crate::siglist::{ListRefusal, ListRule, VerifiedList, verify_list};
+use crate::siglist::{ListRule, VerifiedList, verify_list};
 use crate::tpm2::{
     AttestationKey, EndorsementKey, KeyRefusal, Malformed, Public, QuoteError, QuotedPcrs,
     VerifiedQuote, verify_quote,
 };
+use std::sync::Arc;
 
 /// What was asked, and when.
 pub(super) struct Challenge<'a> {
@@ -57,17 +59,14 @@ pub(super) struct Quoted {
 }
 
 impl Quoted {
-    fn check(
+    fn of(
         public: &[u8],
-        attest: &[u8],
-        signature: &[u8],
-        qd: &[u8; 32],
-        pcrs: &[PcrIndex],
+        verify: impl FnOnce(&AttestationKey) -> Result<VerifiedQuote, Vec<QuoteError>>,
     ) -> Self {
         let public = Public::parse_2b(public);
         let key = public.as_ref().ok().map(AttestationKey::check);
         let quote = match &key {
-            Some(Ok(key)) => Some(verify_quote(key, attest, signature, qd, pcrs)),
+            Some(Ok(key)) => Some(verify(key)),
             Some(Err(_)) | None => None,
         };
         Self {
@@ -113,9 +112,7 @@ pub(super) struct Facts<'a> {
     /// What is here of the host's IMA list.
     pub ima: Result<Vec<HostEntry>, ParseError>,
     pub log: Result<ContainerLog, ParseError>,
-    pub signer: Result<VerifiedSigner, CmsRefusal>,
-    /// None: without a record, or with none in it, there is no image that the list could be about.
-    pub list: Option<Result<VerifiedList, ListRefusal>>,
+    pub signed: Arc<Signed>,
 }
 
 impl<'a> Facts<'a> {
@@ -141,7 +138,9 @@ impl<'a> Facts<'a> {
         // The vTPM's quote, explained by the container's log from zero.
         let qd = qualify::vtpm(nonce, id, channel);
         let (attest, sig) = (&evidence.container_attest, &evidence.container_sig);
-        let mut container = Quoted::check(&evidence.container_ak, attest, sig, &qd, &QUOTED);
+        let mut container = Quoted::of(&evidence.container_ak, |key| {
+            verify_quote(key, attest, sig, &qd, &QUOTED)
+        });
         let names = [&evidence.host_ak, &evidence.container_ak];
         let names = names.map(|key| Public::parse_2b(key).ok().map(|key| key.name()));
         let rolling = challenge.memory.rolling();
@@ -158,27 +157,16 @@ impl<'a> Facts<'a> {
         let leaf = qualify::host_leaf(nonce, id, channel, &digest, &r);
         let qd = evidence.batch.root_of(&leaf);
         let (attest, sig) = (&evidence.host_attest, &evidence.host_sig);
-        let mut host = Quoted::check(&evidence.host_ak, attest, sig, &qd, &HOST_QUOTED);
+        let mut host = Quoted::of(&evidence.host_ak, |key| {
+            let asked = [&evidence.host_ak[..], attest, sig, &qd];
+            let verify = || verify_quote(key, attest, sig, &qd, &HOST_QUOTED);
+            standard.known().quote(asked, verify)
+        });
         host.explain(Some(&evidence.host_pcrs.0));
 
-        let revocation = match expect.revocation {
-            RevocationCheck::Unchecked => Revocation::Unchecked,
-            RevocationCheck::Crl => Revocation::Crls(trust.crls.clone()),
-        };
-        let (bytes, cms, roots) = (&evidence.siglist, &evidence.siglist_sig, &trust.user_roots);
-        let signer = verify_detached(bytes, cms, roots, challenge.now, &revocation);
-        let rule = ListRule {
-            roots,
-            tenant: &expect.tenant,
-            name: &expect.list.name,
-            min_serial: expect.list.min_serial.max(challenge.memory.list_serial()),
-            revocation: &revocation,
-        };
-        let image = record
-            .as_ref()
-            .ok()
-            .and_then(|record| record.claim.image.digest().copied());
-        let list = image.map(|image| verify_list(bytes, cms, &rule, &[image], challenge.now));
+        let image = record.as_ref().ok();
+        let image = image.and_then(|record| record.claim.image.digest().copied());
+        let signed = signed(evidence, challenge, standard, image);
 
         let entries = binding::parse_log(&evidence.binding_log).map_err(|e| e.to_string());
         let read = [
@@ -205,8 +193,7 @@ impl<'a> Facts<'a> {
             ima: parse_host(&evidence.host_ima),
             earlier,
             log,
-            signer,
-            list,
+            signed,
         }
     }
 
@@ -233,7 +220,7 @@ impl<'a> Facts<'a> {
             .map_err(|_| Problem::Unknown("the container's log does not parse".into()))
     }
     pub fn list(&self) -> Result<&VerifiedList, Problem> {
-        match &self.list {
+        match &self.signed.list {
             Some(Ok(list)) => Ok(list),
             _ => Err(Problem::Unknown(
                 "there is no verified signature list".into(),
@@ -284,4 +271,44 @@ fn go_on(earlier: Option<&Growing>, more: &[u8]) -> Growing {
     let mut read = earlier.cloned().unwrap_or_else(Growing::new);
     read.add(more);
     read
+}
+
+/// The list that is here, or that the challenger has, and its signature.
+fn signed(
+    evidence: &Evidence,
+    challenge: &Challenge<'_>,
+    standard: &Standard,
+    image: Option<ImageDigest>,
+) -> Arc<Signed> {
+    let kept = challenge.memory.siglist();
+    let kept = kept.filter(|_| evidence.log_from.siglist);
+    let (bytes, signature, list) = match kept {
+        Some(kept) => (kept.statement(), kept.signature(), kept.digest()),
+        None => {
+            let (bytes, signature) = (&evidence.siglist[..], &evidence.siglist_sig[..]);
+            (bytes, signature, list_digest(bytes, signature))
+        }
+    };
+    let (expect, roots, now) = (
+        standard.expect(),
+        &standard.trust().user_roots,
+        challenge.now,
+    );
+    let rule = ListRule {
+        roots,
+        tenant: &expect.tenant,
+        name: &expect.list.name,
+        min_serial: expect.list.min_serial.max(challenge.memory.list_serial()),
+        revocation: standard.revocation(),
+    };
+    let asked = ListQuestion {
+        list,
+        image,
+        min_serial: rule.min_serial,
+        now,
+    };
+    standard.known().list(asked, || Signed {
+        signer: verify_detached(bytes, signature, roots, now, rule.revocation),
+        list: image.map(|image| verify_list(bytes, signature, &rule, &[image], now)),
+    })
 }

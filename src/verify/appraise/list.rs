@@ -16,7 +16,7 @@ pub(super) fn certificate(facts: &Facts<'_>) -> Answer {
     if let Some(answer) = without_list(facts) {
         return answer;
     }
-    let signer = match &facts.signer {
+    let signer = match &facts.signed.signer {
         Ok(signer) => signer,
         Err(refusal) => return refused(refusal.to_string()),
     };
@@ -64,7 +64,7 @@ pub(super) fn list(facts: &Facts<'_>) -> Answer {
     if let Some(answer) = without_list(facts) {
         return answer;
     }
-    let list = match &facts.list {
+    let list = match &facts.signed.list {
         Some(Ok(list)) => list,
         // The signer's own failures have their own check.
         Some(Err(ListRefusal::Signature(_) | ListRefusal::OtherTenant { .. })) => {
@@ -157,10 +157,7 @@ pub(super) fn unlisted(facts: &Facts<'_>) -> Answer {
         }
     }
     problems.extend(unmeasured(log));
-    all_of(
-        problems,
-        format!("{} files, all listed", log.programs().count()),
-    )
+    all_of(problems, format!("{} files, all listed", log.measured()))
 }
 
 /// Programs that the challenger wants to have been executed (a container's own agent, say).
@@ -187,15 +184,11 @@ pub(super) fn contents(facts: &Facts<'_>) -> Answer {
             problems.push(not.to_string());
         }
     }
-    all_of(problems, format!("{} files", log.programs().count()))
+    all_of(problems, format!("{} files", log.measured()))
 }
 
 /// Records of PCR 11 whose file is not in PCR 10.
 fn unmeasured(log: &ContainerLog) -> Vec<String> {
-    let measured: BTreeSet<(&str, &FileDigest)> = log
-        .programs()
-        .map(|(path, digest)| (EncodedPath::as_str(path), digest))
-        .collect();
     let claims = log.events.iter().filter_map(|event| match event {
         Event::Exec(exec) => Some((exec.path.as_str(), Some(&exec.digest))),
         Event::Enter(Enter {
@@ -212,6 +205,14 @@ fn unmeasured(log: &ContainerLog) -> Vec<String> {
         }) => Some((path.as_str(), Some(digest))),
         _ => None,
     });
+    let mut claims = claims.peekable();
+    if claims.peek().is_none() {
+        return Vec::new();
+    }
+    let measured: BTreeSet<(&str, &FileDigest)> = log
+        .programs()
+        .map(|(path, digest)| (EncodedPath::as_str(path), digest))
+        .collect();
     let missing = claims.filter(|(path, digest)| match digest {
         Some(digest) => !measured.contains(&(*path, *digest)),
         None => true,

@@ -125,7 +125,10 @@ impl ContainerLog {
         let mut seen = BTreeSet::new();
         self.all_files().filter(move |file| seen.insert(*file))
     }
-    /// Executed files of the whole log; of those that were kept each once.
+    /// Entries about executed files; of those that were kept one for each.
+    pub fn measured(&self) -> usize {
+        self.earlier.files.len() + self.files.len()
+    }
     fn all_files(&self) -> impl Iterator<Item = &(EncodedPath, FileDigest)> {
         self.earlier.files.iter().chain(&self.files)
     }
@@ -308,7 +311,7 @@ pub(super) fn parse(facts: &Facts<'_>) -> Answer {
             format!(
                 "{} events, {} executed files, {} files of the rootfs",
                 log.events.len(),
-                log.programs().count(),
+                log.measured(),
                 log.all_measured_files()
             ),
         ),
@@ -372,10 +375,7 @@ pub(super) fn paths(facts: &Facts<'_>) -> Answer {
     let problems = recorded
         .filter_map(|path| EncodedPath::parse(path).err())
         .map(|e| e.to_string());
-    all_of(
-        problems.collect(),
-        format!("{} paths", log.programs().count()),
-    )
+    all_of(problems.collect(), format!("{} paths", log.measured()))
 }
 
 pub(super) fn violations(facts: &Facts<'_>) -> Answer {

@@ -5,6 +5,7 @@
 //! an appraisal proved ([`Seen`] comes out of one, for the caller to keep).
 
 use super::facts::Facts;
+use super::known::KeptList;
 use super::rolling::Rolling;
 use super::{Answer, Problem, Verdict, ok, refused, unknown};
 use crate::check::{Check, Finding, Subject};
@@ -28,6 +29,8 @@ pub enum Memory {
         list_serial: u64,
         /// What the last accepted answer left, for an answer that goes on from there.
         rolling: Option<Arc<Rolling>>,
+        /// The list that the challenger said it has.
+        siglist: Option<Arc<KeptList>>,
     },
 }
 
@@ -39,6 +42,7 @@ impl Memory {
             container: Before::Never,
             list_serial: 0,
             rolling: None,
+            siglist: None,
         }
     }
 
@@ -46,6 +50,12 @@ impl Memory {
         match self {
             Self::Kept => None,
             Self::Fresh { rolling, .. } => rolling.as_deref(),
+        }
+    }
+    pub(super) fn siglist(&self) -> Option<&KeptList> {
+        match self {
+            Self::Kept => None,
+            Self::Fresh { siglist, .. } => siglist.as_deref(),
         }
     }
 
@@ -115,7 +125,7 @@ impl Seen {
         let host = TpmState::of(facts, Subject::Host, facts.host_quote().ok()?);
         let container = TpmState::of(facts, Subject::Container, facts.vtpm_quote().ok()?);
         // A serial counts once everything about its list is right.
-        let list_serial = match (verdict, &facts.list) {
+        let list_serial = match (verdict, &facts.signed.list) {
             (Verdict::Accepted(_), Some(Ok(list))) => list.serial(),
             _ => 0,
         };

@@ -7,10 +7,12 @@
 //! every check is made again on what is kept and what is new.
 
 use super::facts::Facts;
+use super::known::Known;
 use super::log::{ContainerLog, Earlier};
-use super::{Expectations, Trust, Verdict};
+use super::{Expectations, RevocationCheck, Trust, Verdict};
 use crate::binding::{self, Live, LogEntry, NotLive};
 use crate::check::Subject;
+use crate::cms::Revocation;
 use crate::digest::{FileDigest, RecordDigest};
 use crate::evidence::Evidence;
 use crate::growing::Growing;
@@ -22,11 +24,13 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
 
 /// What evidence is judged by, and its name: a challenger's expectations and the files behind them.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Standard {
     expect: Expectations,
     trust: Trust,
+    revocation: Revocation,
     digest: FileDigest,
+    known: Known,
 }
 
 impl Standard {
@@ -42,10 +46,16 @@ impl Standard {
             }
         }
         let digest = all.digest();
+        let revocation = match expect.revocation {
+            RevocationCheck::Unchecked => Revocation::Unchecked,
+            RevocationCheck::Crl => Revocation::Crls(trust.crls.clone()),
+        };
         Self {
             expect,
             trust,
+            revocation,
             digest,
+            known: Known::default(),
         }
     }
     pub fn expect(&self) -> &Expectations {
@@ -53,6 +63,12 @@ impl Standard {
     }
     pub fn trust(&self) -> &Trust {
         &self.trust
+    }
+    pub(super) fn revocation(&self) -> &Revocation {
+        &self.revocation
+    }
+    pub(super) fn known(&self) -> &Known {
+        &self.known
     }
 }
 

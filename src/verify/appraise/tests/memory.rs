@@ -15,6 +15,7 @@ fn remember(scene: &Scene) -> Memory {
         container: Before::Seen(seen.container.1),
         list_serial: seen.list_serial,
         rolling: None,
+        siglist: None,
     }
 }
 
@@ -135,6 +136,7 @@ fn refuse_lists_older_than_one_seen() {
         container: Before::Never,
         list_serial,
         rolling: None,
+        siglist: None,
     };
     scene.memory = remembered(serial);
     assert_eq!(scene.appraise().verdict.word(), "accepted");

@@ -10,6 +10,7 @@ use crate::event::{Enter, Event, Fault, How, Ids};
 use crate::imalog::Entry;
 use crate::imalog::kernel::testkit::{file, violation};
 use crate::tpm2::TpmName;
+use crate::wire::Has;
 use std::sync::Arc;
 
 fn standard(scene: &Scene) -> Standard {
@@ -35,13 +36,23 @@ fn remember(scene: &Scene) -> Memory {
         container: Before::Seen(seen.container.1),
         list_serial: seen.list_serial,
         rolling: Some(Arc::new(read)),
+        siglist: Some(Arc::new(list(scene))),
     }
 }
 
-/// What the challenger sends for what it has.
+fn list(scene: &Scene) -> KeptList {
+    let evidence = scene.evidence();
+    KeptList::new(evidence.siglist, evidence.siglist_sig)
+}
+
+/// What comes for what the challenger has.
 fn rest(scene: &Scene) -> Evidence {
-    let rolling = scene.memory.rolling().unwrap();
-    scene.evidence().without(&rolling.has(&standard(scene)))
+    let (memory, standard) = (&scene.memory, standard(scene));
+    let has = Has {
+        siglist: memory.siglist().map(KeptList::digest),
+        ..memory.rolling().unwrap().has(&standard)
+    };
+    scene.evidence().without(&has)
 }
 
 /// The answer without what is known, judged; it must come to the same as the whole answer.
@@ -236,6 +247,44 @@ fn refuse_beginnings_that_are_not_remembered() {
     );
 }
 
+/// A list that was left out counts only for who kept it, and expires all the same.
+#[test]
+fn a_list_is_left_out() {
+    let mut scene = Scene::new();
+    // made anew each time, a signature is another one
+    let (statement, signature) = (list(&scene).statement().to_vec(), list(&scene));
+    let signature = signature.signature().to_vec();
+    let signed = signature.clone();
+    scene.edit_evidence = Box::new(move |evidence| evidence.siglist_sig.clone_from(&signed));
+    scene.expect.max_age_secs = 7200;
+    scene.memory = remember(&scene);
+    let evidence = rest(&scene);
+    assert!(evidence.log_from.siglist && evidence.siglist.is_empty());
+    assert_eq!(next(&scene).verdict.word(), "accepted");
+    scene.now = UnixTime::from_secs(NOW.secs() + 3600);
+    let refused = with(&scene.appraise_evidence(&evidence), "refused");
+    assert_eq!(refused, ["container P-SIGLIST"]);
+    scene.now = NOW;
+    let Memory::Fresh { siglist, .. } = &mut scene.memory else {
+        panic!("fresh");
+    };
+    *siglist = Some(Arc::new(KeptList::new(statement, vec![0; signature.len()])));
+    let refused = with(&scene.appraise_evidence(&evidence), "refused");
+    assert!(
+        refused.contains(&"container P-SIGLIST".to_owned()),
+        "{refused:?}"
+    );
+    let Memory::Fresh { siglist, .. } = &mut scene.memory else {
+        panic!("fresh");
+    };
+    *siglist = None;
+    let refused = with(&scene.appraise_evidence(&evidence), "refused");
+    assert!(
+        refused.contains(&"container P-SIGLIST".to_owned()),
+        "{refused:?}"
+    );
+}
+
 #[test]
 fn refuse_rests_that_do_not_fit() {
     let mut scene = Scene::new();
@@ -280,6 +329,7 @@ fn accept_and_refuse_against_later_states() {
         container,
         list_serial: 1,
         rolling,
+        siglist: None,
     };
     assert_eq!(next(&scene).verdict.word(), "accepted");
     // and what was seen in between is gone
