@@ -194,9 +194,16 @@ pub fn b18(world: &World, runs: usize) -> Result<Value> {
     let per_file =
         |of: &[Spread; 2]| (of[1].median - of[0].median) * 1e3 / (COUNTS[1] - COUNTS[0]) as f64;
     let ratio = watched[1].median / watched[0].median;
+    let looks = looks.map(|looks| Spread::of(&looks));
     println!(
-        "B18: create, {COUNTS:?} files: watched {:.1} / {:.1} ms, boot {:.1} / {:.1} ms",
-        watched[0].median, watched[1].median, boot[0].median, boot[1].median
+        "B18: create, {COUNTS:?} files: watched {:.1} / {:.1} ms, of which the guard's look at the rootfs {:.2} / \
+         {:.2} ms; boot {:.1} / {:.1} ms",
+        watched[0].median,
+        watched[1].median,
+        looks[0].median,
+        looks[1].median,
+        boot[0].median,
+        boot[1].median
     );
     let side = |of: &[Spread; 2]| json!({ "few_ms": of[0].json(), "many_ms": of[1].json(), "us_per_file": round(per_file(of)) });
     Ok(json!({
@@ -204,7 +211,7 @@ pub fn b18(world: &World, runs: usize) -> Result<Value> {
         "what": "create with unchanged layers that are watched: 100 000 files against 1000, interleaved",
         "value": round(ratio), "unit": "x", "goal": "<= 1.1 x", "met": ratio <= 1.1,
         "ours": side(&watched), "anchor": { "boot": side(&boot) }, "runs": runs,
-        "guard": { "look_at_rootfs_ms": looks.map(|looks| Spread::of(&looks).json()) },
+        "guard": { "look_at_rootfs_ms": looks.map(|look| look.json()) },
     }))
 }
 
