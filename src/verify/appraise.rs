@@ -91,6 +91,7 @@ impl Trusted {
 
 /// The result of an appraisal.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)] // one for each appraisal
 pub enum Verdict {
     Accepted(Trusted),
     /// Some check found something wrong.

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 const BLOCK: usize = 256;
 
 /// How far something has been read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Text", into = "Text")]
 pub struct Growing {
     bytes: u64,
@@ -30,15 +30,8 @@ struct Text {
 }
 
 impl Growing {
-    pub const fn new() -> Self {
-        Self {
-            bytes: 0,
-            chain: [0; 32],
-            tail: Vec::new(),
-        }
-    }
     pub fn of(bytes: &[u8]) -> Self {
-        let mut all = Self::new();
+        let mut all = Self::default();
         all.add(bytes);
         all
     }
@@ -110,7 +103,7 @@ mod tests {
         for end in [0, 1, 255, 256, 257, 512, 1023, 1500] {
             let whole = Growing::of(&bytes[..end]);
             for step in [1, 7, 255, 256, 300, 1500] {
-                let mut parts = Growing::new();
+                let mut parts = Growing::default();
                 for part in bytes[..end].chunks(step) {
                     parts.add(part);
                     // kept between any two of them

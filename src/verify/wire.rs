@@ -80,6 +80,7 @@ pub fn frame_length(header: [u8; HEADER], max: usize) -> Result<usize, WireError
 
 /// What the agent asks of the host service.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)] // one at a time, and seldom another one
 pub enum AgentRequest {
     /// Evidence about one container.
     Challenge(Challenge),
@@ -95,6 +96,7 @@ pub enum AgentRequest {
 
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
+#[allow(clippy::large_enum_variant)]
 enum RequestText {
     Challenge { challenge: ChallengeText },
     Host { v: u64 },

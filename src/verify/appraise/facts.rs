@@ -268,7 +268,7 @@ impl<'a> Facts<'a> {
 }
 
 fn go_on(earlier: Option<&Growing>, more: &[u8]) -> Growing {
-    let mut read = earlier.cloned().unwrap_or_else(Growing::new);
+    let mut read = earlier.cloned().unwrap_or_default();
     read.add(more);
     read
 }

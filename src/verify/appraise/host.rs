@@ -87,7 +87,7 @@ pub(super) fn state(facts: &Facts<'_>) -> Option<ImaState> {
     let start = earlier.map_or([0; 32], |earlier| *earlier.pcr.as_bytes());
     let quoted = facts.host.values()?.get(FILES)?;
     let proved = entries.get(..explained(start, entries, quoted)?)?;
-    let mut read = earlier.map_or_else(Growing::new, |earlier| earlier.read.clone());
+    let mut read = earlier.map_or_else(Growing::default, |earlier| earlier.read.clone());
     let shown = read.bytes() + list.len() as u64;
     read.add(list.get(..proved.last().map_or(0, |entry| entry.end))?);
     let boot = match (earlier, proved.first().map(|entry| &entry.seen)) {

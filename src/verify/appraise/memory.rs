@@ -174,7 +174,7 @@ fn log<'a>(facts: &'a Facts<'_>, subject: Subject) -> (&'a [u8], Growing) {
             earlier.log.map(|log| log.read.clone()),
         ),
     };
-    (log, read.unwrap_or_else(Growing::new))
+    (log, read.unwrap_or_default())
 }
 
 /// What there is to compare with; or why there is nothing.

@@ -37,7 +37,7 @@ impl Standard {
     pub fn new(expect: Expectations, trust: Trust) -> Self {
         // strings, numbers and lists of them: there always is JSON for these
         let text = serde_json::to_vec(&(&expect, &trust.host_policy)).unwrap_or_default();
-        let mut all = Growing::new();
+        let mut all = Growing::default();
         for parts in [&vec![text], &trust.user_roots, &trust.crls] {
             all.add(&(parts.len() as u64).to_be_bytes());
             for part in parts {

@@ -221,7 +221,8 @@ fn refuse_a_policy_that_was_met_before() {
 fn refuse_every_way_but_the_policy() {
     let (mut scene, object) = measured();
     let (ek, session, object) = loaded(&mut scene, &object);
-    let commands: [(u32, &[u32], &[u32], &[u8]); 5] = [
+    type Sent<'a> = (u32, &'a [u32], &'a [u32], &'a [u8]);
+    let commands: [Sent<'_>; 5] = [
         (UNSEAL, &[object], &[PASSWORD], &[]),
         (UNSEAL, &[object], &[session], &[]),
         (0x14B, &[object, ek], &[PASSWORD], &[0, 0, 0, 16]), // Duplicate

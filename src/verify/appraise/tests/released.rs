@@ -123,7 +123,7 @@ fn refuse_other_files() {
         assert!(with(old, new).is_err(), "{old} -> {new}");
     }
     for end in 0..text.len() - 1 {
-        assert!(Release::parse(text[..end].as_bytes()).is_err(), "{end}");
+        assert!(Release::parse(&text.as_bytes()[..end]).is_err(), "{end}");
     }
     let long = vec![b' '; 3 << 20];
     assert!(Release::parse(&long).is_err());
