@@ -61,7 +61,7 @@ pub struct Trusted {
     host: String,
     record: RecordDigest,
     waived: Vec<Waiver>,
-    recipient: Recipient,
+    recipient: Box<Recipient>,
 }
 
 impl Trusted {
@@ -207,7 +207,7 @@ fn judge(findings: &[Finding], facts: &Facts<'_>) -> Verdict {
                         _ => None,
                     })
                     .collect(),
-                recipient,
+                recipient: Box::new(recipient),
             })
         }
         _ => Verdict::Unknown,
