@@ -401,7 +401,7 @@ fn mount_use(mount: &Mount, host: &HostView) -> Result<MountUse, ProfileError> {
 }
 
 /// The stage whose hooks init itself runs: files of the container, with its rights and under its filter.
-const START_CONTAINER: &str = "startContainer";
+pub const START_CONTAINER: &str = "startContainer";
 
 /// The hooks in the order in which they run (runtime-spec, config.md, "POSIX-platform Hooks").
 fn hooks(spec: &Spec) -> Vec<(&'static str, &Hook)> {
